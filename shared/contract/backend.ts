@@ -1,0 +1,204 @@
+/**
+ * The inner wire between edge and backend: signed both ways (`wire/signature.ts`), pictures as raw bytes (`wire/frame.ts`). Not public: names are
+ * camelCase, times Unix milliseconds where named `…At` or `…Ms`.
+ */
+import * as z from 'zod/mini';
+import { CheckpointMetrics, Hyperparameters, JobError, MantisOptions } from './jobs.ts';
+import { ModelCard, TrainStage } from './models.ts';
+
+// ── Generation: edge → backend ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** A stored file of weights; `url` is a path on the edge, fetched with a signed GET. `sha256` is lower-case hex. */
+export const WeightFile = z.object({ name: z.string(), bytes: z.int(), sha256: z.string() });
+export type WeightFile = z.infer<typeof WeightFile>;
+
+/** `blob` indexes the frame's blobs; the same picture twice may share one blob. */
+export const GeneratePart = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('text'), text: z.string() }),
+  z.object({ type: z.literal('image'), blob: z.int().check(z.nonnegative()) }),
+]);
+export type GeneratePart = z.infer<typeof GeneratePart>;
+
+export const GenerateMessage = z.object({
+  role: z.enum(['system', 'user', 'assistant']),
+  parts: z.array(GeneratePart),
+});
+export type GenerateMessage = z.infer<typeof GenerateMessage>;
+
+export const Sampling = z.object({
+  /** null: as many as fit, up to the card's `maxNewTokens`. A number that does not fit beside the prompt is refused, not cut. */
+  maxTokens: z.nullable(z.int().check(z.positive())),
+  temperature: z.number(),
+  topP: z.number(),
+  topK: z.optional(z.int()),
+  seed: z.optional(z.int()),
+  stop: z.array(z.string()),
+  /** Alternatives listed a position (0 = the chosen token only); absent = no log-probabilities. */
+  logprobs: z.optional(z.int()),
+});
+export type Sampling = z.infer<typeof Sampling>;
+
+/** Header of the frame of `POST /v1/generate` and `/v1/count`. */
+export const GenerateRequest = z.object({
+  requestId: z.string(),
+  /** Id of a served model, or `ft:…`. */
+  model: z.string(),
+  messages: z.array(GenerateMessage),
+  sampling: Sampling,
+  /** Milliseconds from arrival. */
+  deadlineMs: z.int(),
+  /** Present for `ft:` models: what to lay over the base. Files missing in the backend's cache are fetched from the edge. */
+  adapter: z.optional(z.object({ id: z.string(), base: z.string(), kind: TrainStage, files: z.array(WeightFile) })),
+});
+export type GenerateRequest = z.infer<typeof GenerateRequest>;
+
+export const LogprobEntry = z.object({
+  token: z.string(),
+  logprob: z.number(),
+  /** UTF-8 bytes of the token, which may be half a character. */
+  bytes: z.array(z.int()),
+  top: z.array(z.object({ token: z.string(), logprob: z.number(), bytes: z.array(z.int()) })),
+});
+export type LogprobEntry = z.infer<typeof LogprobEntry>;
+
+export const BackendUsage = z.object({
+  promptTokens: z.int(),
+  completionTokens: z.int(),
+  imageTokens: z.int(),
+  cachedTokens: z.int(),
+});
+export type BackendUsage = z.infer<typeof BackendUsage>;
+
+export const BackendError = z.object({
+  status: z.int(),
+  code: z.string(),
+  type: z.string(),
+  message: z.string(),
+  param: z.nullable(z.string()),
+});
+export type BackendError = z.infer<typeof BackendError>;
+
+/** Server-sent events of `POST /v1/generate`: `started`, `delta`s, then exactly one of `finished` and `error`. An end without either is a crash. */
+export const GenerateEvent = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('started'), promptTokens: z.int(), imageTokens: z.array(z.int()) }),
+  z.object({ type: z.literal('delta'), index: z.int(), text: z.string(), logprobs: z.optional(z.array(LogprobEntry)) }),
+  z.object({
+    type: z.literal('finished'),
+    index: z.int(),
+    finishReason: z.enum(['stop', 'length', 'cancelled']),
+    usage: BackendUsage,
+  }),
+  z.object({ type: z.literal('error'), error: BackendError }),
+]);
+export type GenerateEvent = z.infer<typeof GenerateEvent>;
+
+export const CountResponse = z.object({ promptTokens: z.int(), imageTokens: z.array(z.int()) });
+export type CountResponse = z.infer<typeof CountResponse>;
+
+/** Plain (non-stream) error body of a backend: OpenAI's envelope with our status. */
+export const BackendErrorBody = z.object({ error: BackendError });
+
+export const BackendModels = z.object({ data: z.array(ModelCard) });
+
+// ── Registry: backend → edge ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** `POST /internal/backends/register` and `/heartbeat`: the same body, so that a lost edge learns everything from the next beat. */
+export const BackendReport = z.object({
+  id: z.string().check(z.minLength(1)),
+  /** Origin the edge calls, `http://127.0.0.1:4321`. */
+  url: z.string(),
+  models: z.array(ModelCard),
+  /** Requests it takes at once. */
+  capacity: z.int(),
+  inFlight: z.int(),
+  state: z.enum(['ready', 'draining']),
+});
+export type BackendReport = z.infer<typeof BackendReport>;
+
+export const BackendAck = z.object({ heartbeatEveryMs: z.int(), goneAfterMs: z.int() });
+export type BackendAck = z.infer<typeof BackendAck>;
+
+// ── Jobs: backend → edge ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export const StoredFile = z.object({ id: z.string(), bytes: z.int(), sha256: z.string() });
+export type StoredFile = z.infer<typeof StoredFile>;
+
+/** A complete checkpoint: all its files are in the store, each fetched by `GET /internal/jobs/{id}/checkpoints/{step}/{name}`. */
+export const CheckpointManifest = z.object({
+  step: z.int(),
+  metrics: CheckpointMetrics,
+  files: z.array(WeightFile),
+});
+export type CheckpointManifest = z.infer<typeof CheckpointManifest>;
+
+export const JobSpec = z.object({
+  id: z.string(),
+  baseModel: z.string(),
+  suffix: z.nullable(z.string()),
+  seed: z.int(),
+  hyperparameters: Hyperparameters,
+  mantis: z.extend(MantisOptions, { stage: TrainStage }),
+  trainingFile: StoredFile,
+  validationFile: z.nullable(StoredFile),
+  /** Number of valid examples, counted by the edge. */
+  trainingExamples: z.int(),
+  /** Present when the base is itself a fine-tuned model. */
+  adapter: z.nullable(z.object({ id: z.string(), base: z.string(), kind: TrainStage, files: z.array(WeightFile) })),
+  resume: z.nullable(z.object({ step: z.int(), checkpoint: CheckpointManifest })),
+});
+export type JobSpec = z.infer<typeof JobSpec>;
+
+export const ClaimRequest = z.object({ backendId: z.string() });
+/** `token` rises with every grant; each write carries it and a smaller one than the job's is refused with 409 `stale_lease`. */
+export const Lease = z.object({ token: z.int(), expiresAt: z.int() });
+export type Lease = z.infer<typeof Lease>;
+export const ClaimResponse = z.object({ job: JobSpec, lease: Lease });
+export type ClaimResponse = z.infer<typeof ClaimResponse>;
+
+export const JobHeartbeatRequest = z.object({ token: z.int() });
+export const JobHeartbeatResponse = z.object({ cancel: z.boolean(), expiresAt: z.int() });
+export type JobHeartbeatResponse = z.infer<typeof JobHeartbeatResponse>;
+
+/** `key` dedupes: the same key of a job is stored once, however often it is sent (`step-120`, `started`). */
+export const TrainerEvent = z.object({
+  key: z.string().check(z.minLength(1), z.maxLength(128)),
+  level: z.enum(['info', 'warn', 'error']),
+  message: z.string(),
+  type: z.enum(['message', 'metrics']),
+  data: z.nullable(z.record(z.string(), z.unknown())),
+  /** Unix milliseconds. */
+  createdAt: z.int(),
+});
+export type TrainerEvent = z.infer<typeof TrainerEvent>;
+export const TrainerEventsRequest = z.object({ token: z.int(), events: z.array(TrainerEvent).check(z.maxLength(500)) });
+
+/** Header that carries the fencing token on blob uploads. */
+export const LEASE_HEADER = 'x-mantis-lease';
+
+export const CheckpointRequest = z.object({
+  token: z.int(),
+  step: z.int(),
+  metrics: CheckpointMetrics,
+  files: z.array(WeightFile).check(z.minLength(1)),
+});
+export type CheckpointRequest = z.infer<typeof CheckpointRequest>;
+
+export const FinishRequest = z.object({
+  token: z.int(),
+  /** `released`: the worker drains and gives the job back, to be resumed elsewhere. */
+  status: z.enum(['succeeded', 'failed', 'cancelled', 'released']),
+  trainedTokens: z.nullable(z.int()),
+  error: z.nullable(JobError),
+  /** The checkpoint that becomes the model; it must have been posted before. Required for `succeeded`. */
+  finalStep: z.nullable(z.int()),
+});
+export type FinishRequest = z.infer<typeof FinishRequest>;
+
+/** `GET /internal/models/{id}`: what a backend needs to serve an `ft:` model. `url` is a path on the edge. */
+export const ModelManifest = z.object({
+  id: z.string(),
+  base: z.string(),
+  kind: TrainStage,
+  files: z.array(z.extend(WeightFile, { url: z.string() })),
+});
+export type ModelManifest = z.infer<typeof ModelManifest>;

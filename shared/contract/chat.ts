@@ -1,0 +1,146 @@
+import * as z from 'zod/mini';
+import { LIMITS } from './limits.ts';
+
+const R = LIMITS.request;
+
+/** `url` is a data URL (`data:image/png;base64,…`) or the id of an uploaded file (`file-…`). */
+export const ImageUrl = z.strictObject({
+  url: z.string(),
+  detail: z.optional(z.enum(['auto', 'low', 'high'])),
+});
+
+export const TextPart = z.strictObject({
+  type: z.literal('text'),
+  text: z.string().check(z.maxLength(R.maxTextChars)),
+});
+export const ImageUrlPart = z.strictObject({
+  type: z.literal('image_url'),
+  image_url: ImageUrl,
+  /** vLLM's cache hint; accepted, never trusted. */
+  uuid: z.optional(z.string()),
+});
+/** OpenAI's other spelling for uploaded pictures. */
+export const ImageFilePart = z.strictObject({
+  type: z.literal('image_file'),
+  image_file: z.strictObject({ file_id: z.string(), detail: z.optional(z.enum(['auto', 'low', 'high'])) }),
+});
+
+export const ContentPart = z.discriminatedUnion('type', [TextPart, ImageUrlPart, ImageFilePart]);
+export type ContentPart = z.infer<typeof ContentPart>;
+
+export const ChatRole = z.enum(['system', 'developer', 'user', 'assistant']);
+export type ChatRole = z.infer<typeof ChatRole>;
+
+export const ChatMessage = z.strictObject({
+  role: ChatRole,
+  content: z.union([
+    z.string().check(z.maxLength(R.maxTextChars)),
+    z.array(ContentPart).check(z.minLength(1), z.maxLength(R.maxPartsPerMessage)),
+  ]),
+  name: z.optional(z.string()),
+  /** Answers are sent back as history with these; null only, we neither refuse nor speak. */
+  refusal: z.optional(z.null()),
+  audio: z.optional(z.null()),
+});
+export type ChatMessage = z.infer<typeof ChatMessage>;
+
+/** `POST /v1/chat/completions`. Fields that change the answer but are not built yet are refused, not ignored. */
+export const ChatRequest = z.strictObject({
+  model: z.string().check(z.minLength(1)),
+  messages: z.array(ChatMessage).check(z.minLength(1), z.maxLength(R.maxMessages)),
+  stream: z.optional(z.nullable(z.boolean())),
+  stream_options: z.optional(
+    z.nullable(
+      z.strictObject({ include_usage: z.optional(z.boolean()), include_obfuscation: z.optional(z.boolean()) }),
+    ),
+  ),
+  /** New tokens at most; default: what fits, up to the model's `max_new_tokens`. */
+  max_tokens: z.optional(z.nullable(z.int().check(z.minimum(1)))),
+  max_completion_tokens: z.optional(z.nullable(z.int().check(z.minimum(1)))),
+  /** 0 is greedy. Default 1. */
+  temperature: z.optional(z.nullable(z.number().check(z.minimum(0), z.maximum(2)))),
+  top_p: z.optional(z.nullable(z.number().check(z.minimum(0), z.maximum(1)))),
+  top_k: z.optional(z.nullable(z.int().check(z.minimum(1)))),
+  seed: z.optional(z.nullable(z.int())),
+  stop: z.optional(
+    z.nullable(
+      z.union([
+        z.string().check(z.minLength(1), z.maxLength(R.maxStopChars)),
+        z.array(z.string().check(z.minLength(1), z.maxLength(R.maxStopChars))).check(z.maxLength(R.maxStopSequences)),
+      ]),
+    ),
+  ),
+  logprobs: z.optional(z.nullable(z.boolean())),
+  top_logprobs: z.optional(z.nullable(z.int().check(z.minimum(0), z.maximum(R.maxTopLogprobs)))),
+  n: z.optional(z.nullable(z.literal(1))),
+  presence_penalty: z.optional(z.nullable(z.literal(0))),
+  frequency_penalty: z.optional(z.nullable(z.literal(0))),
+  response_format: z.optional(z.nullable(z.strictObject({ type: z.literal('text') }))),
+  modalities: z.optional(z.nullable(z.array(z.literal('text')))),
+  // Accepted because they do not change the answer.
+  user: z.optional(z.nullable(z.string())),
+  metadata: z.optional(z.nullable(z.record(z.string(), z.string()))),
+  store: z.optional(z.nullable(z.boolean())),
+  service_tier: z.optional(z.nullable(z.string())),
+  safety_identifier: z.optional(z.nullable(z.string())),
+  prompt_cache_key: z.optional(z.nullable(z.string())),
+});
+export type ChatRequest = z.infer<typeof ChatRequest>;
+
+export const FinishReason = z.enum(['stop', 'length']);
+export type FinishReason = z.infer<typeof FinishReason>;
+
+/** OpenAI's usage; `image_tokens` (ours) is the part of the prompt that pictures take. */
+export const Usage = z.object({
+  prompt_tokens: z.int(),
+  completion_tokens: z.int(),
+  total_tokens: z.int(),
+  prompt_tokens_details: z.object({ cached_tokens: z.int(), image_tokens: z.int() }),
+});
+export type Usage = z.infer<typeof Usage>;
+
+const TopLogprob = z.object({ token: z.string(), logprob: z.number(), bytes: z.nullable(z.array(z.int())) });
+export const TokenLogprob = z.object({
+  token: z.string(),
+  logprob: z.number(),
+  bytes: z.nullable(z.array(z.int())),
+  top_logprobs: z.array(TopLogprob),
+});
+export type TokenLogprob = z.infer<typeof TokenLogprob>;
+const Logprobs = z.nullable(z.object({ content: z.nullable(z.array(TokenLogprob)), refusal: z.null() }));
+
+export const ChatCompletion = z.object({
+  id: z.string(),
+  object: z.literal('chat.completion'),
+  created: z.int(),
+  model: z.string(),
+  system_fingerprint: z.string(),
+  choices: z.array(
+    z.object({
+      index: z.int(),
+      message: z.object({ role: z.literal('assistant'), content: z.string(), refusal: z.null() }),
+      logprobs: Logprobs,
+      finish_reason: FinishReason,
+    }),
+  ),
+  usage: Usage,
+});
+export type ChatCompletion = z.infer<typeof ChatCompletion>;
+
+export const ChatChunk = z.object({
+  id: z.string(),
+  object: z.literal('chat.completion.chunk'),
+  created: z.int(),
+  model: z.string(),
+  system_fingerprint: z.string(),
+  choices: z.array(
+    z.object({
+      index: z.int(),
+      delta: z.object({ role: z.optional(z.literal('assistant')), content: z.optional(z.string()) }),
+      logprobs: Logprobs,
+      finish_reason: z.nullable(FinishReason),
+    }),
+  ),
+  usage: z.optional(z.nullable(Usage)),
+});
+export type ChatChunk = z.infer<typeof ChatChunk>;

@@ -1,0 +1,298 @@
+import * as z from 'zod/mini';
+
+/** HTTP status and OpenAI error type of every error code the product answers with. Codes also known to OpenAI keep OpenAI's spelling. */
+export const ERRORS = {
+  // The request as a whole.
+  invalid_json: { status: 400, type: 'invalid_request_error' },
+  invalid_request: { status: 400, type: 'invalid_request_error' },
+  missing_required_parameter: { status: 400, type: 'invalid_request_error' },
+  invalid_type: { status: 400, type: 'invalid_request_error' },
+  invalid_value: { status: 400, type: 'invalid_request_error' },
+  unknown_parameter: { status: 400, type: 'invalid_request_error' },
+  unsupported_parameter: { status: 400, type: 'invalid_request_error' },
+  unsupported_media_type: { status: 415, type: 'invalid_request_error' },
+  request_too_large: { status: 413, type: 'invalid_request_error' },
+  context_length_exceeded: { status: 400, type: 'invalid_request_error' },
+  not_found: { status: 404, type: 'invalid_request_error' },
+  method_not_allowed: { status: 405, type: 'invalid_request_error' },
+  // Images.
+  invalid_image_url: { status: 400, type: 'invalid_request_error' },
+  invalid_base64_image: { status: 400, type: 'invalid_request_error' },
+  invalid_image_format: { status: 400, type: 'invalid_request_error' },
+  unsupported_image_media_type: { status: 415, type: 'invalid_request_error' },
+  image_parse_error: { status: 400, type: 'invalid_request_error' },
+  empty_image_file: { status: 400, type: 'invalid_request_error' },
+  image_file_too_large: { status: 413, type: 'invalid_request_error' },
+  image_too_large: { status: 400, type: 'invalid_request_error' },
+  image_file_not_found: { status: 404, type: 'invalid_request_error' },
+  too_many_images: { status: 400, type: 'invalid_request_error' },
+  image_not_allowed_here: { status: 400, type: 'invalid_request_error' },
+  // Things.
+  model_not_found: { status: 404, type: 'invalid_request_error' },
+  file_not_found: { status: 404, type: 'invalid_request_error' },
+  job_not_found: { status: 404, type: 'invalid_request_error' },
+  webhook_endpoint_not_found: { status: 404, type: 'invalid_request_error' },
+  invalid_training_file: { status: 400, type: 'invalid_request_error' },
+  invalid_state: { status: 409, type: 'invalid_request_error' },
+  file_in_use: { status: 409, type: 'invalid_request_error' },
+  stale_lease: { status: 409, type: 'invalid_request_error' },
+  digest_mismatch: { status: 400, type: 'invalid_request_error' },
+  // Who.
+  invalid_api_key: { status: 401, type: 'authentication_error' },
+  invalid_signature: { status: 401, type: 'authentication_error' },
+  rate_limit_exceeded: { status: 429, type: 'rate_limit_error' },
+  // Us.
+  server_error: { status: 500, type: 'server_error' },
+  backend_failed: { status: 502, type: 'server_error' },
+  no_backend: { status: 503, type: 'server_error' },
+  overloaded: { status: 503, type: 'server_error' },
+  deadline_exceeded: { status: 504, type: 'server_error' },
+} as const;
+
+export type ErrorCode = keyof typeof ERRORS;
+export type ErrorType = (typeof ERRORS)[ErrorCode]['type'];
+
+/** What is told about one violation: what was expected, what came, what to do. */
+export type ErrorFacts = { expected: string; received?: string | number; remedy?: string };
+
+/** One violation; `param` is a path such as `messages[2].content[1].image_url`, or null where no single field is at fault. */
+export type Violation = { code: ErrorCode; param: string | null; message: string; line?: number };
+
+/** `"<Subject>: expected X, received Y. Remedy."` */
+export function errorMessage(subject: string, facts: ErrorFacts): string {
+  const received = facts.received === undefined ? '' : `, received ${facts.received}`;
+  const remedy = facts.remedy === undefined ? '' : ` ${facts.remedy}`;
+  return `${subject}: expected ${facts.expected}${received}.${remedy}`;
+}
+
+/** Builds one violation; the message starts with the path, so that it stands alone in a log. */
+export function violation(code: ErrorCode, param: string | null, facts: ErrorFacts): Violation {
+  return { code, param, message: errorMessage(param ?? code, facts) };
+}
+
+export const ErrorDetail = z.object({
+  code: z.string(),
+  param: z.nullable(z.string()),
+  message: z.string(),
+  line: z.optional(z.int()),
+});
+
+/** OpenAI's envelope; `details` (ours) lists every violation when there is more than one thing to say. */
+export const ErrorEnvelope = z.object({
+  error: z.object({
+    message: z.string(),
+    type: z.string(),
+    param: z.nullable(z.string()),
+    code: z.nullable(z.string()),
+    details: z.optional(z.array(ErrorDetail)),
+  }),
+});
+export type ErrorEnvelope = z.infer<typeof ErrorEnvelope>;
+
+/** An error that is the client's answer. Everything else thrown is ours and becomes a 500 without its text. */
+export class ApiError extends Error {
+  override readonly name = 'ApiError';
+  readonly status: number;
+  readonly type: string;
+
+  /**
+   * @param code row of `ERRORS`.
+   * @param message full sentence for a person.
+   * @param options.param path of the field at fault.
+   * @param options.details all violations, the first of which is this error.
+   * @param options.retryAfterMs sent as `retry-after` (whole seconds, rounded up) and `retry-after-ms`.
+   * @param options.status overrides the table where a backend has already decided.
+   */
+  constructor(
+    readonly code: ErrorCode,
+    message: string,
+    readonly options: {
+      param?: string | null;
+      details?: readonly Violation[];
+      retryAfterMs?: number;
+      status?: number;
+    } = {},
+  ) {
+    super(message);
+    this.status = options.status ?? ERRORS[code].status;
+    this.type = ERRORS[code].type;
+  }
+
+  /** From a list of violations (at least one): the first makes the envelope, all of them the details. */
+  static from(violations: readonly Violation[]): ApiError {
+    const first = violations[0];
+    if (first === undefined) throw new Error('ApiError.from: expected at least one violation');
+    const more = violations.length > 1 ? ` (and ${violations.length - 1} more, see error.details)` : '';
+    return new ApiError(first.code, first.message + more, { param: first.param, details: violations });
+  }
+
+  /** The response body. */
+  envelope(): ErrorEnvelope {
+    const { param = null, details } = this.options;
+    const error = { message: this.message, type: this.type, param, code: this.code };
+    return { error: details === undefined ? error : { ...error, details: [...details] } };
+  }
+}
+
+/** `['messages', 0, 'content', 2]` → `messages[0].content[2]`. */
+export function fieldPath(path: readonly PropertyKey[]): string {
+  let text = '';
+  for (const key of path) {
+    if (typeof key === 'number') text += `[${key}]`;
+    else text += text === '' ? String(key) : `.${String(key)}`;
+  }
+  return text;
+}
+
+/** The parts of a zod issue that are read here; zod's own issue type is a wide union. */
+type Issue = {
+  readonly code: string;
+  readonly path: readonly PropertyKey[];
+  readonly message: string;
+  readonly input?: unknown;
+  readonly expected?: unknown;
+  readonly keys?: readonly string[];
+  readonly values?: readonly unknown[];
+  readonly minimum?: unknown;
+  readonly maximum?: unknown;
+  readonly inclusive?: boolean;
+  readonly origin?: string;
+  readonly discriminator?: string;
+  readonly options?: readonly unknown[];
+  readonly errors?: readonly (readonly Issue[])[];
+};
+
+const ARTICLE: Record<string, string> = {
+  int: 'an integer',
+  object: 'an object',
+  array: 'an array',
+  string: 'a string',
+  number: 'a number',
+  boolean: 'true or false',
+};
+
+/** Turns zod issues into violations of our table, each naming field, expectation and what came. */
+export function violationsOf(
+  issues: readonly unknown[],
+  root: unknown,
+  prefix: readonly PropertyKey[] = [],
+): Violation[] {
+  return (issues as readonly Issue[]).flatMap((issue) => violationsOfIssue(issue, root, prefix));
+}
+
+function violationsOfIssue(issue: Issue, root: unknown, prefix: readonly PropertyKey[]): Violation[] {
+  const path = [...prefix, ...issue.path];
+  const param = path.length === 0 ? null : fieldPath(path);
+  const value = valueAt(root, issue.path);
+  switch (issue.code) {
+    case 'unrecognized_keys':
+      return (issue.keys ?? []).map((key) =>
+        violation('unknown_parameter', fieldPath([...path, key]), {
+          expected: 'no such field',
+          received: describe(valueAt(root, [...issue.path, key])),
+          remedy: 'Remove it; /openapi.json lists the fields.',
+        }),
+      );
+    case 'invalid_type': {
+      const expected = ARTICLE[String(issue.expected)] ?? String(issue.expected);
+      if (value === undefined)
+        return [violation('missing_required_parameter', param, { expected, received: 'nothing' })];
+      return [violation('invalid_type', param, { expected, received: describe(value) })];
+    }
+    case 'invalid_value':
+      return [violation('invalid_value', param, { expected: oneOf(issue.values ?? []), received: describe(value) })];
+    case 'too_small':
+      return [
+        violation('invalid_value', param, {
+          expected: bound(issue, 'at least', issue.minimum),
+          received: measure(issue, value),
+        }),
+      ];
+    case 'too_big':
+      return [
+        violation('invalid_value', param, {
+          expected: bound(issue, 'at most', issue.maximum),
+          received: measure(issue, value),
+        }),
+      ];
+    case 'invalid_union':
+      return violationsOfUnion(issue, root, prefix, value, param);
+    default:
+      return [
+        violation('invalid_value', param, { expected: issue.message.replace(/\.$/, ''), received: describe(value) }),
+      ];
+  }
+}
+
+/** A union's most helpful branch is the one that got furthest: the issue with the deepest path wins. */
+function violationsOfUnion(
+  issue: Issue,
+  root: unknown,
+  prefix: readonly PropertyKey[],
+  value: unknown,
+  param: string | null,
+): Violation[] {
+  const branches = issue.errors ?? [];
+  const deepest = branches
+    .filter((branch) => branch.some((inner) => inner.path.length > 0))
+    .sort((a, b) => a.length - b.length)[0];
+  if (deepest !== undefined) {
+    return deepest.flatMap((inner) =>
+      violationsOfIssue({ ...inner, path: [...issue.path, ...inner.path] }, root, prefix),
+    );
+  }
+  if (issue.discriminator !== undefined) {
+    const expected = issue.options === undefined ? `a known ${issue.discriminator}` : oneOf(issue.options);
+    return [
+      violation('invalid_value', `${param ?? ''}.${issue.discriminator}`, {
+        expected,
+        received: describe(valueAt(value, [issue.discriminator])),
+      }),
+    ];
+  }
+  const expectations = branches.flatMap((branch) =>
+    branch.map((inner) =>
+      inner.values !== undefined
+        ? oneOf(inner.values)
+        : (ARTICLE[String(inner.expected)] ?? inner.message.replace(/\.$/, '')),
+    ),
+  );
+  const code = value === undefined ? 'missing_required_parameter' : 'invalid_type';
+  return [violation(code, param, { expected: [...new Set(expectations)].join(' or '), received: describe(value) })];
+}
+
+function oneOf(values: readonly unknown[]): string {
+  const shown = values.map((value) => JSON.stringify(value)).join(', ');
+  return values.length === 1 ? shown : `one of ${shown}`;
+}
+
+function bound(issue: Issue, word: string, limit: unknown): string {
+  const unit = issue.origin === 'string' ? ' characters' : issue.origin === 'array' ? ' items' : '';
+  const strict = issue.inclusive === false ? (word === 'at least' ? 'more than' : 'less than') : word;
+  return `${strict} ${String(limit)}${unit}`;
+}
+
+function measure(issue: Issue, value: unknown): string {
+  if (issue.origin === 'string' && typeof value === 'string') return `${value.length} characters`;
+  if (issue.origin === 'array' && Array.isArray(value)) return `${value.length} items`;
+  return describe(value);
+}
+
+/** Short, safe rendering of a client's value: long strings are cut, structures named. */
+export function describe(value: unknown): string {
+  if (value === undefined) return 'nothing';
+  if (value === null) return 'null';
+  if (typeof value === 'string') return JSON.stringify(value.length > 64 ? `${value.slice(0, 61)}…` : value);
+  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
+  if (Array.isArray(value)) return `an array of ${value.length}`;
+  return 'an object';
+}
+
+function valueAt(root: unknown, path: readonly PropertyKey[]): unknown {
+  let at = root;
+  for (const key of path) {
+    if (typeof at !== 'object' || at === null || !Object.hasOwn(at, key)) return undefined;
+    at = (at as Record<PropertyKey, unknown>)[key];
+  }
+  return at;
+}

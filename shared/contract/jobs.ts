@@ -1,0 +1,135 @@
+import * as z from 'zod/mini';
+import { LIMITS } from './limits.ts';
+import { TrainStage } from './models.ts';
+
+const J = LIMITS.jobs;
+
+export const JobStatus = z.enum(['validating_files', 'queued', 'running', 'succeeded', 'failed', 'cancelled']);
+export type JobStatus = z.infer<typeof JobStatus>;
+
+const auto = z.literal('auto');
+/** What a client may ask for; `auto` and absent are resolved at creation and shown resolved in the job. */
+export const HyperparametersRequest = z.strictObject({
+  n_epochs: z.optional(z.union([auto, z.int().check(z.minimum(1), z.maximum(J.maxEpochs))])),
+  batch_size: z.optional(z.union([auto, z.int().check(z.minimum(1), z.maximum(J.maxBatchSize))])),
+  learning_rate_multiplier: z.optional(z.union([auto, z.number().check(z.gt(0), z.maximum(1000))])),
+});
+
+export const Hyperparameters = z.object({
+  n_epochs: z.int(),
+  batch_size: z.int(),
+  learning_rate_multiplier: z.number(),
+});
+export type Hyperparameters = z.infer<typeof Hyperparameters>;
+
+/** What only this product knows: which weights move, and how. Lives under `method.supervised.mantis`. */
+export const MantisOptions = z.strictObject({
+  /** Default `lora`. */
+  stage: z.optional(TrainStage),
+  /** Rank and alpha of the adapters, read with `stage: lora` only. Default r 16, alpha 32. */
+  lora: z.optional(
+    z.strictObject({ r: z.int().check(z.minimum(1), z.maximum(256)), alpha: z.number().check(z.gt(0)) }),
+  ),
+  /** Optimizer steps between checkpoints. Default: ten checkpoints a job. */
+  checkpoint_every: z.optional(z.int().check(z.minimum(1))),
+});
+export type MantisOptions = z.infer<typeof MantisOptions>;
+
+export const MethodRequest = z.strictObject({
+  type: z.literal('supervised'),
+  supervised: z.optional(
+    z.strictObject({ hyperparameters: z.optional(HyperparametersRequest), mantis: z.optional(MantisOptions) }),
+  ),
+});
+
+const Metadata = z.record(z.string().check(z.maxLength(64)), z.string().check(z.maxLength(512)));
+
+/** `POST /v1/fine_tuning/jobs`. */
+export const CreateJobRequest = z.strictObject({
+  model: z.string().check(z.minLength(1)),
+  training_file: z.string().check(z.minLength(1)),
+  validation_file: z.optional(z.nullable(z.string().check(z.minLength(1)))),
+  suffix: z.optional(
+    z.nullable(
+      z
+        .string()
+        .check(
+          z.minLength(1),
+          z.maxLength(J.maxSuffixChars),
+          z.regex(/^[A-Za-z0-9_-]+$/, 'letters, digits, "-" or "_"'),
+        ),
+    ),
+  ),
+  seed: z.optional(z.nullable(z.int().check(z.minimum(0), z.maximum(2_147_483_647)))),
+  hyperparameters: z.optional(HyperparametersRequest),
+  method: z.optional(z.nullable(MethodRequest)),
+  metadata: z.optional(z.nullable(Metadata)),
+  integrations: z.optional(z.nullable(z.array(z.never()))),
+});
+export type CreateJobRequest = z.infer<typeof CreateJobRequest>;
+
+export const JobError = z.object({ code: z.string(), message: z.string(), param: z.nullable(z.string()) });
+export type JobError = z.infer<typeof JobError>;
+
+export const FineTuningJob = z.object({
+  id: z.string(),
+  object: z.literal('fine_tuning.job'),
+  created_at: z.int(),
+  finished_at: z.nullable(z.int()),
+  model: z.string(),
+  fine_tuned_model: z.nullable(z.string()),
+  organization_id: z.string(),
+  status: JobStatus,
+  hyperparameters: Hyperparameters,
+  method: z.object({
+    type: z.literal('supervised'),
+    supervised: z.object({ hyperparameters: Hyperparameters, mantis: MantisOptions }),
+  }),
+  training_file: z.string(),
+  validation_file: z.nullable(z.string()),
+  result_files: z.array(z.string()),
+  trained_tokens: z.nullable(z.int()),
+  seed: z.int(),
+  error: z.nullable(JobError),
+  estimated_finish: z.nullable(z.int()),
+  integrations: z.array(z.never()),
+  metadata: z.nullable(Metadata),
+  user_provided_suffix: z.nullable(z.string()),
+});
+export type FineTuningJob = z.infer<typeof FineTuningJob>;
+
+export const JobEvent = z.object({
+  id: z.string(),
+  object: z.literal('fine_tuning.job.event'),
+  created_at: z.int(),
+  level: z.enum(['info', 'warn', 'error']),
+  message: z.string(),
+  type: z.enum(['message', 'metrics']),
+  data: z.nullable(z.record(z.string(), z.unknown())),
+});
+export type JobEvent = z.infer<typeof JobEvent>;
+
+export const CheckpointMetrics = z.object({
+  step: z.int(),
+  train_loss: z.optional(z.number()),
+  train_mean_token_accuracy: z.optional(z.number()),
+  valid_loss: z.optional(z.number()),
+  valid_mean_token_accuracy: z.optional(z.number()),
+  full_valid_loss: z.optional(z.number()),
+  full_valid_mean_token_accuracy: z.optional(z.number()),
+});
+export type CheckpointMetrics = z.infer<typeof CheckpointMetrics>;
+
+export const JobCheckpoint = z.object({
+  id: z.string(),
+  object: z.literal('fine_tuning.job.checkpoint'),
+  created_at: z.int(),
+  fine_tuning_job_id: z.string(),
+  fine_tuned_model_checkpoint: z.string(),
+  step_number: z.int(),
+  metrics: CheckpointMetrics,
+});
+export type JobCheckpoint = z.infer<typeof JobCheckpoint>;
+
+/** One line of a training file. Pictures are in user turns only; at least one assistant turn is learned from. */
+export const DatasetRoles = z.enum(['system', 'user', 'assistant']);
