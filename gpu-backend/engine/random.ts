@@ -1,0 +1,22 @@
+/**
+ * Counter-based random numbers: the n-th draw of a request depends on its seed and n alone, never on what else is in the
+ * batch or on how often somebody else drew. Same seed, same text, whatever the batch mates.
+ */
+
+/** murmur3's 32-bit finalizer: every input bit flips each output bit with probability close to 1/2. */
+function mix(value: number): number {
+  let hash = value | 0;
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
+  return hash ^ (hash >>> 16);
+}
+
+/** Uniform in [0, 1) with 53 bits, from a seed (any safe integer) and a counter (a token's position in the answer). */
+export function uniform(seed: number, counter: number): number {
+  const low = seed >>> 0;
+  const high = Math.floor(seed / 2 ** 32) | 0;
+  const base = mix(mix(mix(low ^ 0x9e3779b9) ^ high) ^ Math.imul(counter + 1, 0x85157af5));
+  const first = mix(base + 0x3c6ef372) >>> 5; // 27 bits
+  const second = mix(base ^ 0x1b873593) >>> 6; // 26 bits
+  return (first * 2 ** 26 + second) / 2 ** 53;
+}
