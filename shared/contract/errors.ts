@@ -224,7 +224,7 @@ function violationsOfIssue(issue: Issue, root: unknown, prefix: readonly Propert
   }
 }
 
-/** A union's most helpful branch is the one that got furthest: the issue with the deepest path wins. */
+/** A union's most helpful branch is one that agrees with the value's type and complains about something inside or about its size. */
 function violationsOfUnion(
   issue: Issue,
   root: unknown,
@@ -232,29 +232,23 @@ function violationsOfUnion(
   value: unknown,
   param: string | null,
 ): Violation[] {
+  if (issue.discriminator !== undefined) {
+    const expected = issue.options === undefined ? `a known ${issue.discriminator}` : oneOf(issue.options);
+    const code = value === undefined ? 'missing_required_parameter' : 'invalid_value';
+    return [violation(code, param, { expected, received: describe(value) })];
+  }
   const branches = issue.errors ?? [];
-  const deepest = branches
-    .filter((branch) => branch.some((inner) => inner.path.length > 0))
+  const fitting = branches
+    .filter((branch) => branch.every((inner) => inner.path.length > 0 || !/invalid_(type|value)/.test(inner.code)))
     .sort((a, b) => a.length - b.length)[0];
-  if (deepest !== undefined) {
-    return deepest.flatMap((inner) =>
+  if (fitting !== undefined) {
+    return fitting.flatMap((inner) =>
       violationsOfIssue({ ...inner, path: [...issue.path, ...inner.path] }, root, prefix),
     );
   }
-  if (issue.discriminator !== undefined) {
-    const expected = issue.options === undefined ? `a known ${issue.discriminator}` : oneOf(issue.options);
-    return [
-      violation('invalid_value', `${param ?? ''}.${issue.discriminator}`, {
-        expected,
-        received: describe(valueAt(value, [issue.discriminator])),
-      }),
-    ];
-  }
   const expectations = branches.flatMap((branch) =>
     branch.map((inner) =>
-      inner.values !== undefined
-        ? oneOf(inner.values)
-        : (ARTICLE[String(inner.expected)] ?? inner.message.replace(/\.$/, '')),
+      inner.values !== undefined ? oneOf(inner.values) : (ARTICLE[String(inner.expected)] ?? String(inner.expected)),
     ),
   );
   const code = value === undefined ? 'missing_required_parameter' : 'invalid_type';
