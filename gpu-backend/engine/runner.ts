@@ -1,0 +1,46 @@
+import type { KvShape } from './kv.ts';
+
+/**
+ * What the engine needs of a model: two pure computations. Implemented over ONNX Runtime in `onnx-runner.ts`; tests put a
+ * runner here whose next token depends on every attended position, so that any mix-up of rows or cache shows.
+ *
+ * Legend: B rows, S new tokens a row, T past positions, V vocabulary, H hidden size, R requested rows of logits.
+ */
+export interface ModelRunner {
+  readonly kv: KvShape;
+  /**
+   * Image features as the decoder takes them. `images`: pixels of one picture each, [3, height, width] as the recipe made
+   * them. Gives [tokens, H] per picture.
+   */
+  encode(images: readonly Float32Array[]): Promise<Float32Array[]>;
+  /** One run of the decoder; nothing is kept in the runner. */
+  forward(batch: ForwardBatch): Promise<ForwardResult>;
+  dispose(): Promise<void>;
+}
+
+export interface ForwardBatch {
+  readonly rows: number;
+  readonly newTokens: number;
+  readonly pastTokens: number;
+  /** [B, S]; positions that an image covers hold any valid id. */
+  readonly ids_BS: Int32Array;
+  /** [B, S] absolute positions, for the rotary embedding. */
+  readonly positions_BS: Int32Array;
+  /** Pieces of image features that replace embeddings; `at` = flat index into [B, S], `features` = whole rows of H. */
+  readonly imageRows: readonly { readonly at: number; readonly features: Float32Array }[];
+  /** Per layer [B, kvHeads, T, headDim]: views into the arena, only read. */
+  readonly pastKeys: readonly Float32Array[];
+  readonly pastValues: readonly Float32Array[];
+  /** [B, 1, 1, T] additive: 0 = stored, -1e9 = not there. */
+  readonly pastBias_B11T: Float32Array;
+  /** Flat indices into [B, S] whose logits are wanted; never empty (a head over zero rows kills the runtime). */
+  readonly logitRows_R: Int32Array;
+}
+
+export interface ForwardResult {
+  /** [R, V] */
+  readonly logits_RV: Float32Array;
+  /** Per layer [B, kvHeads, S, headDim]: keys (rotary applied) and values of the new tokens only. */
+  readonly keys: readonly Float32Array[];
+  readonly values: readonly Float32Array[];
+}

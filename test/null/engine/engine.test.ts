@@ -1,0 +1,211 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { Engine, type EngineEvent, type EngineRequest } from '../../../gpu-backend/engine/engine.ts';
+import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
+import type { ForwardBatch, ForwardResult, ModelRunner } from '../../../gpu-backend/engine/runner.ts';
+import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
+
+const VOCAB = 97;
+const capacity: Capacity = {
+  maxRows: 4,
+  kvTokens: 4 * 48,
+  kvStepTokens: 8,
+  idleChunkTokens: 16,
+  busyChunkTokens: 3,
+  imagesPerRun: 2,
+};
+
+function nextToken(attended: readonly (readonly [position: number, value: number])[]): number {
+  let hash = 7;
+  for (const [position, value] of [...attended].sort((a, b) => a[0] - b[0]))
+    hash = (hash * 31 + position * 17 + value) % 1_000_003;
+  return hash % VOCAB;
+}
+
+/**
+ * A model whose next token is a hash of every position it attends: one row that sees another's cache, a lost or doubled key, a
+ * wrong position or a misplaced picture changes the answer.
+ */
+class HashRunner implements ModelRunner {
+  readonly kv = { layers: 2, kvHeads: 1, headDim: 2 };
+  encodedImages = 0;
+  failAtForward = -1;
+  forwards = 0;
+
+  async encode(images: readonly Float32Array[]): Promise<Float32Array[]> {
+    this.encodedImages += images.length;
+    // Two tokens a picture, hidden size 1.
+    return images.map((pixels) => Float32Array.of(1000 + pixels[0]!, 2000 + pixels[0]!));
+  }
+
+  async forward(batch: ForwardBatch): Promise<ForwardResult> {
+    if (this.forwards++ === this.failAtForward) throw new Error('device lost');
+    const { rows: B, newTokens: S, pastTokens: T } = batch;
+    const values_BS = Float32Array.from(batch.ids_BS);
+    for (const { at, features } of batch.imageRows) values_BS.set(features, at);
+    const fresh = new Float32Array(B * S * 2);
+    for (let index = 0; index < B * S; index++) {
+      fresh[index * 2] = batch.positions_BS[index]!;
+      fresh[index * 2 + 1] = values_BS[index]!;
+    }
+    const logits_RV = new Float32Array(batch.logitRows_R.length * VOCAB);
+    for (const [r, flat] of batch.logitRows_R.entries()) {
+      const row = Math.floor(flat / S);
+      const attended: [number, number][] = [];
+      for (let t = 0; t < T; t++) {
+        if (batch.pastBias_B11T[row * T + t] !== 0) continue;
+        const at = (row * T + t) * 2;
+        assert.equal(batch.pastKeys[0]![at], batch.pastKeys[1]![at]);
+        attended.push([batch.pastKeys[0]![at]!, batch.pastKeys[0]![at + 1]!]);
+      }
+      for (let s = row * S; s <= flat; s++) attended.push([fresh[s * 2]!, fresh[s * 2 + 1]!]);
+      logits_RV[r * VOCAB + nextToken(attended)] = 10;
+    }
+    return { logits_RV, keys: [fresh, fresh], values: [fresh, fresh] };
+  }
+
+  async dispose(): Promise<void> {}
+}
+
+const sampling = { temperature: 0, topP: 1, topK: 0, seed: 0 };
+
+function makeRequest(
+  id: string,
+  prompt: readonly number[],
+  pictures: readonly number[],
+  newTokens: number,
+): EngineRequest {
+  // Pictures stand after the first prompt token, two positions each.
+  const ids = [prompt[0]!, ...pictures.flatMap(() => [0, 0]), ...prompt.slice(1)];
+  return {
+    id,
+    tokenIds: Int32Array.from(ids),
+    images: pictures.map((pixel, index) => ({
+      start: 1 + index * 2,
+      tokens: 2,
+      key: `picture-${pixel}`,
+      pixels: Float32Array.of(pixel),
+    })),
+    maxNewTokens: newTokens,
+    sampling,
+    stopIds: [3],
+    topLogprobs: -1,
+    deadlineAtMs: null,
+  };
+}
+
+/** The answer by definition: no cache, no batch. */
+function reference(request: EngineRequest): number[] {
+  const values = [...request.tokenIds];
+  for (const slot of request.images) {
+    values[slot.start] = 1000 + slot.pixels![0]!;
+    values[slot.start + 1] = 2000 + slot.pixels![0]!;
+  }
+  const answer: number[] = [];
+  while (answer.length < request.maxNewTokens) {
+    const token = nextToken(values.map((value, position) => [position, value] as const));
+    if (request.stopIds.includes(token)) break;
+    answer.push(token);
+    values.push(token);
+  }
+  return answer;
+}
+
+function start(runner: HashRunner, options: { nowMs?: () => number } = {}) {
+  const events: EngineEvent[] = [];
+  const engine = new Engine({
+    runner,
+    capacity,
+    cache: new FeatureCache(1 << 20),
+    emit: (some) => events.push(...some),
+    nowMs: options.nowMs ?? (() => 0),
+  });
+  const tokens = (id: string) => events.flatMap((e) => (e.type === 'token' && e.id === id ? [e.token.id] : []));
+  const end = (id: string) => events.find((e) => e.type !== 'token' && e.id === id);
+  return { engine, events, tokens, end };
+}
+
+describe('Engine', () => {
+  it('gives every request its solo answer, whatever joins, leaves or is cancelled beside it', async () => {
+    const arriving = fc.record({
+      prompt: fc.array(fc.integer({ min: 4, max: VOCAB - 1 }), { minLength: 1, maxLength: 20 }),
+      pictures: fc.array(fc.nat(4), { maxLength: 4 }),
+      newTokens: fc.integer({ min: 1, max: 12 }),
+      atStep: fc.nat(15),
+      cancelAtStep: fc.option(fc.nat(30), { freq: 4 }),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(arriving, { minLength: 1, maxLength: 12 }), async (load) => {
+        const { engine, tokens, end } = start(new HashRunner());
+        const requests = load.map((one, i) => makeRequest(`r${i}`, one.prompt, one.pictures, one.newTokens));
+        for (let step = 0; step < 600; step++) {
+          for (const [i, one] of load.entries()) {
+            if (one.atStep === step) engine.submit(requests[i]!);
+            if (one.cancelAtStep === step) engine.cancel(`r${i}`);
+          }
+          await engine.step();
+          if (step > 15 && !engine.busy) break;
+        }
+        assert.equal(engine.busy, false, 'everything ended');
+        assert.deepEqual(engine.load, { running: 0, waiting: 0, kvTokens: 0, kvBytes: 0 });
+        for (const request of requests) {
+          const expected = reference(request);
+          const actual = tokens(request.id);
+          const ended = end(request.id);
+          assert.ok(ended?.type === 'end');
+          if (ended.reason === 'cancelled') assert.deepEqual(actual, expected.slice(0, actual.length));
+          else {
+            assert.deepEqual(actual, expected);
+            assert.equal(ended.reason, expected.length < request.maxNewTokens ? 'stop' : 'length');
+          }
+        }
+      }),
+      { numRuns: 200 },
+    );
+  });
+
+  it('encodes each picture once, however often it is asked about', async () => {
+    const runner = new HashRunner();
+    const { engine, tokens } = start(runner);
+    const requests = [1, 2, 3].map((n) => makeRequest(`r${n}`, [10, 11 + n], [1, 2, 1], 4));
+    for (const request of requests) engine.submit(request);
+    while (engine.busy) await engine.step();
+    assert.equal(runner.encodedImages, 2);
+    for (const request of requests) assert.deepEqual(tokens(request.id), reference(request));
+  });
+
+  it('a cancelled row is gone after one step', async () => {
+    const { engine, end, tokens } = start(new HashRunner());
+    engine.submit({ ...makeRequest('a', [10, 11], [], 30), stopIds: [] });
+    for (let i = 0; i < 3; i++) await engine.step();
+    const before = tokens('a').length;
+    engine.cancel('a');
+    await engine.step();
+    assert.deepEqual(end('a'), { type: 'end', id: 'a', reason: 'cancelled' });
+    assert.equal(tokens('a').length, before);
+    assert.equal(engine.load.kvBytes, 0);
+  });
+
+  it('a request past its deadline ends as such', async () => {
+    let now = 0;
+    const { engine, end } = start(new HashRunner(), { nowMs: () => now });
+    engine.submit({ ...makeRequest('a', [10, 11], [], 30), stopIds: [], deadlineAtMs: 5 });
+    await engine.step();
+    now = 5;
+    await engine.step();
+    assert.deepEqual(end('a'), { type: 'end', id: 'a', reason: 'deadline' });
+  });
+
+  it('a failed run ends its own rows and no others', async () => {
+    const runner = new HashRunner();
+    const { engine, end, tokens } = start(runner);
+    runner.failAtForward = 2; // forward 0 reads a's prompt, 1 decodes a, 2 reads b's prompt
+    const first = makeRequest('a', [10], [], 4);
+    engine.submit(first);
+    engine.submit(makeRequest('b', [12], [], 4));
+    while (engine.busy) await engine.step();
+    assert.deepEqual(end('b'), { type: 'failed', id: 'b', message: 'device lost' });
+    assert.deepEqual(tokens('a'), reference(first));
+  });
+});
