@@ -1,0 +1,62 @@
+import type { Dim, Shape } from '../dim.ts';
+import type { DType } from '../graph.ts';
+
+type None = Readonly<Record<string, never>>;
+
+/** Attributes of every op. The keys of this table are the op set; a row must exist for each (ops/table.ts). */
+export interface OpAttrs {
+  neg: None;
+  exp: None;
+  log: None;
+  sqrt: None;
+  tanh: None;
+  erf: None;
+  sigmoid: None;
+  /** Outputs (silu(x), sigmoid(x)). */
+  silu: None;
+  gelu: { readonly kind: 'erf' | 'tanh' | 'quick' };
+  squaredRelu: None;
+  add: None;
+  sub: None;
+  mul: None;
+  div: None;
+  /** where(cond, a, b) */
+  where: None;
+  cast: { readonly to: DType };
+  reshape: { readonly shape: Shape };
+  transpose: { readonly perm: readonly number[] };
+  concat: { readonly axis: number };
+  /** Half-open range of one axis. */
+  slice: { readonly axis: number; readonly start: Dim; readonly end: Dim };
+  /** Zeros before and after on one axis. */
+  pad: { readonly axis: number; readonly before: Dim; readonly after: Dim };
+  expand: { readonly shape: Shape };
+  /** f32 tensor of one value. */
+  fill: { readonly shape: Shape; readonly value: number };
+  reduceSum: { readonly axes: readonly number[]; readonly keepDims: boolean };
+  reduceMean: { readonly axes: readonly number[]; readonly keepDims: boolean };
+  /** alpha * op(A) op(B) + beta * C over matrices; C is optional and broadcast. */
+  gemm: { readonly transA: boolean; readonly transB: boolean; readonly alpha: number; readonly beta: number };
+  /** alpha * op(A) op(B) over equal leading axes. */
+  matmul: { readonly transA: boolean; readonly transB: boolean; readonly alpha: number };
+  softmax: None;
+  logSoftmax: None;
+  /** (x [.., D], weight [D], bias [D]) → (y, mean [.., 1], invStd [.., 1]) */
+  layerNorm: { readonly epsilon: number };
+  /** (x [.., D], weight [D]) → (y, invStd [.., 1]) */
+  rmsNorm: { readonly epsilon: number };
+  /** (x [B, H, S, D], positions [B, S], cos [P, R/2], sin [P, R/2]); first R of D features are rotated, halves paired. */
+  rope: { readonly inverse: boolean };
+  /** (q [B, H, Q, D], k [B, H, K, D], v [B, H, K, D], bias?) → (o [B, H, Q, D], probabilities [B, H, Q, K]) */
+  attention: { readonly scale: number };
+  /** Rows of axis 0. */
+  gather: None;
+  /** (data [R, ..], rows [N], updates [N, ..]) */
+  scatterRows: { readonly mode: 'set' | 'add' };
+  /** (logits [R, V], targets [R], weights [R]) → (sum of weighted losses [], log-probabilities [R, V]) */
+  crossEntropy: None;
+  /** Gradient of crossEntropy: (logProbabilities [R, V], targets [R], weights [R], g []) → [R, V] */
+  crossEntropyGrad: None;
+}
+
+export type OpName = keyof OpAttrs;

@@ -1,0 +1,118 @@
+import type { Dim } from '../dim.ts';
+import type { Graph, Value } from '../graph.ts';
+import { at, nd } from '../nd.ts';
+import { arg, expectSame, one, unbroadcast, withAxis } from './infer.ts';
+import { rowsOf } from './linalg.ts';
+import type { OpRow } from './row.ts';
+
+const mulOf = (graph: Graph, a: Value, b: Value): Value => one(graph.emit('mul', [a, b], {}));
+const subOf = (graph: Graph, a: Value, b: Value): Value => one(graph.emit('sub', [a, b], {}));
+const meanOf = (graph: Graph, x: Value): Value =>
+  one(graph.emit('reduceMean', [x], { axes: [x.shape.length - 1], keepDims: true }));
+const statsShape = (shape: readonly Dim[]): readonly Dim[] => withAxis(shape, shape.length - 1, 1);
+
+/**
+ * LayerNorm over the last axis (Ba et al., 2016). With x̂ = (x - mean) invStd and h = g w:
+ * dx = invStd (h - mean(h) - x̂ mean(h x̂)), dw = Σ g x̂, db = Σ g.
+ */
+export const layerNorm: OpRow<'layerNorm'> = {
+  infer: (inputs) => {
+    const x = arg(inputs, 0, 'x');
+    expectSame(arg(inputs, 1, 'weight').shape[0], x.shape[x.shape.length - 1], 'weight and last axis');
+    expectSame(arg(inputs, 2, 'bias').shape[0], x.shape[x.shape.length - 1], 'bias and last axis');
+    return [x, { dtype: 'f32', shape: statsShape(x.shape) }, { dtype: 'f32', shape: statsShape(x.shape) }];
+  },
+  grad: (c) => {
+    const [x, w, b] = [arg(c.inputs, 0, 'x'), arg(c.inputs, 1, 'weight'), arg(c.inputs, 2, 'bias')];
+    const [mean, invStd] = [arg(c.outputs, 1, 'mean'), arg(c.outputs, 2, 'invStd')];
+    const xhat = mulOf(c.graph, subOf(c.graph, x, mean), invStd);
+    const dx = (): Value => {
+      const h = mulOf(c.graph, c.g, w);
+      const centred = subOf(c.graph, h, meanOf(c.graph, h));
+      const along = mulOf(c.graph, xhat, meanOf(c.graph, mulOf(c.graph, h, xhat)));
+      return mulOf(c.graph, subOf(c.graph, centred, along), invStd);
+    };
+    return [
+      c.wants[0] ? dx() : undefined,
+      c.wants[1] ? unbroadcast(c.graph, mulOf(c.graph, c.g, xhat), w.shape) : undefined,
+      c.wants[2] ? unbroadcast(c.graph, c.g, b.shape) : undefined,
+    ];
+  },
+  lower: (ctx, node) =>
+    ctx.emitMany(
+      'LayerNormalization',
+      node.inputs.map((v) => ctx.name(v)),
+      3,
+      { axis: { int: -1 }, epsilon: node.attrs.epsilon },
+    ),
+  reference: (inputs, { epsilon }) => {
+    const [x, w, b] = [arg(inputs, 0, 'x'), arg(inputs, 1, 'weight'), arg(inputs, 2, 'bias')];
+    const { count, width } = rowsOf(x);
+    const stats = withAxis(x.shape, x.shape.length - 1, 1) as number[];
+    const [y, means, invStds] = [nd(x.shape), nd(stats), nd(stats)];
+    for (let r = 0; r < count; r++) {
+      const row = x.data.subarray(r * width, (r + 1) * width);
+      const mean = row.reduce((s, v) => s + v, 0) / width;
+      const invStd = 1 / Math.sqrt(row.reduce((s, v) => s + (v - mean) ** 2, 0) / width + epsilon);
+      means.data[r] = mean;
+      invStds.data[r] = invStd;
+      row.forEach((v, j) => {
+        y.data[r * width + j] = (v - mean) * invStd * at(w, j) + at(b, j);
+      });
+    }
+    return [y, means, invStds];
+  },
+};
+
+/**
+ * RMSNorm over the last axis (Zhang & Sennrich, 2019). With x̂ = x invStd and h = g w:
+ * dx = invStd (h - x̂ mean(h x̂)), dw = Σ g x̂.
+ */
+export const rmsNorm: OpRow<'rmsNorm'> = {
+  infer: (inputs) => {
+    const x = arg(inputs, 0, 'x');
+    expectSame(arg(inputs, 1, 'weight').shape[0], x.shape[x.shape.length - 1], 'weight and last axis');
+    return [x, { dtype: 'f32', shape: statsShape(x.shape) }];
+  },
+  grad: (c) => {
+    const [x, w] = [arg(c.inputs, 0, 'x'), arg(c.inputs, 1, 'weight')];
+    const invStd = arg(c.outputs, 1, 'invStd');
+    const xhat = mulOf(c.graph, x, invStd);
+    const dx = (): Value => {
+      const h = mulOf(c.graph, c.g, w);
+      return mulOf(c.graph, subOf(c.graph, h, mulOf(c.graph, xhat, meanOf(c.graph, mulOf(c.graph, h, xhat)))), invStd);
+    };
+    return [
+      c.wants[0] ? dx() : undefined,
+      c.wants[1] ? unbroadcast(c.graph, mulOf(c.graph, c.g, xhat), w.shape) : undefined,
+    ];
+  },
+  lower: (ctx, node) => {
+    const [x, w] = [ctx.name(arg(node.inputs, 0, 'x')), ctx.name(arg(node.inputs, 1, 'weight'))];
+    if (ctx.capabilities.simplifiedLayerNorm) {
+      return ctx.emitMany('SimplifiedLayerNormalization', [x, w], 2, {
+        axis: { int: -1 },
+        epsilon: node.attrs.epsilon,
+      });
+    }
+    const meanSquare = ctx.emit('ReduceMean', [ctx.emit('Mul', [x, x]), ctx.ints([-1])], { keepdims: { int: 1 } });
+    const invStd = ctx.emit('Reciprocal', [
+      ctx.emit('Sqrt', [ctx.emit('Add', [meanSquare, ctx.scalar(node.attrs.epsilon)])]),
+    ]);
+    return [ctx.emit('Mul', [ctx.emit('Mul', [x, invStd]), w]), invStd];
+  },
+  reference: (inputs, { epsilon }) => {
+    const [x, w] = [arg(inputs, 0, 'x'), arg(inputs, 1, 'weight')];
+    const { count, width } = rowsOf(x);
+    const [y, invStds] = [nd(x.shape), nd(withAxis(x.shape, x.shape.length - 1, 1) as number[])];
+    for (let r = 0; r < count; r++) {
+      const row = x.data.subarray(r * width, (r + 1) * width);
+      const invStd = 1 / Math.sqrt(row.reduce((s, v) => s + v * v, 0) / width + epsilon);
+      invStds.data[r] = invStd;
+      row.forEach((v, j) => {
+        y.data[r * width + j] = v * invStd * at(w, j);
+      });
+    }
+    return [y, invStds];
+  },
+};

@@ -1,0 +1,67 @@
+import { attention, rope } from './attention.ts';
+import type { OpName } from './attrs.ts';
+import {
+  add,
+  cast,
+  div,
+  erfRow,
+  exp,
+  gelu,
+  log,
+  mul,
+  neg,
+  sigmoidRow,
+  silu,
+  sqrt,
+  squaredRelu,
+  sub,
+  tanh,
+  where,
+} from './elementwise.ts';
+import { concat, expand, fill, gather, pad, reshape, scatterRows, slice, transpose } from './layout.ts';
+import { gemm, logSoftmax, matmul, softmax } from './linalg.ts';
+import { crossEntropy, crossEntropyGrad } from './loss.ts';
+import { layerNorm, rmsNorm } from './norm.ts';
+import { reduceMean, reduceSum } from './reduce.ts';
+import type { OpRow } from './row.ts';
+
+/** The op set: one complete row for every name in OpAttrs. A missing row or member does not compile. */
+export const OPS: { readonly [K in OpName]: OpRow<K> } = {
+  neg,
+  exp,
+  log,
+  sqrt,
+  tanh,
+  erf: erfRow,
+  sigmoid: sigmoidRow,
+  silu,
+  gelu,
+  squaredRelu,
+  add,
+  sub,
+  mul,
+  div,
+  where,
+  cast,
+  reshape,
+  transpose,
+  concat,
+  slice,
+  pad,
+  expand,
+  fill,
+  reduceSum,
+  reduceMean,
+  gemm,
+  matmul,
+  softmax,
+  logSoftmax,
+  layerNorm,
+  rmsNorm,
+  rope,
+  attention,
+  gather,
+  scatterRows,
+  crossEntropy,
+  crossEntropyGrad,
+};
