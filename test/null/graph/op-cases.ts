@@ -1,0 +1,126 @@
+/** One row per situation an op must be right in; shared by the finite-difference and the ONNX Runtime parity tests. */
+
+import { mulDims, type Shape, symbol } from '../../../gpu-backend/graph/dim.ts';
+import type { DType, Graph, Value } from '../../../gpu-backend/graph/graph.ts';
+import type { OpAttrs, OpName } from '../../../gpu-backend/graph/ops/attrs.ts';
+
+export interface OperandSpec {
+  readonly dtype: DType;
+  /** Declared shape, possibly symbolic. */
+  readonly shape: Shape;
+  /** Values: real (default), positive, or integers below a bound; `distinct` integers never repeat. */
+  readonly values?: 'real' | 'positive' | { readonly below: number; readonly distinct?: boolean };
+}
+
+export interface OpCase<K extends OpName = OpName> {
+  readonly op: K;
+  readonly name: string;
+  readonly attrs: OpAttrs[K];
+  readonly inputs: readonly OperandSpec[];
+}
+
+const B = symbol('B');
+const S = symbol('S');
+/** Sizes the symbols of the cases take in the tests. */
+export const SIZES = new Map([
+  ['B', 2],
+  ['S', 3],
+]);
+
+const real = (...shape: Shape): OperandSpec => ({ dtype: 'f32', shape });
+const positive = (...shape: Shape): OperandSpec => ({ dtype: 'f32', shape, values: 'positive' });
+const index = (below: number, ...shape: Shape): OperandSpec => ({ dtype: 'i64', shape, values: { below } });
+const distinct = (below: number, ...shape: Shape): OperandSpec => ({
+  dtype: 'i64',
+  shape,
+  values: { below, distinct: true },
+});
+const flags = (...shape: Shape): OperandSpec => ({ dtype: 'bool', shape, values: { below: 2 } });
+
+function row<K extends OpName>(op: K, name: string, attrs: OpAttrs[K], ...inputs: OperandSpec[]): OpCase {
+  return { op, name, attrs, inputs } as OpCase;
+}
+
+const gemm = (transA: boolean, transB: boolean, alpha = 1, beta = 1): OpAttrs['gemm'] => ({
+  transA,
+  transB,
+  alpha,
+  beta,
+});
+
+export const OP_CASES: readonly OpCase[] = [
+  row('neg', '', {}, real(B, 4)),
+  row('exp', '', {}, real(B, 4)),
+  row('log', '', {}, positive(B, 4)),
+  row('sqrt', '', {}, positive(B, 4)),
+  row('tanh', '', {}, real(B, 4)),
+  row('erf', '', {}, real(B, 4)),
+  row('sigmoid', '', {}, real(B, 4)),
+  row('silu', '', {}, real(B, 4)),
+  row('gelu', 'erf', { kind: 'erf' }, real(B, 5)),
+  row('gelu', 'tanh', { kind: 'tanh' }, real(B, 5)),
+  row('gelu', 'quick', { kind: 'quick' }, real(B, 5)),
+  row('squaredRelu', '', {}, real(B, 4)),
+  row('add', 'same shape', {}, real(B, 4), real(B, 4)),
+  row('add', 'bias row', {}, real(B, S, 4), real(4)),
+  row('sub', 'broadcast middle axis', {}, real(B, S, 4), real(B, 1, 4)),
+  row('mul', 'by scalar', {}, real(B, 4), real()),
+  row('mul', 'by column', {}, real(B, 4), real(B, 1)),
+  row('div', 'broadcast', {}, real(B, 4), positive(4)),
+  row('where', 'broadcast condition', {}, flags(B, 1), real(B, 4), real(4)),
+  row('cast', 'i64 to f32', { to: 'f32' }, index(5, B, 4)),
+  row('cast', 'f32 to f32', { to: 'f32' }, real(B, 4)),
+  row('reshape', 'merge two symbols', { shape: [mulDims(B, S), 4] }, real(B, S, 4)),
+  row('reshape', 'two symbols out', { shape: [S, B, 4] }, real(B, S, 4)),
+  row('reshape', 'split heads', { shape: [B, S, 2, 2] }, real(B, S, 4)),
+  row('transpose', 'heads', { perm: [0, 2, 1, 3] }, real(B, S, 2, 3)),
+  row('concat', 'axis 1', { axis: 1 }, real(B, 2, 3), real(B, S, 3)),
+  row('slice', 'static', { axis: 1, start: 1, end: 3 }, real(B, 4)),
+  row('slice', 'symbolic end', { axis: 0, start: 1, end: S }, real(S, 4)),
+  row('pad', 'symbolic', { axis: 0, before: B, after: 1 }, real(B, 3)),
+  row('expand', 'rows', { shape: [B, S, 4] }, real(B, 1, 4), real(B, S)),
+  row('fill', '', { shape: [B, 3], value: 0.5 }, real(B, 3)),
+  row('reduceSum', 'keep', { axes: [1], keepDims: true }, real(B, 4)),
+  row('reduceSum', 'drop two', { axes: [0, 2], keepDims: false }, real(B, S, 4)),
+  row('reduceMean', 'last', { axes: [2], keepDims: true }, real(B, S, 4)),
+  row('gemm', 'a b', gemm(false, false), real(B, 3), real(3, 4)),
+  row('gemm', 'a bT with bias', gemm(false, true), real(B, 3), real(4, 3), real(4)),
+  row('gemm', 'aT b scaled, with matrix C', gemm(true, false, 0.5, 2), real(3, B), real(3, 4), real(B, 4)),
+  row('gemm', 'aT bT', gemm(true, true, 1.5), real(3, B), real(4, 3)),
+  row('matmul', 'plain', { transA: false, transB: false, alpha: 1 }, real(B, 2, 3, 4), real(B, 2, 4, 5)),
+  row('matmul', 'transB scaled', { transA: false, transB: true, alpha: 0.3 }, real(B, 2, 3, 4), real(B, 2, 5, 4)),
+  row('matmul', 'transA', { transA: true, transB: false, alpha: 1 }, real(B, 4, 3), real(B, 4, 5)),
+  row('matmul', 'both', { transA: true, transB: true, alpha: 2 }, real(B, 4, 3), real(B, 5, 4)),
+  row('softmax', '', {}, real(B, S, 4)),
+  row('logSoftmax', '', {}, real(B, 4)),
+  row('layerNorm', '', { epsilon: 1e-5 }, real(B, S, 6), real(6), real(6)),
+  row('rmsNorm', '', { epsilon: 1e-5 }, real(B, S, 6), real(6)),
+  row('rope', 'full', { inverse: false }, real(B, 2, S, 4), index(5, B, S), real(5, 2), real(5, 2)),
+  row('rope', 'inverse', { inverse: true }, real(B, 2, S, 4), index(5, B, S), real(5, 2), real(5, 2)),
+  row('rope', 'partial', { inverse: false }, real(B, 2, S, 6), index(5, B, S), real(5, 2), real(5, 2)),
+  row('attention', 'no bias', { scale: 0.5 }, real(B, 2, S, 4), real(B, 2, 5, 4), real(B, 2, 5, 4)),
+  row('attention', 'bias', { scale: 0.5 }, real(B, 2, S, 4), real(B, 2, 5, 4), real(B, 2, 5, 4), real(B, 1, 1, 5)),
+  row('gather', 'repeated rows', {}, real(4, 3), index(4, B, S)),
+  row('scatterRows', 'set', { mode: 'set' }, real(5, 3), distinct(5, B), real(B, 3)),
+  row('scatterRows', 'add with repeats', { mode: 'add' }, real(4, 3), index(4, 6), real(6, 3)),
+  row('crossEntropy', '', {}, real(S, 7), index(7, S), positive(S)),
+  row('crossEntropyGrad', '', {}, real(S, 7), index(7, S), positive(S), real()),
+];
+
+/** Inputs whose gradient is defined (weights, cos/sin tables and indices are not). */
+export function differentiable(c: OpCase): number[] {
+  if (c.op === 'cast' && c.inputs[0]?.dtype !== 'f32') return [];
+  const frozen: Partial<Record<OpName, readonly number[]>> = {
+    rope: [1, 2, 3],
+    crossEntropy: [1, 2],
+    fill: [0],
+    expand: [1],
+  };
+  return c.inputs.flatMap((s, i) => (s.dtype === 'f32' && !(frozen[c.op] ?? []).includes(i) ? [i] : []));
+}
+
+/** Emits a case: `fill` and `expand` take operands only to bind their symbols. */
+export function emitCase(graph: Graph, c: OpCase, inputs: readonly Value[]): Value[] {
+  const used = c.op === 'fill' ? [] : c.op === 'expand' ? inputs.slice(0, 1) : inputs;
+  return graph.emit(c.op, used, c.attrs);
+}
