@@ -1,0 +1,97 @@
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as z from 'zod/mini';
+import { violationsOf } from '../shared/contract/errors.ts';
+
+/** Everything a backend can be told, read from the environment once at start. */
+export interface Config {
+  /** Origin of the edge to register with; `null` = serve alone (no jobs, no `ft:` models). */
+  readonly edgeUrl: string | null;
+  /** Shared by edge and backends; signs every call both ways. */
+  readonly secret: string;
+  readonly host: string;
+  /** 0 = a free one, printed when listening. */
+  readonly port: number;
+  /** How the edge reaches this backend; `null` = http://host:port. */
+  readonly publicUrl: string | null;
+  /** Caches and work folders of jobs. */
+  readonly dataDir: string;
+  /** Folders of served models: `id=folder`, or a folder alone (its name is the id). */
+  readonly models: readonly { readonly id: string; readonly dir: string }[];
+  /** Threads of one ONNX Runtime session. */
+  readonly threads: number;
+  readonly maxRows: number;
+  readonly kvTokens: number;
+  readonly featureCacheBytes: number;
+  /** Whether this backend takes fine-tuning jobs. */
+  readonly takesJobs: boolean;
+  /** After SIGTERM, running answers may take this long to end. */
+  readonly drainMs: number;
+  readonly parentPid: number | null;
+  readonly logLevel: string;
+}
+
+const bundledModel = fileURLToPath(new URL('./models/nano', import.meta.url));
+
+const integer = (least: number, most: number, byDefault: number) =>
+  z._default(
+    z.pipe(
+      z.string().check(z.regex(/^\d+$/, 'a whole number')),
+      z.pipe(z.transform(Number), z.int().check(z.minimum(least), z.maximum(most))),
+    ),
+    byDefault,
+  );
+
+const Environment = z.object({
+  MANTIS_EDGE_URL: z.optional(z.url()),
+  MANTIS_BACKEND_SECRET: z.string().check(z.minLength(16, 'at least 16 characters')),
+  MANTIS_BACKEND_HOST: z._default(z.string(), '127.0.0.1'),
+  MANTIS_BACKEND_PORT: integer(0, 65_535, 0),
+  MANTIS_BACKEND_URL: z.optional(z.url()),
+  MANTIS_DATA_DIR: z.optional(z.string()),
+  MANTIS_MODELS: z._default(z.string(), `mantis-nano=${bundledModel}`),
+  MANTIS_THREADS: integer(1, 256, 1),
+  MANTIS_MAX_ROWS: integer(1, 1024, 16),
+  MANTIS_KV_TOKENS: integer(64, 2 ** 30, 32_768),
+  MANTIS_FEATURE_CACHE_MIB: integer(0, 2 ** 20, 64),
+  MANTIS_JOBS: z._default(z.enum(['on', 'off']), 'on'),
+  MANTIS_DRAIN_MS: integer(0, 3_600_000, 10_000),
+  MANTIS_PARENT_PID: z.optional(z.string().check(z.regex(/^\d+$/, 'a process id'))),
+  MANTIS_LOG_LEVEL: z._default(z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']), 'info'),
+});
+
+/** @throws Error that names every variable at fault, what was expected and what came (never the secret) */
+export function parseConfig(environment: Readonly<Record<string, string | undefined>>): Config {
+  const parsed = Environment.safeParse(environment);
+  if (!parsed.success) {
+    const faults = violationsOf(parsed.error.issues, environment).map(({ message }) => `  ${message}`);
+    throw new Error(`The environment of the backend is not usable:\n${faults.join('\n')}`);
+  }
+  const env = parsed.data;
+  return {
+    edgeUrl: env.MANTIS_EDGE_URL ?? null,
+    secret: env.MANTIS_BACKEND_SECRET,
+    host: env.MANTIS_BACKEND_HOST,
+    port: env.MANTIS_BACKEND_PORT,
+    publicUrl: env.MANTIS_BACKEND_URL ?? null,
+    dataDir: join(env.MANTIS_DATA_DIR ?? join(tmpdir(), 'mantis'), 'backend'),
+    models: env.MANTIS_MODELS.split(',').map(parseModel),
+    threads: env.MANTIS_THREADS,
+    maxRows: env.MANTIS_MAX_ROWS,
+    kvTokens: env.MANTIS_KV_TOKENS,
+    featureCacheBytes: env.MANTIS_FEATURE_CACHE_MIB * 2 ** 20,
+    takesJobs: env.MANTIS_JOBS === 'on',
+    drainMs: env.MANTIS_DRAIN_MS,
+    parentPid: env.MANTIS_PARENT_PID === undefined ? null : Number(env.MANTIS_PARENT_PID),
+    logLevel: env.MANTIS_LOG_LEVEL,
+  };
+}
+
+function parseModel(text: string): { id: string; dir: string } {
+  const [id, ...rest] = text.trim().split('=');
+  const dir = rest.join('=');
+  if (id === undefined || id === '' || dir === '')
+    throw new Error(`MANTIS_MODELS: expected "id=folder" separated by commas, received ${JSON.stringify(text)}`);
+  return { id, dir };
+}

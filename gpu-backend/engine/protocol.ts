@@ -1,0 +1,62 @@
+/** Messages between the server's thread and the engine's. Plain data only: everything here crosses by structured clone. */
+import type { EngineCounters, EngineEvent, EngineRequest } from './engine.ts';
+import type { Capacity } from './scheduler.ts';
+
+/** What the engine thread loads: a checkpoint folder, optionally with tuned weights laid over it. */
+export interface LoadSpec {
+  /** Id under which requests name it. */
+  readonly model: string;
+  readonly dir: string;
+  /** Folder of a fine-tune's files, or `null` for the plain checkpoint. */
+  readonly overlayDir: string | null;
+  readonly capacity: Capacity;
+  readonly threads: number;
+}
+
+/** Requests that are answered; `Calls[K]` gives argument and result of each. */
+export interface Calls {
+  load: { readonly argument: LoadSpec; readonly result: null };
+  unload: { readonly argument: { readonly model: string }; readonly result: null };
+  /** Pins the cached features among `keys` for a request to come; gives the indices that are not cached. */
+  hold: {
+    readonly argument: { readonly request: string; readonly keys: readonly string[] };
+    readonly result: readonly number[];
+  };
+  stats: { readonly argument: null; readonly result: EngineStats };
+}
+
+export type CallName = keyof Calls;
+
+export type ToWorker =
+  | {
+      readonly [K in CallName]: {
+        readonly type: 'call';
+        readonly call: number;
+        readonly name: K;
+        readonly argument: Calls[K]['argument'];
+      };
+    }[CallName]
+  | { readonly type: 'submit'; readonly model: string; readonly request: EngineRequest }
+  | { readonly type: 'cancel'; readonly model: string; readonly id: string }
+  /** Gives back what `hold` pinned, for a request that was never submitted. */
+  | { readonly type: 'release'; readonly request: string };
+
+export type FromWorker =
+  | { readonly type: 'answer'; readonly call: number; readonly result: unknown }
+  | { readonly type: 'refusal'; readonly call: number; readonly message: string }
+  | { readonly type: 'events'; readonly events: readonly EngineEvent[] };
+
+export interface ModelStats {
+  readonly model: string;
+  readonly running: number;
+  readonly waiting: number;
+  readonly kvTokens: number;
+  readonly kvBudgetTokens: number;
+  readonly kvBytes: number;
+  readonly counters: EngineCounters;
+}
+
+export interface EngineStats {
+  readonly models: readonly ModelStats[];
+  readonly cache: { readonly bytes: number; readonly entries: number; readonly queries: number; readonly hits: number };
+}

@@ -1,0 +1,18 @@
+import type { CountResponse, GenerateEvent, GenerateRequest } from '../../shared/contract/backend.ts';
+import type { ModelCard } from '../../shared/contract/models.ts';
+import type { EngineStats } from './protocol.ts';
+
+/** The models of this process as the server sees them. Refusals are `ApiError`s, thrown before the first event. */
+export interface ModelService {
+  cards(): readonly ModelCard[];
+  /** Requests between arrival and their last event. */
+  readonly inFlight: number;
+  /** `started`, `delta`s, then `finished` or `error`. Aborting, or leaving the loop, frees the row within one step. */
+  generate(
+    request: GenerateRequest,
+    blobs: readonly Uint8Array[],
+    signal: AbortSignal,
+  ): AsyncGenerator<GenerateEvent, void, undefined>;
+  count(request: GenerateRequest, blobs: readonly Uint8Array[]): Promise<CountResponse>;
+  stats(): Promise<EngineStats>;
+}

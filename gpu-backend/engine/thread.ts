@@ -1,0 +1,148 @@
+import { Worker } from 'node:worker_threads';
+import type { EngineEvent, EngineRequest } from './engine.ts';
+import type { CallName, Calls, FromWorker, ToWorker } from './protocol.ts';
+
+/** The engine thread ended by itself: a defect, or the runtime took it down. In-flight requests have failed; a new thread is needed. */
+export class EngineThreadDied extends Error {
+  override readonly name = 'EngineThreadDied';
+}
+
+interface Call {
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** A queue that one reader drains: events of one request, in order. */
+class EventQueue {
+  #events: EngineEvent[] = [];
+  #wake: (() => void) | null = null;
+
+  push(event: EngineEvent): void {
+    this.#events.push(event);
+    this.#wake?.();
+    this.#wake = null;
+  }
+
+  async take(): Promise<EngineEvent[]> {
+    if (this.#events.length === 0) await new Promise<void>((resolve) => (this.#wake = resolve));
+    const events = this.#events;
+    this.#events = [];
+    return events;
+  }
+}
+
+/** The server's handle on the engine thread: typed calls, and one event stream per request. */
+export class EngineThread {
+  readonly #worker: Worker;
+  readonly #calls = new Map<number, Call>();
+  readonly #queues = new Map<string, EventQueue>();
+  #nextCall = 0;
+  #dead: Error | null = null;
+  #closing = false;
+
+  /**
+   * @param options.featureCacheBytes budget of the image feature cache over all models
+   * @param options.onDeath called when the thread ends without `close`
+   */
+  constructor(options: { readonly featureCacheBytes: number; readonly onDeath: (error: Error) => void }) {
+    this.#worker = startWorker({ featureCacheBytes: options.featureCacheBytes });
+    this.#worker.on('message', (message: FromWorker) => this.#receive(message));
+    const died = (error: Error) => {
+      if (this.#dead !== null) return;
+      this.#dead = error;
+      for (const call of this.#calls.values()) call.reject(error);
+      this.#calls.clear();
+      for (const [id, queue] of this.#queues) queue.push({ type: 'failed', id, message: error.message });
+      if (!this.#closing) options.onDeath(error);
+    };
+    this.#worker.on('error', (error) =>
+      died(new EngineThreadDied(`the engine thread failed: ${error instanceof Error ? error.message : String(error)}`)),
+    );
+    this.#worker.on('exit', (code) => died(new EngineThreadDied(`the engine thread ended with exit code ${code}`)));
+  }
+
+  /** Requests submitted and not ended. */
+  get inFlight(): number {
+    return this.#queues.size;
+  }
+
+  call<K extends CallName>(name: K, argument: Calls[K]['argument']): Promise<Calls[K]['result']> {
+    if (this.#dead !== null) return Promise.reject(this.#dead);
+    const call = this.#nextCall++;
+    const result = new Promise<unknown>((resolve, reject) => this.#calls.set(call, { resolve, reject }));
+    this.#send({ type: 'call', call, name, argument } as ToWorker);
+    return result as Promise<Calls[K]['result']>;
+  }
+
+  /** Gives back what `hold` pinned for a request that will not be submitted. */
+  release(request: string): void {
+    this.#send({ type: 'release', request });
+  }
+
+  /**
+   * Submits a request and yields its events until it ends. Leaving the loop early, or `signal`, cancels the row within one step.
+   * Pixel buffers are handed over, not copied: they cannot be used afterwards.
+   */
+  async *run(model: string, request: EngineRequest, signal: AbortSignal): AsyncGenerator<EngineEvent, void, undefined> {
+    if (this.#dead !== null) throw this.#dead;
+    if (this.#queues.has(request.id)) throw new Error(`internal: request ${request.id} is already running`);
+    const queue = new EventQueue();
+    this.#queues.set(request.id, queue);
+    const cancel = () => this.#send({ type: 'cancel', model, id: request.id });
+    let ended = false;
+    try {
+      const buffers = new Set(
+        request.images.flatMap(({ pixels }) => (pixels === null ? [] : [pixels.buffer as ArrayBuffer])),
+      );
+      this.#worker.postMessage({ type: 'submit', model, request } satisfies ToWorker, [...buffers]);
+      if (signal.aborted) cancel();
+      else signal.addEventListener('abort', cancel, { once: true });
+      while (!ended) {
+        for (const event of await queue.take()) {
+          ended = event.type !== 'token';
+          yield event;
+          if (ended) return;
+        }
+      }
+    } finally {
+      signal.removeEventListener('abort', cancel);
+      this.#queues.delete(request.id);
+      if (!ended) cancel();
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing = true;
+    await this.#worker.terminate();
+  }
+
+  #send(message: ToWorker): void {
+    this.#worker.postMessage(message);
+  }
+
+  #receive(message: FromWorker): void {
+    switch (message.type) {
+      case 'events':
+        for (const event of message.events) this.#queues.get(event.id)?.push(event);
+        return;
+      case 'answer':
+      case 'refusal': {
+        const call = this.#calls.get(message.call);
+        this.#calls.delete(message.call);
+        if (message.type === 'answer') call?.resolve(message.result);
+        else call?.reject(new Error(message.message));
+        return;
+      }
+      default:
+        message satisfies never;
+    }
+  }
+}
+
+/** Starts `worker.ts` with the TypeScript loader that this process itself runs under. */
+function startWorker(workerData: { readonly featureCacheBytes: number }): Worker {
+  const script = new URL('./worker.ts', import.meta.url);
+  // A worker does not inherit loaders registered by `--import tsx` on every Node 20, so it registers its own first.
+  const start = `import('tsx/esm/api').then(({ register }) => { register(); return import(${JSON.stringify(script.href)}); });`;
+  return new Worker(start, { eval: true, workerData, execArgv: [] });
+}

@@ -1,0 +1,104 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { EngineStats, ModelStats } from '../engine/protocol.ts';
+
+/** Seconds; from one decode step of a small model to a request that queued for minutes. */
+const LATENCY_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300];
+
+export type Metrics = ReturnType<typeof createMetrics>;
+
+/**
+ * Prometheus metrics of a backend. Names follow vLLM's under the prefix `mantis_`; labels are of low cardinality only, never
+ * request ids or keys.
+ * @param readEngine called at every scrape
+ */
+export function createMetrics(readEngine: () => Promise<EngineStats>) {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry, prefix: 'mantis_' });
+  const registers = [registry];
+  const labelNames = ['model_name'] as const;
+  const histogram = (name: string, help: string) =>
+    new Histogram({ name: `mantis_${name}`, help, labelNames, buckets: LATENCY_BUCKETS, registers });
+  const counter = <L extends string = 'model_name'>(name: string, help: string, labels?: readonly L[]) =>
+    new Counter({
+      name: `mantis_${name}`,
+      help,
+      labelNames: labels ?? (labelNames as unknown as readonly L[]),
+      registers,
+    });
+
+  /** Levels and sums that live in the engine thread, copied at every scrape. */
+  const ofModel: [name: string, help: string, value: (stats: ModelStats) => number][] = [
+    ['num_requests_running', 'Requests with a row in the batch.', (m) => m.running],
+    ['num_requests_waiting', 'Requests that wait for a row.', (m) => m.waiting],
+    ['kv_cache_usage_perc', 'Share of the KV budget in use, 0 … 1.', (m) => m.kvTokens / m.kvBudgetTokens],
+    ['kv_cache_bytes', 'Bytes of the KV arena.', (m) => m.kvBytes],
+    ['encoded_images', 'Images run through the vision encoder since start.', (m) => m.counters.encodedImages],
+    ['encoder_runs', 'Encoder runs since start; images over runs is the mean batch.', (m) => m.counters.encodeRuns],
+    ['encoder_seconds', 'Seconds in the vision encoder since start.', (m) => m.counters.encodeMs / 1000],
+    ['prefill_seconds', 'Seconds on prompt tokens since start.', (m) => m.counters.prefillMs / 1000],
+    ['decode_seconds', 'Seconds in decode steps since start.', (m) => m.counters.decodeMs / 1000],
+    ['decode_runs', 'Decode steps since start; tokens over steps is the mean batch.', (m) => m.counters.decodeRuns],
+  ];
+  for (const [name, help, value] of ofModel)
+    new Gauge({
+      name: `mantis_${name}`,
+      help,
+      labelNames,
+      registers,
+      async collect() {
+        this.reset();
+        for (const stats of (await readEngine()).models) this.set({ model_name: stats.model }, value(stats));
+      },
+    });
+  const ofCache: [name: string, help: string, value: (cache: EngineStats['cache']) => number][] = [
+    ['mm_cache_bytes', 'Bytes of cached image features.', (cache) => cache.bytes],
+    ['mm_cache_queries', 'Look-ups of image features since start.', (cache) => cache.queries],
+    ['mm_cache_hits', 'Look-ups of image features answered from the cache, since start.', (cache) => cache.hits],
+  ];
+  for (const [name, help, value] of ofCache)
+    new Gauge({
+      name: `mantis_${name}`,
+      help,
+      registers,
+      async collect() {
+        this.set(value((await readEngine()).cache));
+      },
+    });
+
+  return {
+    registry,
+    promptTokens: counter('prompt_tokens_total', 'Prompt tokens of started requests, image tokens included.'),
+    generationTokens: counter('generation_tokens_total', 'Tokens sent to clients.'),
+    requestSuccess: counter('request_success_total', 'Requests that ended as they should.', [
+      'model_name',
+      'finished_reason',
+    ]),
+    requestFailure: counter('request_failure_total', 'Requests refused or failed, by error code.', ['code']),
+    timeToFirstToken: histogram('time_to_first_token_seconds', 'From arrival to the first token.'),
+    interTokenLatency: histogram('inter_token_latency_seconds', 'Between consecutive tokens of a request.'),
+    e2eLatency: histogram('e2e_request_latency_seconds', 'From arrival to the end of the answer.'),
+    preprocess: histogram(
+      'request_preprocess_seconds',
+      'Decoding and resizing of a request’s images, and its tokenization.',
+    ),
+    requestImages: new Histogram({
+      name: 'mantis_request_images',
+      help: 'Images in a request.',
+      labelNames,
+      buckets: [0, 1, 2, 3, 4, 6, 8, 16, 32, 64],
+      registers,
+    }),
+    jobs: counter('jobs_total', 'Fine-tuning jobs that left this backend, by outcome.', ['outcome']),
+    jobsRunning: new Gauge({ name: 'mantis_jobs_running', help: 'Fine-tuning jobs running now.', registers }),
+    trainStep: new Gauge({
+      name: 'mantis_train_step',
+      help: 'Optimizer step of the running job; 0 = none.',
+      registers,
+    }),
+    edgeHeartbeatFailures: new Counter({
+      name: 'mantis_edge_heartbeat_failures_total',
+      help: 'Heartbeats that the edge did not answer.',
+      registers,
+    }),
+  };
+}
