@@ -86,6 +86,7 @@ export class LowerContext {
   private readonly names = new Map<number, string>();
   private readonly literalNames = new Map<string, string>();
   private readonly dimNames = new Map<string, string>();
+  private readonly shared = new Map<string, string>();
   private counter = 0;
   private scope = '';
 
@@ -138,6 +139,15 @@ export class LowerContext {
   /** Contrib (com.microsoft) node. */
   emitContrib(opType: string, inputs: readonly string[], attrs: Readonly<Record<string, OnnxAttr>> = {}): string {
     return this.emit(opType, inputs, attrs, 'com.microsoft');
+  }
+
+  /** A tensor several nodes can share: `make` runs once per key. */
+  once(key: string, make: () => string): string {
+    const known = this.shared.get(key);
+    if (known !== undefined) return known;
+    const name = make();
+    this.shared.set(key, name);
+    return name;
   }
 
   /** Shared literal: int64 vector. */

@@ -38,7 +38,8 @@ export const rope: OpRow<'rope'> = {
     const [x, positions, cos, sin] = node.inputs.map((v) => ctx.name(v)) as [string, string, string, string];
     const half = arg(arg(node.inputs, 2, 'cos').shape, 1, 'half') as number;
     const width = arg(arg(node.inputs, 0, 'x').shape, 3, 'width') as number;
-    const signedSin = node.attrs.inverse ? ctx.emit('Neg', [sin]) : sin;
+    // Every layer reads the same table, so it is negated once.
+    const signedSin = node.attrs.inverse ? ctx.once(`-${sin}`, () => ctx.emit('Neg', [sin])) : sin;
     if (ctx.capabilities.rotaryEmbedding && 2 * half === width) {
       return [ctx.emitContrib('RotaryEmbedding', [x, positions, cos, signedSin], { interleaved: { int: 0 } })];
     }
