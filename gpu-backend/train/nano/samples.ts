@@ -1,0 +1,217 @@
+import { randomScatter, randomSet, randomTower } from './generate.ts';
+import { BalancedClaims } from './grammar.ts';
+import { describeQuestion, perceptionQuestion, type Question, truthText } from './perception.ts';
+import { Rng } from './random.ts';
+import type { RealData } from './real.ts';
+import { type Box, renderBox } from './scene.ts';
+import { randomSequence } from './sequence.ts';
+import { comparison, coreference, reasoning, temporal } from './skills.ts';
+
+/** A piece of a user turn: text, or the index of an image of the dialogue. */
+export type UserPart = string | { image: number };
+
+export interface NanoTurn {
+  user: UserPart[];
+  assistant: string;
+  /** Loss weight of the answer's tokens; 0 keeps the turn as context only. */
+  weight: number;
+}
+
+/** One training sequence: a few images and several questions about them. */
+export interface NanoDialogue {
+  /** RGB bytes, 100x100x3 each, height-width-channel order, in the order of their first mention. */
+  images: Uint8Array[];
+  /** One key a picture: equal keys mean equal pixels. */
+  imageKeys: string[];
+  turns: NanoTurn[];
+}
+
+export type DialogueKind = 'perception' | 'statements' | 'skills' | 'temporal' | 'real';
+
+export interface Phase {
+  /** First dialogue index that no longer belongs to this phase; Infinity in the last one. */
+  until: number;
+  mix: Readonly<Partial<Record<DialogueKind, number>>>;
+  /** Question turns a dialogue, both ends included. */
+  turns: readonly [number, number];
+  /** Chance that a dialogue also lists what is in one or more images. */
+  describeChance: number;
+}
+
+/** The shipped order of things: see first, then say true or false, then people's own sentences. @param total dialogues of the whole run */
+export function nanoCurriculum(total: number): Phase[] {
+  return [
+    {
+      until: Math.round(0.15 * total),
+      mix: { perception: 6, statements: 3, skills: 1 },
+      turns: [6, 9],
+      describeChance: 0.8,
+    },
+    {
+      until: Math.round(0.75 * total),
+      mix: { perception: 1.5, statements: 5, skills: 2, temporal: 1.2, real: 0.6 },
+      turns: [6, 9],
+      describeChance: 0.35,
+    },
+    {
+      until: Infinity,
+      mix: { perception: 0.3, statements: 4.5, skills: 2, temporal: 1.2, real: 2 },
+      turns: [6, 9],
+      describeChance: 0.1,
+    },
+  ];
+}
+
+export interface NanoStreamOptions {
+  seed: number;
+  phases: readonly Phase[];
+  /** Absent: generated pictures and sentences only. */
+  real?: RealData;
+  /** Share of sets that are real training pictures where there are any. Default 0.5. */
+  realPictureShare?: number;
+}
+
+const boxKey = (box: Box): string =>
+  box.objects.map((o) => `${o.shape[0]}${o.color.slice(0, 3)}${o.size}@${o.x},${o.y}`).join(';') || 'empty';
+
+/** An endless, seeded stream of dialogues. `dialogue(index)` depends on the options and the index alone, so any run can resume anywhere. */
+export class NanoStream {
+  readonly #options: NanoStreamOptions;
+  readonly #claims = new BalancedClaims();
+
+  /** @throws when no phase covers the end of the stream, or a phase asks for real statements that are not there */
+  constructor(options: NanoStreamOptions) {
+    if (options.phases.at(-1)?.until !== Infinity)
+      throw new Error('NanoStream: the last phase must have until = Infinity');
+    this.#options = options;
+  }
+
+  phase(index: number): Phase {
+    const phase = this.#options.phases.find(({ until }) => index < until);
+    if (!phase) throw new RangeError(`NanoStream: no phase for dialogue ${index}`);
+    return phase;
+  }
+
+  dialogue(index: number): NanoDialogue {
+    const rng = new Rng(this.#options.seed, index);
+    const phase = this.phase(index);
+    const kind = rng.weighted(phase.mix);
+    switch (kind) {
+      case 'perception':
+        return this.#perception(rng, phase);
+      case 'statements':
+        return this.#statements(rng, phase);
+      case 'skills':
+        return this.#skills(rng, phase);
+      case 'temporal':
+        return this.#temporal(rng, phase);
+      case 'real':
+        return this.#real(rng, phase);
+    }
+  }
+
+  #set(rng: Rng, kind: Box['kind'], count: number): readonly Box[] {
+    const { real, realPictureShare = 0.5 } = this.#options;
+    if (count === 3 && real && real.sets.length > 0 && rng.chance(realPictureShare)) {
+      for (let attempt = 0; attempt < 8; attempt++) {
+        const set = rng.pick(real.sets);
+        if (set.every((box) => box.kind === kind)) return rng.shuffle(set);
+      }
+    }
+    return randomSet(rng, kind, count);
+  }
+
+  #kind(rng: Rng): Box['kind'] {
+    return rng.chance(0.5) ? 'tower' : 'scatter';
+  }
+
+  #perception(rng: Rng, phase: Phase): NanoDialogue {
+    const count = rng.int(1, 3);
+    // Images of both kinds side by side: naming an image must mean looking at that image.
+    const boxes = Array.from({ length: count }, () => (rng.chance(0.35) ? randomTower(rng) : randomScatter(rng)));
+    if (count > 1 && rng.chance(0.2)) return this.#pieceByPiece(rng, phase, boxes);
+    const questions = Array.from({ length: rng.int(...phase.turns) }, () => perceptionQuestion(rng, boxes));
+    return assemble(rng, boxes, this.#withDescriptions(rng, phase, boxes, questions));
+  }
+
+  /** Images come in one by one over the turns; questions may reach back to earlier ones. */
+  #pieceByPiece(rng: Rng, phase: Phase, boxes: readonly Box[]): NanoDialogue {
+    const turns = boxes.flatMap((_, image) =>
+      Array.from({ length: Math.ceil(rng.int(...phase.turns) / boxes.length) }, (_, i): NanoTurn => {
+        const asked = i === 0 && rng.chance(0.6) ? image : rng.int(0, image);
+        const { user, answer } = rng.chance(0.15)
+          ? describeQuestion(boxes, asked)
+          : perceptionQuestion(rng, boxes, asked);
+        return { user: i === 0 ? [{ image }, user] : [user], assistant: answer, weight: 1 };
+      }),
+    );
+    return { images: boxes.map(renderBox), imageKeys: boxes.map(boxKey), turns };
+  }
+
+  #statements(rng: Rng, phase: Phase): NanoDialogue {
+    const boxes = this.#set(rng, this.#kind(rng), 3);
+    const questions = Array.from({ length: rng.int(...phase.turns) }, (): Question => {
+      if (rng.chance(0.12)) return coreference(rng, boxes, this.#claims);
+      const { text, truth } = this.#claims.statement(rng, boxes);
+      return { user: text, answer: truthText(truth) };
+    });
+    return assemble(rng, boxes, this.#withDescriptions(rng, phase, boxes, questions));
+  }
+
+  #skills(rng: Rng, phase: Phase): NanoDialogue {
+    const boxes = this.#set(rng, this.#kind(rng), rng.pick([2, 2, 3, 3, 4, 5, 6]));
+    const questions = Array.from({ length: rng.int(...phase.turns) }, () =>
+      rng.pick([coreference, comparison, reasoning])(rng, boxes, this.#claims),
+    );
+    return assemble(rng, boxes, this.#withDescriptions(rng, phase, boxes, questions));
+  }
+
+  #temporal(rng: Rng, phase: Phase): NanoDialogue {
+    const sequence = randomSequence(rng, rng.pick([2, 3, 3, 4, 4, 5, 6]), this.#kind(rng));
+    const questions = Array.from({ length: Math.max(3, rng.int(...phase.turns) - 3) }, (_, i) =>
+      i < 3 ? temporal(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),
+    );
+    return assemble(rng, sequence.frames, this.#withDescriptions(rng, phase, sequence.frames, questions));
+  }
+
+  #real(rng: Rng, phase: Phase): NanoDialogue {
+    const { real } = this.#options;
+    if (!real || real.statements.length === 0) return this.#statements(rng, phase);
+    const { statement, label, boxes: set, weight } = rng.pick(real.statements);
+    const boxes = rng.shuffle(set);
+    const turns = [{ user: statement, answer: truthText(label), weight }];
+    for (let more = rng.int(...phase.turns) - 1; more > 0; more--) {
+      const { text, truth } = this.#claims.statement(rng, boxes);
+      turns.push({ user: text, answer: truthText(truth), weight: 1 });
+    }
+    return assemble(rng, boxes, turns);
+  }
+
+  /** Puts descriptions of some images at a random place: before the questions they help to answer, or after them as a task by itself. */
+  #withDescriptions(rng: Rng, phase: Phase, boxes: readonly Box[], questions: Question[]): Question[] {
+    if (!rng.chance(phase.describeChance)) return questions;
+    const chosen = rng.sample(
+      boxes.map((_, i) => i),
+      rng.int(1, Math.min(3, boxes.length)),
+    );
+    const descriptions = chosen.sort((a, b) => a - b).map((image) => describeQuestion(boxes, image));
+    const at = rng.chance(0.3) ? 0 : rng.int(0, questions.length);
+    return questions.toSpliced(at, 0, ...descriptions);
+  }
+}
+
+type Turn = Question & { weight?: number };
+
+/** Images first, then the questions. */
+function assemble(rng: Rng, boxes: readonly Box[], questions: readonly Turn[]): NanoDialogue {
+  const first: UserPart[] = boxes.map((_, image) => ({ image }));
+  const separator = rng.pick(['', '', '', '\n', ' ']);
+  const turns = questions.map(
+    ({ user, answer, weight = 1 }, i): NanoTurn => ({
+      user: i === 0 ? [...first, separator + user] : [user],
+      assistant: answer,
+      weight,
+    }),
+  );
+  return { images: boxes.map(renderBox), imageKeys: boxes.map(boxKey), turns };
+}
