@@ -1,0 +1,78 @@
+import { relative } from 'node:path';
+import { inspect } from 'node:util';
+
+export interface Failure {
+  readonly file: string;
+  readonly name: string;
+  readonly detail: string;
+}
+
+export interface Skip {
+  readonly name: string;
+  readonly reason: string;
+}
+
+/** What one run has seen so far. Every test counts once: suites and parents that only repeat a child's failure do not. */
+export interface Tally {
+  passed: number;
+  readonly failures: Failure[];
+  readonly skips: Skip[];
+}
+
+export function emptyTally(): Tally {
+  return { passed: 0, failures: [], skips: [] };
+}
+
+const color = process.stdout.isTTY === true && process.env.NO_COLOR === undefined;
+const paint = (code: number, text: string): string => (color ? `\u001b[${code}m${text}\u001b[0m` : text);
+export const green = (text: string): string => paint(32, text);
+export const red = (text: string): string => paint(31, text);
+export const dim = (text: string): string => paint(2, text);
+
+export function seconds(durationMs: number): string {
+  return `${(durationMs / 1000).toFixed(1)} s`;
+}
+
+/** Message, stack and cause chain of a thrown value, without the frames of the test runner itself. */
+export function describeError(error: unknown): string {
+  const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
+  return inspect(cause, { depth: 6, colors: color })
+    .split('\n')
+    .filter((line) => !/^\s+at .*node:internal\/(test_runner|process|async_hooks)/.test(line))
+    .join('\n');
+}
+
+export function indent(text: string, by = '      '): string {
+  return text
+    .trimEnd()
+    .split('\n')
+    .map((line) => by + line)
+    .join('\n');
+}
+
+/**
+ * The end of a run: skips with their reasons, failures once more (they may have scrolled away), and the closing line
+ * `N passed, N failed`, which scripts may read.
+ */
+export function printClosing(tally: Tally, root: string, wallMs: number): void {
+  if (tally.skips.length > 0) {
+    console.log(`\n${tally.skips.length} skipped`);
+    const byReason = new Map<string, string[]>();
+    for (const { name, reason } of tally.skips) {
+      byReason.set(reason, [...(byReason.get(reason) ?? []), name]);
+    }
+    for (const [reason, names] of byReason) {
+      const shown = names.slice(0, 3).join('; ');
+      console.log(dim(`  ${reason}: ${shown}${names.length > 3 ? ` and ${names.length - 3} more` : ''}`));
+    }
+  }
+  if (tally.failures.length > 0) {
+    console.log(red('\nfailures'));
+    for (const failure of tally.failures) {
+      console.log(`  ${red('✗')} ${relative(root, failure.file)} › ${failure.name}`);
+      console.log(indent(failure.detail.split('\n').slice(0, 12).join('\n')));
+    }
+  }
+  console.log(dim(`\n${seconds(wallMs)} in all`));
+  console.log(`${tally.passed} passed, ${tally.failures.length} failed`);
+}
