@@ -1,0 +1,190 @@
+import * as g from '../graph/builder.ts';
+import { type Dim, mulDims } from '../graph/dim.ts';
+import type { Graph, Value } from '../graph/graph.ts';
+import type { TextConfig } from './config.ts';
+import { toHeads, type Weights } from './weights.ts';
+
+/** Additive attention bias of a pair that must not attend: far below any score, yet finite. */
+export const MASKED = -1e9;
+
+/** Longest rotary table that is built into a graph, positions. */
+const MAX_TABLE_POSITIONS = 32768;
+
+export interface RopeTables {
+  readonly positions_BS: Value;
+  readonly cos: Value;
+  readonly sin: Value;
+}
+
+/** cos and sin of position · θ^(-2i/D) as constants [P, D/2], P = min(maxPositions, 32768). */
+export function ropeTables(graph: Graph, text: TextConfig, positions_BS: Value): RopeTables {
+  const count = Math.min(text.maxPositions, MAX_TABLE_POSITIONS);
+  const half = text.headDim / 2;
+  const cos = new Float32Array(count * half);
+  const sin = new Float32Array(count * half);
+  for (let i = 0; i < half; i++) {
+    // Rounded to f32 where Hugging Face rounds: the frequency, then the angle.
+    const frequency = Math.fround(1 / Math.fround(text.ropeTheta ** (i / half)));
+    for (let p = 0; p < count; p++) {
+      const angle = Math.fround(p * frequency);
+      cos[p * half + i] = Math.cos(angle);
+      sin[p * half + i] = Math.sin(angle);
+    }
+  }
+  return { positions_BS, cos: graph.constant(cos, [count, half]), sin: graph.constant(sin, [count, half]) };
+}
+
+/** Repeats a bias [.., Q, K] for the G query heads of a group: [X, 1, Q, K] → [X, 1, G·Q, K]. */
+export function repeatForGroup(graph: Graph, bias: Value, group: number): Value {
+  if (group === 1) return bias;
+  const [x, , q, k] = bias.shape as [Dim, Dim, Dim, Dim];
+  const [expanded] = graph.emit('expand', [bias], { shape: [x, group, q, k] });
+  if (expanded === undefined) throw new Error('expand has no output');
+  return g.reshape(graph, expanded, [x, 1, mulDims(q, group), k]);
+}
+
+export interface Sequence {
+  readonly batch: Dim;
+  /** S, the padded length of every row; S = blocks · blockLength. */
+  readonly length: Dim;
+}
+
+/** How one decoder layer turns queries, keys and values [B, heads, S, D] into attention outputs [B, H, S, D]. */
+export type Attend = (layer: number, q: Value, k: Value, v: Value) => Value;
+
+/**
+ * Causal self-attention in query blocks: block i of n attends keys 0 … (i+1)·C only, so half of the scores are never
+ * computed. Grouped queries are views [B, Hkv, G·C, D]; keys and values are not repeated.
+ *
+ * `causalBias` [C, n·C]: zeros, and a triangle in the last C columns; block i reads its last (i+1)·C columns.
+ * `keyBias` [B, 1, 1, S]: 0 or -1e9 per key, for padded rows.
+ */
+export function causalAttend(
+  graph: Graph,
+  text: TextConfig,
+  seq: Sequence,
+  blocks: number,
+  blockLength: Dim,
+  causalBias: Value,
+  keyBias: Value | undefined,
+  checkpoint: boolean,
+): Attend {
+  const { heads, kvHeads, headDim } = text;
+  const group = heads / kvHeads;
+  const width = mulDims(blockLength, blocks);
+  const biases = graph.scope('mask', () => {
+    const tiled = repeatForGroup(graph, g.reshape(graph, causalBias, [1, 1, blockLength, width]), group);
+    return Array.from({ length: blocks }, (_, i) => {
+      const seen = mulDims(blockLength, i + 1);
+      const causal = blocks === 1 ? tiled : g.slice(graph, tiled, 3, mulDims(blockLength, blocks - 1 - i), width);
+      if (keyBias === undefined) return causal;
+      return g.add(graph, causal, blocks === 1 ? keyBias : g.slice(graph, keyBias, 3, 0, seen));
+    });
+  });
+  const attendAll = (q: Value, k: Value, v: Value): Value => {
+    const outputs = biases.map((bias, i) => {
+      const seen = mulDims(blockLength, i + 1);
+      const part = (x: Value, from: Dim, to: Dim): Value => (blocks === 1 ? x : g.slice(graph, x, 2, from, to));
+      const queries = g.reshape(graph, part(q, mulDims(blockLength, i), seen), [
+        seq.batch,
+        kvHeads,
+        mulDims(blockLength, group),
+        headDim,
+      ]);
+      const isLast = i === blocks - 1;
+      const o = g.attention(
+        graph,
+        queries,
+        isLast ? k : part(k, 0, seen),
+        isLast ? v : part(v, 0, seen),
+        headDim ** -0.5,
+        bias,
+      );
+      return g.reshape(graph, o, [seq.batch, heads, blockLength, headDim]);
+    });
+    return g.concat(graph, outputs, 2);
+  };
+  return (_layer, q, k, v) => (checkpoint ? graph.checkpoint([q, k, v], () => attendAll(q, k, v)) : attendAll(q, k, v));
+}
+
+/** One Llama block over x [B·S, hidden]: RMSNorm, rotary grouped-query attention, RMSNorm, SwiGLU. */
+function decoderLayer(
+  w: Weights,
+  text: TextConfig,
+  seq: Sequence,
+  index: number,
+  x: Value,
+  rope: RopeTables,
+  attend: Attend,
+): Value {
+  const { graph } = w;
+  const { hidden, heads, kvHeads, headDim, rmsNormEpsilon } = text;
+  const layer = `language_model.model.layers.${index}`;
+  const norm = (v: Value, name: string): Value =>
+    g.rmsNorm(graph, v, w.get(`${layer}.${name}.weight`, [hidden]), rmsNormEpsilon);
+  const h = norm(x, 'input_layernorm');
+  const part = (name: string, count: number): Value =>
+    toHeads(
+      graph,
+      w.linear(h, `${layer}.self_attn.${name}_proj`, count * headDim),
+      seq.batch,
+      seq.length,
+      count,
+      headDim,
+    );
+  const rotate = (v: Value): Value => g.rope(graph, v, rope.positions_BS, rope.cos, rope.sin);
+  const o = attend(index, rotate(part('q', heads)), rotate(part('k', kvHeads)), part('v', kvHeads));
+  const merged = g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [
+    mulDims(seq.batch, seq.length),
+    heads * headDim,
+  ]);
+  const y = w.linear(merged, `${layer}.self_attn.o_proj`, hidden, { residual: x });
+  const m = norm(y, 'post_attention_layernorm');
+  const gate = g.silu(graph, w.linear(m, `${layer}.mlp.gate_proj`, text.intermediate));
+  const up = w.linear(m, `${layer}.mlp.up_proj`, text.intermediate);
+  return w.linear(g.mul(graph, gate, up), `${layer}.mlp.down_proj`, hidden, { residual: y });
+}
+
+const embedName = 'language_model.model.embed_tokens.weight';
+
+/** Token embeddings: ids [B, S] → [B·S, hidden]. */
+export function embedTokens(w: Weights, text: TextConfig, ids_BS: Value): Value {
+  const { graph } = w;
+  const [batch, length] = ids_BS.shape as [Dim, Dim];
+  return graph.scope('embed', () =>
+    g.gather(graph, w.get(embedName, [text.vocab, text.hidden]), g.reshape(graph, ids_BS, [mulDims(batch, length)])),
+  );
+}
+
+/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden]. */
+export function decoder(
+  w: Weights,
+  text: TextConfig,
+  seq: Sequence,
+  x: Value,
+  rope: RopeTables,
+  attend: Attend,
+  checkpoint = false,
+): Value {
+  const { graph } = w;
+  let h = x;
+  for (let i = 0; i < text.layers; i++) {
+    const input = h;
+    const body = (): Value => decoderLayer(w, text, seq, i, input, rope, attend);
+    h = graph.scope(`layer${i}`, () => (checkpoint ? graph.checkpoint([input], body) : body()));
+  }
+  return h;
+}
+
+/** Final norm and output head over chosen rows: h [R, hidden] → logits [R, vocab]. */
+export function head(w: Weights, text: TextConfig, h: Value): Value {
+  const { graph } = w;
+  return graph.scope('head', () => {
+    const x = g.rmsNorm(graph, h, w.get('language_model.model.norm.weight', [text.hidden]), text.rmsNormEpsilon);
+    return g.linear(
+      graph,
+      x,
+      w.get(text.tiedHead ? embedName : 'language_model.lm_head.weight', [text.vocab, text.hidden]),
+    );
+  });
+}

@@ -1,0 +1,93 @@
+import * as g from '../graph/builder.ts';
+import { type Dim, sameShape, showShape } from '../graph/dim.ts';
+import type { Graph, Value } from '../graph/graph.ts';
+
+/**
+ * Low-rank adapters over linear layers (Hu et al., 2021). A module is adapted when the last part of its name
+ * (`q_proj`, `down_proj`, …) is in `targets` and it belongs to the language model.
+ */
+export interface LoraSpec {
+  /** Rank, at least 1. */
+  readonly r: number;
+  /** The update is scaled by alpha / r. */
+  readonly alpha: number;
+  readonly targets: readonly string[];
+}
+
+/** The seven linear layers of a Llama block, the targets of the Mantis recipes. */
+export const LLAMA_LINEARS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'] as const;
+
+export interface LinearOptions {
+  readonly bias?: boolean;
+  /** Added to the result [N, out]; costs nothing where the layer has no bias (it is the Gemm's C operand). */
+  readonly residual?: Value;
+}
+
+/**
+ * Declares the weights a graph uses, under their canonical names (the layout of the published Mantis checkpoints), each
+ * once. Model code never sees whether a linear layer is adapted.
+ */
+export class Weights {
+  private readonly declared = new Map<string, Value>();
+
+  constructor(
+    readonly graph: Graph,
+    private readonly lora?: LoraSpec,
+  ) {
+    if (lora !== undefined && !(Number.isInteger(lora.r) && lora.r >= 1))
+      throw new Error(`LoRA rank must be a positive integer, got ${lora.r}`);
+  }
+
+  /** Parameter `name` of `shape`; the same value for the same name. @throws when it was declared with another shape. */
+  get(name: string, shape: readonly number[]): Value {
+    const known = this.declared.get(name);
+    if (known !== undefined) {
+      if (!sameShape(known.shape, shape))
+        throw new Error(`weight ${name} is ${showShape(known.shape)} in one place and ${showShape(shape)} in another`);
+      return known;
+    }
+    const value = this.graph.input(name, 'f32', shape, 'param');
+    this.declared.set(name, value);
+    return value;
+  }
+
+  /** All declared parameters by name, in order of first use. */
+  get params(): ReadonlyMap<string, Value> {
+    return this.declared;
+  }
+
+  private adapts(module: string): boolean {
+    return (
+      this.lora !== undefined &&
+      module.startsWith('language_model.') &&
+      this.lora.targets.includes(module.slice(module.lastIndexOf('.') + 1))
+    );
+  }
+
+  /** Linear layer `module` over x [N, in] → [N, out], with its adapter if it has one. */
+  linear(x: Value, module: string, out: number, options: LinearOptions = {}): Value {
+    const width = x.shape[1];
+    if (typeof width !== 'number') throw new Error(`${module} needs an input [N, in] with a static width`);
+    const weight = this.get(`${module}.weight`, [out, width]);
+    const bias = options.bias === true ? this.get(`${module}.bias`, [out]) : undefined;
+    const c = bias ?? options.residual;
+    const y =
+      this.lora !== undefined && this.adapts(module)
+        ? g.loraLinear(
+            this.graph,
+            x,
+            weight,
+            this.get(`${module}.lora_A.weight`, [this.lora.r, width]),
+            this.get(`${module}.lora_B.weight`, [out, this.lora.r]),
+            this.lora.alpha / this.lora.r,
+            c,
+          )
+        : g.linear(this.graph, x, weight, c);
+    return bias !== undefined && options.residual !== undefined ? g.add(this.graph, y, options.residual) : y;
+  }
+}
+
+/** Splits features into heads: x [N·S, H·D] → [N, H, S, D]. */
+export function toHeads(graph: Graph, x: Value, batch: Dim, length: Dim, heads: number, headDim: number): Value {
+  return g.transpose(graph, g.reshape(graph, x, [batch, length, heads, headDim]), [0, 2, 1, 3]);
+}
