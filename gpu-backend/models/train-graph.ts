@@ -33,6 +33,8 @@ export interface TrainOptions {
    * gives, for a frozen tower. `none`: text only.
    */
   readonly images: 'pixels' | 'towerFeatures' | 'none';
+  /** Adds the output `logits` [R, V] of the supervised rows (for token accuracy; copied to the caller each run). */
+  readonly logits?: boolean;
 }
 
 export interface TrainGraph extends ModelGraph {
@@ -111,6 +113,7 @@ export function trainGraph(config: VlmConfig, options: TrainOptions): TrainGraph
   const trained = [...w.params].filter(([name]) => isTrainable(name, options.train));
   if (trained.length === 0) throw new Error(`mode "${options.train}" trains nothing of this graph`);
   graph.output('loss', loss);
+  if (options.logits === true) graph.output('logits', logits);
   const grads = gradients(
     graph,
     loss,

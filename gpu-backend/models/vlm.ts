@@ -175,7 +175,7 @@ export interface DecodeOptions {
  *
  * Inputs: `ids`, `positions` [B, S]; `causal_bias` [S, S]; `past_bias` [B, 1, 1, T] (0 = stored, -1e9 = not there);
  * `past_k_i`, `past_v_i` [B, Hkv, T, headDim] with keys already rotated, T ≥ 1; `rows` [R], R ≥ 1, flat in B·S;
- * with images `image_features` [F, D], `image_rows` [F], F ≥ 1.
+ * with images `image_features` [F, D], `image_rows` [F]; F may be 0.
  * Outputs: `logits` [R, V]; `new_k_i`, `new_v_i` [B, Hkv, S, headDim].
  */
 export function decodeGraph(config: VlmConfig, options: DecodeOptions): ModelGraph {
