@@ -106,25 +106,27 @@ function clip8(sum: number): number {
 function resampleRows(source: Uint8Array, inWidth: number, rows: number, outWidth: number, filter: Filter): Uint8Array {
   const { size, first, count, weights } = computeCoefficients(inWidth, outWidth, filter);
   const target = new Uint8Array(outWidth * rows * 3);
-  for (let x = 0; x < outWidth; x++) {
-    const used = count[x]!;
-    const weightAt = x * size;
-    const sourceAt = first[x]! * 3;
-    for (let y = 0; y < rows; y++) {
-      let at = y * inWidth * 3 + sourceAt;
+  for (let y = 0; y < rows; y++) {
+    const rowAt = y * inWidth * 3;
+    let to = y * outWidth * 3;
+    for (let x = 0; x < outWidth; x++) {
+      const weightAt = x * size;
+      const weightEnd = weightAt + count[x]!;
+      let at = rowAt + first[x]! * 3;
       let red = ROUND;
       let green = ROUND;
       let blue = ROUND;
-      for (let i = 0; i < used; i++, at += 3) {
-        const weight = weights[weightAt + i]!;
+      for (let i = weightAt; i < weightEnd; i++) {
+        const weight = weights[i]!;
         red = (red + Math.imul(source[at]!, weight)) | 0;
         green = (green + Math.imul(source[at + 1]!, weight)) | 0;
         blue = (blue + Math.imul(source[at + 2]!, weight)) | 0;
+        at += 3;
       }
-      const to = (y * outWidth + x) * 3;
       target[to] = clip8(red);
       target[to + 1] = clip8(green);
       target[to + 2] = clip8(blue);
+      to += 3;
     }
   }
   return target;
