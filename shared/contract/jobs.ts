@@ -130,6 +130,3 @@ export const JobCheckpoint = z.object({
   metrics: CheckpointMetrics,
 });
 export type JobCheckpoint = z.infer<typeof JobCheckpoint>;
-
-/** One line of a training file. Pictures are in user turns only; at least one assistant turn is learned from. */
-export const DatasetRoles = z.enum(['system', 'user', 'assistant']);

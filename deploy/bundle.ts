@@ -1,0 +1,39 @@
+/** The Worker as one ES module. `node --import tsx deploy/bundle.ts --size` prints its size as JSON. */
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
+import { build } from 'esbuild';
+
+const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
+
+/** @returns the minified module's text; source maps stay out of it. */
+export async function bundleWorker(): Promise<string> {
+  const result = await build({
+    entryPoints: [join(ROOT, 'edge', 'worker.ts')],
+    bundle: true,
+    format: 'esm',
+    platform: 'neutral',
+    target: 'es2023',
+    conditions: ['workerd', 'worker', 'browser', 'import'],
+    mainFields: ['module', 'main'],
+    external: ['cloudflare:*', 'node:*'],
+    minify: true,
+    keepNames: true,
+    legalComments: 'none',
+    write: false,
+    logLevel: 'warning',
+  });
+  const [file] = result.outputFiles;
+  if (file === undefined) throw new Error('esbuild wrote no file');
+  return file.text;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const text = await bundleWorker();
+  console.log(
+    JSON.stringify({
+      edgeBundleBytes: Buffer.byteLength(text),
+      edgeBundleGzipBytes: gzipSync(text, { level: 9 }).byteLength,
+    }),
+  );
+}

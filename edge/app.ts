@@ -1,0 +1,80 @@
+/** The route table. Everything under /v1 wants an API key, everything under /internal a backend's signature; what is open is listed first. */
+import { Hono } from 'hono/tiny';
+import { LIMITS } from '../shared/contract/limits.ts';
+import type { AppEnv } from './env.ts';
+import { apiKey } from './middleware/auth.ts';
+import { notFound, onError } from './middleware/errors.ts';
+import { log } from './middleware/log.ts';
+import { requestId } from './middleware/requestId.ts';
+import { signed } from './middleware/signed.ts';
+import { createChatCompletion } from './routes/chat.ts';
+import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from './routes/files.ts';
+import { health, live, ready } from './routes/health.ts';
+import { reportBackend } from './routes/internalBackends.ts';
+import {
+  addCheckpoint,
+  addEvents,
+  claimJob,
+  finishJob,
+  getCheckpointFile,
+  heartbeatJob,
+  putCheckpointFile,
+} from './routes/internalJobs.ts';
+import { internalFileContent, modelFile, modelManifest } from './routes/internalStore.ts';
+import { cancelJob, createJob, jobCheckpoints, jobEvents, listAllJobs, retrieveJob } from './routes/jobs.ts';
+import { listAllModels, retrieveModel } from './routes/models.ts';
+import { openApi } from './routes/openapi.ts';
+import {
+  createWebhookEndpoint,
+  listWebhookEndpoints,
+  removeWebhookEndpoint,
+  retrieveWebhookEndpoint,
+} from './routes/webhookEndpoints.ts';
+
+export function createApp(): Hono<AppEnv> {
+  const app = new Hono<AppEnv>();
+  app.use(requestId(), log());
+  app.onError(onError);
+  app.notFound(notFound);
+
+  app.get('/health', health);
+  app.get('/health/live', live);
+  app.get('/health/ready', ready);
+  app.get('/openapi.json', openApi);
+
+  app.use('/v1/*', apiKey());
+  app.get('/v1/limits', (c) => c.json(LIMITS));
+  app.post('/v1/chat/completions', createChatCompletion);
+  app.get('/v1/models', listAllModels);
+  app.get('/v1/models/:id{.+}', retrieveModel);
+  app.post('/v1/files', createFile);
+  app.get('/v1/files', listAllFiles);
+  app.get('/v1/files/:id', retrieveFile);
+  app.delete('/v1/files/:id', removeFile);
+  app.get('/v1/files/:id/content', fileContent);
+  app.post('/v1/fine_tuning/jobs', createJob);
+  app.get('/v1/fine_tuning/jobs', listAllJobs);
+  app.get('/v1/fine_tuning/jobs/:id', retrieveJob);
+  app.post('/v1/fine_tuning/jobs/:id/cancel', cancelJob);
+  app.get('/v1/fine_tuning/jobs/:id/events', jobEvents);
+  app.get('/v1/fine_tuning/jobs/:id/checkpoints', jobCheckpoints);
+  app.post('/v1/webhook_endpoints', createWebhookEndpoint);
+  app.get('/v1/webhook_endpoints', listWebhookEndpoints);
+  app.get('/v1/webhook_endpoints/:id', retrieveWebhookEndpoint);
+  app.delete('/v1/webhook_endpoints/:id', removeWebhookEndpoint);
+
+  app.use('/internal/*', signed());
+  app.post('/internal/backends/register', reportBackend);
+  app.post('/internal/backends/heartbeat', reportBackend);
+  app.post('/internal/jobs/claim', claimJob);
+  app.post('/internal/jobs/:id/heartbeat', heartbeatJob);
+  app.post('/internal/jobs/:id/events', addEvents);
+  app.put('/internal/jobs/:id/checkpoints/:step/:name', putCheckpointFile);
+  app.get('/internal/jobs/:id/checkpoints/:step/:name', getCheckpointFile);
+  app.post('/internal/jobs/:id/checkpoints', addCheckpoint);
+  app.post('/internal/jobs/:id/finish', finishJob);
+  app.get('/internal/files/:id/content', internalFileContent);
+  app.get('/internal/models/:id', modelManifest);
+  app.get('/internal/models/:id/files/:name', modelFile);
+  return app;
+}

@@ -1,0 +1,152 @@
+/** From a backend's events to OpenAI's completion or its stream of chunks. */
+import type { BackendUsage, GenerateEvent, GenerateRequest, LogprobEntry } from '../../shared/contract/backend.ts';
+import type { ChatChunk, ChatCompletion, FinishReason, TokenLogprob, Usage } from '../../shared/contract/chat.ts';
+import { ApiError } from '../../shared/contract/errors.ts';
+import { encodeSseJson, SSE_DONE, SSE_PING } from '../../shared/wire/sse.ts';
+import { backendDied, backendError } from '../fleet/forward.ts';
+
+/** What all chunks of one answer share. */
+export type Identity = { id: string; created: number; model: string; fingerprint: string };
+
+type Events = AsyncGenerator<GenerateEvent, void, undefined>;
+
+const PING_EVERY_MS = 15_000;
+
+/** Waits for the end. @throws ApiError if the backend fails or goes away. */
+export async function collect(events: Events, identity: Identity, request: GenerateRequest): Promise<ChatCompletion> {
+  let content = '';
+  const logprobs: TokenLogprob[] = [];
+  let finished: { reason: FinishReason; usage: Usage } | null = null;
+  for await (const event of guarded(events, request)) {
+    if (event.type === 'delta') {
+      content += event.text;
+      logprobs.push(...(event.logprobs ?? []).map(showLogprob));
+    }
+    if (event.type === 'finished') finished = { reason: finishReason(event, request), usage: showUsage(event.usage) };
+  }
+  if (finished === null) throw backendDied(request, 'no finished event');
+  return {
+    id: identity.id,
+    object: 'chat.completion',
+    created: identity.created,
+    model: identity.model,
+    system_fingerprint: identity.fingerprint,
+    choices: [
+      {
+        index: 0,
+        message: { role: 'assistant', content, refusal: null },
+        logprobs: request.sampling.logprobs === undefined ? null : { content: logprobs, refusal: null },
+        finish_reason: finished.reason,
+      },
+    ],
+    usage: finished.usage,
+  };
+}
+
+/**
+ * The chunk stream as bytes. An upstream that dies becomes an error event in the stream itself, because the runtime would otherwise end it cleanly and
+ * clients would take half an answer for a whole one. Cancelling the stream closes the backend's connection.
+ */
+export function stream(
+  events: Events,
+  identity: Identity,
+  request: GenerateRequest,
+  options: { includeUsage: boolean; abort: () => void },
+): ReadableStream<Uint8Array> {
+  const encoder = new TextEncoder();
+  const blocks = chunkBlocks(events, identity, request, options.includeUsage);
+  let pinger: ReturnType<typeof setInterval> | null = null;
+  return new ReadableStream<Uint8Array>({
+    start(controller) {
+      pinger = setInterval(() => controller.enqueue(encoder.encode(SSE_PING)), PING_EVERY_MS);
+    },
+    async pull(controller) {
+      const { done, value } = await blocks.next();
+      if (!done) return controller.enqueue(encoder.encode(value));
+      clearInterval(pinger);
+      controller.close();
+    },
+    async cancel() {
+      clearInterval(pinger);
+      options.abort();
+      await blocks.return();
+    },
+  });
+}
+
+async function* chunkBlocks(
+  events: Events,
+  identity: Identity,
+  request: GenerateRequest,
+  includeUsage: boolean,
+): AsyncGenerator<string, void, undefined> {
+  const chunk = (choices: ChatChunk['choices'], usage: Usage | null): string => {
+    const head = {
+      id: identity.id,
+      object: 'chat.completion.chunk' as const,
+      created: identity.created,
+      model: identity.model,
+    };
+    const body: ChatChunk = {
+      ...head,
+      system_fingerprint: identity.fingerprint,
+      choices,
+      ...(includeUsage ? { usage } : {}),
+    };
+    return encodeSseJson(body);
+  };
+  let complete = false;
+  try {
+    for await (const event of guarded(events, request)) {
+      if (event.type === 'started') {
+        yield chunk(
+          [{ index: 0, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }],
+          null,
+        );
+      } else if (event.type === 'delta') {
+        const logprobs =
+          event.logprobs === undefined ? null : { content: event.logprobs.map(showLogprob), refusal: null };
+        yield chunk([{ index: 0, delta: { content: event.text }, logprobs, finish_reason: null }], null);
+      } else if (event.type === 'finished') {
+        yield chunk([{ index: 0, delta: {}, logprobs: null, finish_reason: finishReason(event, request) }], null);
+        if (includeUsage) yield chunk([], showUsage(event.usage));
+        complete = true;
+      }
+    }
+    if (!complete) throw backendDied(request, 'stream ended without a finished event');
+    yield SSE_DONE;
+  } catch (error) {
+    const shown = error instanceof ApiError ? error : backendDied(request, error);
+    yield encodeSseJson(shown.envelope());
+  }
+}
+
+/** Events with failures turned into `ApiError`s. */
+async function* guarded(events: Events, request: GenerateRequest): Events {
+  try {
+    for await (const event of events) {
+      if (event.type === 'error') throw backendError(event.error, request);
+      yield event;
+    }
+  } catch (error) {
+    throw error instanceof ApiError ? error : backendDied(request, error);
+  }
+}
+
+function finishReason(event: Extract<GenerateEvent, { type: 'finished' }>, request: GenerateRequest): FinishReason {
+  if (event.finishReason !== 'cancelled') return event.finishReason;
+  throw new ApiError('deadline_exceeded', `The answer was cut off after its deadline of ${request.deadlineMs} ms.`);
+}
+
+function showUsage({ promptTokens, completionTokens, imageTokens, cachedTokens }: BackendUsage): Usage {
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+    prompt_tokens_details: { cached_tokens: cachedTokens, image_tokens: imageTokens },
+  };
+}
+
+function showLogprob({ token, logprob, bytes, top }: LogprobEntry): TokenLogprob {
+  return { token, logprob, bytes, top_logprobs: top };
+}

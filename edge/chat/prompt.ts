@@ -1,0 +1,154 @@
+/** From the public chat request to what a backend is asked: pictures resolved and counted, defaults filled in, everything wrong named. */
+import type { GenerateMessage, GeneratePart, GenerateRequest, Sampling } from '../../shared/contract/backend.ts';
+import type { ChatRequest, ContentPart } from '../../shared/contract/chat.ts';
+import { ApiError, type Violation, violation } from '../../shared/contract/errors.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import type { Blob } from '../fleet/forward.ts';
+import type { KnownModel } from '../fleet/models.ts';
+import { type ImageReference, type ImageStore, resolveImages } from '../images/resolve.ts';
+
+export type Prompt = { request: GenerateRequest; blobs: Blob[] };
+
+/** @throws ApiError with every violation of the request that can be known before a backend sees it. */
+export async function buildPrompt(
+  chat: ChatRequest,
+  model: KnownModel,
+  store: ImageStore,
+  requestId: string,
+): Promise<Prompt> {
+  const references = imageReferences(chat);
+  const wrong = [...checkParameters(chat, model), ...checkPlaces(chat), ...checkCount(references, model)];
+  // Too many pictures are refused before any of them is opened.
+  const images = wrong.length > 0 ? [] : await resolveImages(references, store);
+  if (images.some((image) => 'code' in image)) wrong.push(...(images as Violation[]));
+  if (wrong.length > 0) throw ApiError.from(wrong);
+
+  const blobs: Blob[] = [];
+  const blobOf = new Map<string, number>();
+  let next = 0;
+  const toPart = (part: ContentPart): GeneratePart => {
+    // Whatever a person types stays text, `<image>` included: a slot exists only where a part is a picture.
+    if (part.type === 'text') return { type: 'text', text: part.text };
+    const image = images[next++];
+    if (image === undefined || !('digest' in image))
+      throw new Error('buildPrompt: a picture of the request was not resolved');
+    let blob = blobOf.get(image.digest);
+    if (blob === undefined) {
+      blob = blobs.push({ digest: image.digest, mime: image.info.mime, bytes: image.bytes }) - 1;
+      blobOf.set(image.digest, blob);
+    }
+    return { type: 'image', blob };
+  };
+  const messages = chat.messages.map(
+    ({ role, content }): GenerateMessage => ({
+      role: role === 'developer' ? 'system' : role,
+      parts: typeof content === 'string' ? [{ type: 'text', text: content }] : content.map(toPart),
+    }),
+  );
+  const { adapter, id } = model;
+  const request: GenerateRequest = {
+    requestId,
+    model: id,
+    messages,
+    sampling: sampling(chat),
+    deadlineMs: LIMITS.request.deadlineMs,
+    ...(adapter === null ? {} : { adapter }),
+  };
+  return { request, blobs };
+}
+
+/** Every picture with its path, in reading order. */
+export function imageReferences(chat: Pick<ChatRequest, 'messages'>): ImageReference[] {
+  return chat.messages.flatMap(({ content }, m) =>
+    typeof content === 'string'
+      ? []
+      : content.flatMap((part, p): ImageReference[] => {
+          const at = `messages[${m}].content[${p}]`;
+          if (part.type === 'image_url') return [{ param: `${at}.image_url`, url: part.image_url.url }];
+          if (part.type === 'image_file') return [{ param: `${at}.image_file`, url: part.image_file.file_id }];
+          return [];
+        }),
+  );
+}
+
+/** Pictures belong to what the user says. */
+export function checkPlaces(chat: Pick<ChatRequest, 'messages'>): Violation[] {
+  return chat.messages.flatMap(({ role, content }, m) =>
+    role === 'user' || typeof content === 'string'
+      ? []
+      : content.flatMap((part, p) =>
+          part.type === 'text'
+            ? []
+            : [
+                violation('image_not_allowed_here', `messages[${m}].content[${p}].${part.type}`, {
+                  expected: 'pictures in messages of role "user" only',
+                  received: `one in a message of role "${role}"`,
+                }),
+              ],
+        ),
+  );
+}
+
+function checkCount(references: readonly ImageReference[], { card, id }: KnownModel): Violation[] {
+  const limit = Math.min(card.maxImages, LIMITS.images.maxPerRequest);
+  const over = references[limit];
+  if (over !== undefined) {
+    return [
+      violation('too_many_images', over.param, {
+        expected: `at most ${limit} images for ${id}`,
+        received: references.length,
+      }),
+    ];
+  }
+  if (card.tokensPerImage === null) return [];
+  const imageTokens = references.length * card.tokensPerImage;
+  if (imageTokens < card.contextTokens) return [];
+  return [
+    violation('context_length_exceeded', 'messages', {
+      expected: `less than the ${card.contextTokens} tokens of ${id}'s context`,
+      received: `${references.length} images x ${card.tokensPerImage} = ${imageTokens} tokens`,
+      remedy: 'Send fewer images.',
+    }),
+  ];
+}
+
+function checkParameters(chat: ChatRequest, { card, id }: KnownModel): Violation[] {
+  const wrong: Violation[] = [];
+  const field = chat.max_completion_tokens == null ? 'max_tokens' : 'max_completion_tokens';
+  const asked = chat[field];
+  if (asked != null && asked > card.maxNewTokens) {
+    wrong.push(
+      violation('invalid_value', field, { expected: `at most ${card.maxNewTokens} for ${id}`, received: asked }),
+    );
+  }
+  if (chat.top_logprobs != null && chat.logprobs !== true) {
+    wrong.push(
+      violation('invalid_value', 'top_logprobs', {
+        expected: '"logprobs": true beside it',
+        received: String(chat.logprobs),
+      }),
+    );
+  }
+  if (chat.stream_options != null && chat.stream !== true) {
+    wrong.push(
+      violation('invalid_value', 'stream_options', {
+        expected: '"stream": true beside it',
+        received: String(chat.stream),
+      }),
+    );
+  }
+  return wrong;
+}
+
+function sampling(chat: ChatRequest): Sampling {
+  const { stop } = chat;
+  return {
+    maxTokens: chat.max_completion_tokens ?? chat.max_tokens ?? null,
+    temperature: chat.temperature ?? 1,
+    topP: chat.top_p ?? 1,
+    ...(chat.top_k == null ? {} : { topK: chat.top_k }),
+    ...(chat.seed == null ? {} : { seed: chat.seed }),
+    stop: stop == null ? [] : typeof stop === 'string' ? [stop] : stop,
+    ...(chat.logprobs === true ? { logprobs: chat.top_logprobs ?? 0 } : {}),
+  };
+}

@@ -1,0 +1,36 @@
+import type { Fleet } from './fleet/registry.ts';
+import type { Scheduler } from './jobs/scheduler.ts';
+
+/** Bindings of deploy/wrangler.jsonc. */
+export type Env = {
+  DB: D1Database;
+  BLOBS: R2Bucket;
+  SCHEDULER: DurableObjectNamespace<Scheduler>;
+  FLEET: DurableObjectNamespace<Fleet>;
+  ORGANIZATION: string;
+  EGRESS_ALLOW: string;
+  BACKEND_SECRET: string;
+  /**
+   * Reaches public addresses only, checked by the runtime when it connects. Present in local starts; on Cloudflare's network a Worker has no private
+   * routes and the global `fetch` serves.
+   */
+  PUBLIC_NETWORK?: Fetcher;
+};
+
+/** What middleware leaves for handlers. */
+export type Variables = {
+  requestId: string;
+  /** Id of the API key, for logs. */
+  keyId: string;
+};
+
+export type AppEnv = { Bindings: Env; Variables: Variables };
+
+/** There is one scheduler and one fleet an installation; both are found by name. */
+export function scheduler(env: Env): DurableObjectStub<Scheduler> {
+  return env.SCHEDULER.get(env.SCHEDULER.idFromName('scheduler'));
+}
+
+export function fleet(env: Env): DurableObjectStub<Fleet> {
+  return env.FLEET.get(env.FLEET.idFromName('fleet'));
+}

@@ -1,0 +1,77 @@
+import { describe, type Violation, violation } from '../../shared/contract/errors.ts';
+import type { ImageInfo } from '../../shared/contract/images.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import { ProbeError } from './bytes.ts';
+import { probe, sniff } from './probe.ts';
+
+const L = LIMITS.images;
+
+/**
+ * Sniffs, probes and measures one picture against the limits.
+ * @param declared type the client gave, or null where it gave none; it must be the real one.
+ * @returns what the header says, or everything that is wrong.
+ */
+export function checkImage(bytes: Uint8Array, declared: string | null, param: string): ImageInfo | Violation[] {
+  if (bytes.byteLength === 0)
+    return [violation('empty_image_file', param, { expected: 'a picture', received: '0 bytes' })];
+  if (bytes.byteLength > L.maxBytes) {
+    return [
+      violation('image_file_too_large', param, { expected: `at most ${L.maxBytes} bytes`, received: bytes.byteLength }),
+    ];
+  }
+  const mime = sniff(bytes);
+  if (mime === null) {
+    const received = `${bytes.byteLength} bytes that are none of these`;
+    return [violation('invalid_image_format', param, { expected: `one of ${L.mimes.join(', ')}`, received })];
+  }
+  if (declared !== null && declared !== mime) {
+    return [violation('invalid_image_format', param, { expected: `${declared} as declared`, received: mime })];
+  }
+  let info: ImageInfo;
+  try {
+    info = probe(bytes, mime);
+  } catch (error) {
+    if (!(error instanceof ProbeError)) throw error;
+    return [
+      violation('image_parse_error', param, { expected: `a whole ${mime}`, received: `one that ${error.message}` }),
+    ];
+  }
+  const wrong = checkSize(info, param);
+  return wrong.length > 0 ? wrong : info;
+}
+
+function checkSize({ width, height, frames }: ImageInfo, param: string): Violation[] {
+  const wrong: Violation[] = [];
+  const refuse = (expected: string, received: string) =>
+    wrong.push(violation('image_too_large', param, { expected, received, remedy: 'Scale the picture down.' }));
+  const size = `${width}x${height}`;
+  if (Math.max(width, height) > L.maxSide) refuse(`sides of at most ${L.maxSide} pixels`, size);
+  if (width * height > L.maxPixels) refuse(`at most ${L.maxPixels} pixels`, `${width * height} (${size})`);
+  if (Math.max(width / height, height / width) > L.maxAspectRatio) {
+    wrong.push(
+      violation('image_too_large', param, {
+        expected: `an aspect ratio of at most ${L.maxAspectRatio}:1`,
+        received: size,
+      }),
+    );
+  }
+  if (frames > L.maxFrames) {
+    wrong.push(
+      violation('invalid_image_format', param, {
+        expected: 'a still picture',
+        received: 'an animation',
+        remedy: 'Send the frames you mean as separate pictures.',
+      }),
+    );
+  }
+  return wrong;
+}
+
+/** Why a reference to a picture cannot be read at all. */
+export function unknownReference(url: string, param: string): Violation {
+  return violation('invalid_image_url', param, {
+    expected: 'a data URL ("data:image/png;base64,…") or the id of an uploaded file ("file-…")',
+    received: describe(url),
+    remedy: 'Pictures on the web are not fetched: upload them by POST /v1/files.',
+  });
+}

@@ -1,0 +1,44 @@
+import { DurableObject } from 'cloudflare:workers';
+import type { Env } from '../env.ts';
+import { countRunning } from '../store/jobs.ts';
+import { nextDeliveryAt } from '../store/webhooks.ts';
+import { deliverDue } from '../webhooks/deliver.ts';
+import { sweepLeases } from './sweep.ts';
+
+const MIN_GAP_MS = 250;
+const BUSY_GAP_MS = 1_000;
+/** Even with nothing to do the rows are looked at this often: a wake-up may have been lost. */
+const IDLE_GAP_MS = 15_000;
+
+/**
+ * The installation's clock: one alarm that gives back dead workers' jobs and sends due webhooks, then sets itself again. The alarm is stored, so it also
+ * fires after a crash; what it does is in D1, so it may fire twice.
+ */
+export class Scheduler extends DurableObject<Env> {
+  /** Makes sure that an alarm is set. */
+  async ensure(): Promise<void> {
+    if ((await this.ctx.storage.getAlarm()) === null) await this.ctx.storage.setAlarm(Date.now());
+  }
+
+  /** Something has become due. */
+  async wake(): Promise<void> {
+    await this.ctx.storage.setAlarm(Date.now());
+  }
+
+  override async alarm(): Promise<void> {
+    let gapMs = BUSY_GAP_MS;
+    try {
+      await sweepLeases(this.env, Date.now());
+      await deliverDue(this.env, Date.now);
+      const [running, nextAt] = await Promise.all([countRunning(this.env.DB), nextDeliveryAt(this.env.DB)]);
+      const idle = running > 0 ? BUSY_GAP_MS : IDLE_GAP_MS;
+      gapMs = nextAt === null ? idle : Math.min(idle, Math.max(nextAt - Date.now(), MIN_GAP_MS));
+    } catch (error) {
+      // An alarm that throws is repeated six times and then gone for good.
+      console.error(JSON.stringify({ level: 'error', event: 'scheduler', error: String(error) }));
+    }
+    // A wake-up that came meanwhile has set an earlier alarm.
+    const set = await this.ctx.storage.getAlarm();
+    if (set === null || set > Date.now() + gapMs) await this.ctx.storage.setAlarm(Date.now() + gapMs);
+  }
+}

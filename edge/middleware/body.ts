@@ -1,0 +1,83 @@
+import type { Context } from 'hono';
+import { ApiError, errorMessage, violationsOf } from '../../shared/contract/errors.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import type { AppEnv } from '../env.ts';
+
+/** The shape of a schema that is read here; both zod flavours have it. */
+export type Schema<T> = {
+  safeParse(value: unknown): { success: true; data: T } | { success: false; error: { issues: readonly unknown[] } };
+};
+
+/**
+ * The whole body, refused with 413 as soon as `maxBytes` are exceeded: first by `content-length`, then by counting, since the header may lie or be
+ * missing.
+ */
+export async function readBody(request: Request, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+  const tooLarge = (received: string) =>
+    new ApiError(
+      'request_too_large',
+      errorMessage('body', {
+        expected: `at most ${maxBytes} bytes`,
+        received,
+        remedy: 'Upload large pictures by POST /v1/files and send their ids.',
+      }),
+    );
+  const told = Number(request.headers.get('content-length') ?? Number.NaN);
+  if (told > maxBytes) throw tooLarge(`${told}`);
+  if (request.body === null) return new Uint8Array(0);
+  const chunks: Uint8Array[] = [];
+  let total = 0;
+  const reader = (request.body as ReadableStream<Uint8Array>).getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    total += value.byteLength;
+    if (total > maxBytes) {
+      await reader.cancel().catch(() => {});
+      throw tooLarge('more');
+    }
+    chunks.push(value);
+  }
+  const body = new Uint8Array(total);
+  let at = 0;
+  for (const chunk of chunks) {
+    body.set(chunk, at);
+    at += chunk.byteLength;
+  }
+  return body;
+}
+
+/** A JSON body that fits the schema, or a 400 with every violation. */
+export async function readJson<T>(
+  c: Context<AppEnv>,
+  schema: Schema<T>,
+  maxBytes: number = LIMITS.request.maxJsonBytes,
+): Promise<T> {
+  const type = (c.req.header('content-type') ?? '').split(';')[0]?.trim().toLowerCase();
+  if (type !== 'application/json') {
+    throw new ApiError(
+      'unsupported_media_type',
+      errorMessage('content-type', { expected: 'application/json', received: type || 'nothing' }),
+    );
+  }
+  return parseJson(await readBody(c.req.raw, maxBytes), schema);
+}
+
+export function parseJson<T>(bytes: Uint8Array, schema: Schema<T>): T {
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes));
+  } catch (error) {
+    const reason = error instanceof SyntaxError ? error.message : 'not UTF-8';
+    throw new ApiError(
+      'invalid_json',
+      errorMessage('body', {
+        expected: 'valid JSON in UTF-8',
+        received: `${bytes.byteLength} bytes that are not (${reason})`,
+      }),
+    );
+  }
+  const parsed = schema.safeParse(value);
+  if (!parsed.success) throw ApiError.from(violationsOf(parsed.error.issues, value));
+  return parsed.data;
+}

@@ -1,0 +1,24 @@
+import type { Context } from 'hono';
+import { BackendReport } from '../../shared/contract/backend.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import { type AppEnv, fleet, scheduler } from '../env.ts';
+import { readSignedJson } from '../middleware/signed.ts';
+
+/** `POST /internal/backends/register` and `/heartbeat`. */
+export async function reportBackend(c: Context<AppEnv>): Promise<Response> {
+  const report = await readSignedJson(c, BackendReport);
+  const isNew = await fleet(c.env).report(report);
+  if (isNew) {
+    console.log(
+      JSON.stringify({
+        level: 'info',
+        event: 'backend_joined',
+        backend: report.id,
+        url: report.url,
+        models: report.models.map(({ id }) => id),
+      }),
+    );
+    await scheduler(c.env).ensure();
+  }
+  return c.json({ heartbeatEveryMs: LIMITS.backends.heartbeatEveryMs, goneAfterMs: LIMITS.backends.goneAfterMs });
+}

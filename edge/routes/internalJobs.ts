@@ -1,0 +1,326 @@
+/** What a training backend calls: claim, heartbeat, events, checkpoints, finish. Every write carries the fencing token of its lease. */
+import type { Context } from 'hono';
+import {
+  CheckpointRequest,
+  ClaimRequest,
+  type ClaimResponse,
+  FinishRequest,
+  JobHeartbeatRequest,
+  type JobSpec,
+  LEASE_HEADER,
+  type StoredFile,
+  TrainerEventsRequest,
+} from '../../shared/contract/backend.ts';
+import { ApiError, errorMessage } from '../../shared/contract/errors.ts';
+import type { Hyperparameters } from '../../shared/contract/jobs.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import { newId } from '../../shared/wire/ids.ts';
+import { hex, UNSIGNED_PAYLOAD } from '../../shared/wire/signature.ts';
+import { type AppEnv, type Env, scheduler } from '../env.ts';
+import { servedModels } from '../fleet/pick.ts';
+import { liveBackends } from '../fleet/registry.ts';
+import { checkpointModelName, tunedModelName } from '../jobs/names.ts';
+import { metricsFile } from '../jobs/results.ts';
+import { readSignedJson } from '../middleware/signed.ts';
+import {
+  checkpointKey,
+  getCheckpoint,
+  insertCheckpoint,
+  insertModel,
+  manifestOf,
+  newestCheckpoint,
+  recordCheckpointFile,
+  uploadedFiles,
+} from '../store/checkpoints.ts';
+import { insertEvent } from '../store/events.ts';
+import { getFile } from '../store/files.ts';
+import {
+  type Applied,
+  applyToJob,
+  type EndColumns,
+  getJob,
+  type JobRow,
+  queuedJobs,
+  type StoredMantisOptions,
+} from '../store/jobs.ts';
+import { findModel } from '../store/models.ts';
+
+/** `POST /internal/jobs/claim`: the oldest queued job this backend can train, or 204. */
+export async function claimJob(c: Context<AppEnv>): Promise<Response> {
+  const { backendId } = await readSignedJson(c, ClaimRequest);
+  const mine = (await liveBackends(c.env, true)).filter(
+    ({ report }) => report.id === backendId && report.state === 'ready',
+  );
+  const models = [...servedModels(mine).keys()];
+  if (models.length === 0) return c.body(null, 204);
+  for (const { id } of await queuedJobs(c.env.DB, models, 8)) {
+    // Another backend may be quicker; then the next one is tried.
+    const applied = await applyToJob(c.env.DB, id, { type: 'claim', backendId }, Date.now());
+    if (applied?.job == null) continue;
+    const { job } = applied;
+    const answer: ClaimResponse = {
+      job: await jobSpec(c.env, job),
+      lease: { token: job.lease_token, expiresAt: job.lease_expires_at ?? 0 },
+    };
+    c.executionCtx.waitUntil(scheduler(c.env).wake());
+    return c.json(answer);
+  }
+  return c.body(null, 204);
+}
+
+async function jobSpec(env: Env, job: JobRow): Promise<JobSpec> {
+  const checkpoint = await newestCheckpoint(env.DB, job.id);
+  const training = await storedFile(env, job.training_file);
+  if (training === null) throw new Error(`job ${job.id}: training file ${job.training_file} is gone`);
+  return {
+    id: job.id,
+    baseModel: job.base_model,
+    suffix: job.suffix,
+    seed: job.seed,
+    hyperparameters: JSON.parse(job.hyperparameters) as Hyperparameters,
+    mantis: JSON.parse(job.mantis) as StoredMantisOptions,
+    trainingFile: training,
+    validationFile: job.validation_file === null ? null : await storedFile(env, job.validation_file),
+    trainingExamples: job.training_examples,
+    adapter: job.model === job.base_model ? null : await findModel(env.DB, job.model),
+    resume: checkpoint === null ? null : { step: checkpoint.step, checkpoint: manifestOf(checkpoint) },
+  };
+}
+
+async function storedFile(env: Env, id: string): Promise<StoredFile | null> {
+  const row = await getFile(env.DB, id);
+  return row === null ? null : { id, bytes: row.bytes, sha256: row.sha256 };
+}
+
+/** `POST /internal/jobs/{id}/heartbeat`. */
+export async function heartbeatJob(c: Context<AppEnv>): Promise<Response> {
+  const { token } = await readSignedJson(c, JobHeartbeatRequest);
+  const { job, row } = must(c, await applyToJob(c.env.DB, jobId(c), { type: 'heartbeat', token }, Date.now()));
+  return c.json({ cancel: (job ?? row).status === 'cancelled', expiresAt: (job ?? row).lease_expires_at ?? 0 });
+}
+
+/** `POST /internal/jobs/{id}/events`. Checked and written under the lease; repeats are dropped by their keys. */
+export async function addEvents(c: Context<AppEnv>): Promise<Response> {
+  const { token, events } = await readSignedJson(c, TrainerEventsRequest);
+  const id = jobId(c);
+  const applied = await applyToJob(c.env.DB, id, { type: 'heartbeat', token }, Date.now(), {
+    along: ({ revision }) =>
+      events.map(({ key, level, message, type, data, createdAt }) =>
+        insertEvent(
+          c.env.DB,
+          {
+            jobId: id,
+            key,
+            createdAtMs: createdAt,
+            level,
+            message: message.slice(0, LIMITS.jobs.maxEventMessageChars),
+            type,
+            data,
+          },
+          revision,
+        ),
+      ),
+  });
+  const { job, row } = must(c, applied);
+  return c.json({ cancel: (job ?? row).status === 'cancelled', expiresAt: (job ?? row).lease_expires_at ?? 0 });
+}
+
+/** `PUT /internal/jobs/{id}/checkpoints/{step}/{name}`: one blob, streamed to the store and hashed on the way. */
+export async function putCheckpointFile(c: Context<AppEnv>): Promise<Response> {
+  const token = Number(c.req.header(LEASE_HEADER) ?? Number.NaN);
+  const { id, step, name } = checkpointPath(c);
+  const row = await getJob(c.env.DB, id);
+  if (row === null) throw unknownJob(id);
+  if (row.lease_token !== token || row.status !== 'running') throw staleLease(id);
+  const bytes = Number(c.req.header('content-length') ?? Number.NaN);
+  if (!Number.isInteger(bytes) || bytes < 1 || bytes > LIMITS.jobs.maxCheckpointFileBytes || c.req.raw.body === null) {
+    throw new ApiError(
+      'request_too_large',
+      errorMessage('content-length', {
+        expected: `1 to ${LIMITS.jobs.maxCheckpointFileBytes} bytes`,
+        received: c.req.header('content-length') ?? 'nothing',
+      }),
+    );
+  }
+  const [stored, hashed] = c.req.raw.body.tee();
+  const hasher = new crypto.DigestStream('SHA-256');
+  const sized = new FixedLengthStream(bytes);
+  const key = checkpointKey(id, step, token, name);
+  await Promise.all([stored.pipeTo(sized.writable), hashed.pipeTo(hasher), c.env.BLOBS.put(key, sized.readable)]);
+  const sha256 = hex(new Uint8Array(await hasher.digest));
+  const signedDigest = c.req.header('x-mantis-body-sha256');
+  if (signedDigest !== UNSIGNED_PAYLOAD && signedDigest !== sha256) {
+    await c.env.BLOBS.delete(key);
+    throw new ApiError(
+      'digest_mismatch',
+      errorMessage(name, { expected: `sha256 ${signedDigest}`, received: sha256, remedy: 'Send it again.' }),
+    );
+  }
+  await recordCheckpointFile(c.env.DB, { jobId: id, step, token, name, bytes, sha256 }).run();
+  return c.json({ name, bytes, sha256 });
+}
+
+/** `GET` of the same path: for a resume. The newest complete checkpoint of that step is served. */
+export async function getCheckpointFile(c: Context<AppEnv>): Promise<Response> {
+  const { id, step, name } = checkpointPath(c);
+  return checkpointFile(c.env, id, step, name);
+}
+
+export async function checkpointFile(env: Env, id: string, step: number, name: string): Promise<Response> {
+  const row = await getCheckpoint(env.DB, id, step);
+  const object = row === null ? null : await env.BLOBS.get(checkpointKey(id, step, row.token, name));
+  if (object === null)
+    throw new ApiError('not_found', `Job ${id}: no file ${JSON.stringify(name)} in a checkpoint of step ${step}.`);
+  return new Response(object.body, {
+    headers: { 'content-type': 'application/octet-stream', 'content-length': String(object.size) },
+  });
+}
+
+/** `POST /internal/jobs/{id}/checkpoints`: the manifest, last. Makes the checkpoint visible and servable in one transaction with the lease. */
+export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
+  const body = await readSignedJson(c, CheckpointRequest);
+  const id = jobId(c);
+  const row = await getJob(c.env.DB, id);
+  if (row === null) throw unknownJob(id);
+  const stored = new Map((await uploadedFiles(c.env.DB, id, body.step, body.token)).map((file) => [file.name, file]));
+  for (const { name, bytes, sha256 } of body.files) {
+    const file = stored.get(name);
+    if (file?.bytes !== bytes || file.sha256 !== sha256) {
+      const received = file === undefined ? 'nothing' : `${file.bytes} bytes, sha256 ${file.sha256}`;
+      throw new ApiError(
+        'digest_mismatch',
+        errorMessage(name, { expected: `${bytes} bytes, sha256 ${sha256} uploaded before`, received }),
+        { param: 'files' },
+      );
+    }
+  }
+  const nowMs = Date.now();
+  const model = checkpointModelName(tunedModelName(row, c.env.ORGANIZATION), body.step);
+  const mantis = JSON.parse(row.mantis) as StoredMantisOptions;
+  const applied = await applyToJob(c.env.DB, id, { type: 'checkpoint', token: body.token }, nowMs, {
+    along: ({ sql }) => [
+      insertCheckpoint(
+        c.env.DB,
+        {
+          id: newId('ftckpt_'),
+          job_id: id,
+          step: body.step,
+          token: body.token,
+          created_at: nowMs,
+          metrics: JSON.stringify(body.metrics),
+          files: JSON.stringify(body.files),
+          model,
+        },
+        sql,
+      ),
+      insertModel(
+        c.env.DB,
+        {
+          id: model,
+          base: row.base_model,
+          kind: mantis.stage,
+          jobId: id,
+          step: body.step,
+          createdAtMs: nowMs,
+          listed: false,
+        },
+        sql,
+      ),
+    ],
+  });
+  must(c, applied);
+  return c.json({ model });
+}
+
+/** `POST /internal/jobs/{id}/finish`: state, tuned model, result file and webhook outbox rows in one transaction. */
+export async function finishJob(c: Context<AppEnv>): Promise<Response> {
+  const body = await readSignedJson(c, FinishRequest);
+  const id = jobId(c);
+  const row = await getJob(c.env.DB, id);
+  if (row === null) throw unknownJob(id);
+  const nowMs = Date.now();
+  let end: EndColumns | undefined;
+  let name = '';
+  if (body.status === 'succeeded' && row.status === 'running' && row.lease_token === body.token) {
+    if (body.finalStep === null || (await getCheckpoint(c.env.DB, id, body.finalStep)) === null) {
+      throw new ApiError(
+        'invalid_value',
+        errorMessage('finalStep', {
+          expected: 'the step of a checkpoint posted before',
+          received: String(body.finalStep),
+        }),
+        { param: 'finalStep' },
+      );
+    }
+    name = tunedModelName(row, c.env.ORGANIZATION);
+    const results = await metricsFile(c.env, id);
+    end = { trainedTokens: body.trainedTokens, fineTunedModel: name, resultFiles: results === null ? [] : [results] };
+  }
+  const { stage } = JSON.parse(row.mantis) as StoredMantisOptions;
+  const applied = await applyToJob(
+    c.env.DB,
+    id,
+    { type: 'finish', token: body.token, status: body.status, error: body.error },
+    nowMs,
+    {
+      ...(end === undefined ? {} : { end }),
+      along: ({ sql }) =>
+        end === undefined || body.finalStep === null
+          ? []
+          : [
+              insertModel(
+                c.env.DB,
+                {
+                  id: name,
+                  base: row.base_model,
+                  kind: stage,
+                  jobId: id,
+                  step: body.finalStep,
+                  createdAtMs: nowMs,
+                  listed: true,
+                },
+                sql,
+              ),
+            ],
+    },
+  );
+  const done = must(c, applied);
+  c.executionCtx.waitUntil(scheduler(c.env).wake());
+  return c.json({ status: (done.job ?? done.row).status });
+}
+
+function jobId(c: Context<AppEnv>): string {
+  return c.req.param('id') ?? '';
+}
+
+function checkpointPath(c: Context<AppEnv>): { id: string; step: number; name: string } {
+  const step = Number(c.req.param('step'));
+  const name = c.req.param('name') ?? '';
+  if (!Number.isInteger(step) || step < 0)
+    throw new ApiError(
+      'invalid_value',
+      errorMessage('step', { expected: 'an integer from 0', received: c.req.param('step') ?? '' }),
+    );
+  if (!/^[A-Za-z0-9_][\w.-]{0,127}$/.test(name))
+    throw new ApiError(
+      'invalid_value',
+      errorMessage('name', { expected: 'a plain file name', received: JSON.stringify(name.slice(0, 64)) }),
+    );
+  return { id: jobId(c), step, name };
+}
+
+function must(c: Context<AppEnv>, applied: Applied | null): Applied {
+  if (applied === null) throw unknownJob(jobId(c));
+  if (applied.outcome.kind === 'stale') throw staleLease(jobId(c));
+  if (applied.outcome.kind === 'refused')
+    throw new ApiError('invalid_state', `Job ${jobId(c)}: ${applied.outcome.reason}.`);
+  return applied;
+}
+
+function unknownJob(id: string): ApiError {
+  return new ApiError('job_not_found', `No job ${JSON.stringify(id.slice(0, 64))}.`);
+}
+
+function staleLease(id: string): ApiError {
+  return new ApiError('stale_lease', `Job ${id}: the lease is not the newest one. Stop working on it.`);
+}

@@ -1,0 +1,105 @@
+import type { FileObject, FilePurpose } from '../../shared/contract/files.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import { newId } from '../../shared/wire/ids.ts';
+import { sha256Hex } from '../../shared/wire/signature.ts';
+import { nextSeq, page } from './sequence.ts';
+
+export type FileRow = {
+  id: string;
+  purpose: FilePurpose;
+  filename: string;
+  mime: string;
+  bytes: number;
+  sha256: string;
+  created_at: number;
+  seq: number;
+};
+
+/** Where a file's bytes are in the object store. */
+export function fileKey(id: string): string {
+  return `files/${id}`;
+}
+
+function insertFile(db: D1Database, file: Omit<FileRow, 'seq'>): D1PreparedStatement {
+  return db
+    .prepare(
+      `INSERT INTO files (id, purpose, filename, mime, bytes, sha256, created_at, seq) VALUES (?, ?, ?, ?, ?, ?, ?, ${nextSeq('files')})`,
+    )
+    .bind(file.id, file.purpose, file.filename, file.mime, file.bytes, file.sha256, file.created_at);
+}
+
+/** Bytes first, row second: a file that is listed can be read. */
+export async function storeFile(
+  store: { db: D1Database; blobs: R2Bucket },
+  file: { purpose: FilePurpose; filename: string; mime: string; bytes: Uint8Array },
+): Promise<Omit<FileRow, 'seq'>> {
+  const id = newId('file-');
+  const sha256 = await sha256Hex(file.bytes);
+  await store.blobs.put(fileKey(id), file.bytes, { sha256 });
+  const row = {
+    id,
+    purpose: file.purpose,
+    filename: file.filename.slice(0, LIMITS.files.maxNameChars),
+    mime: file.mime,
+    bytes: file.bytes.byteLength,
+    sha256,
+    created_at: Date.now(),
+  };
+  await insertFile(store.db, row).run();
+  return row;
+}
+
+export function getFile(db: D1Database, id: string): Promise<FileRow | null> {
+  return db.prepare('SELECT * FROM files WHERE id = ?').bind(id).first<FileRow>();
+}
+
+/** Several files at once, in no order; unknown ids are absent. */
+export async function getFiles(db: D1Database, ids: readonly string[]): Promise<FileRow[]> {
+  if (ids.length === 0) return [];
+  const { results } = await db
+    .prepare('SELECT * FROM files WHERE id IN (SELECT value FROM json_each(?))')
+    .bind(JSON.stringify(ids))
+    .all<FileRow>();
+  return results;
+}
+
+export async function listFiles(
+  db: D1Database,
+  query: { limit: number; after: string | null; purpose: string | null; order: 'asc' | 'desc' },
+) {
+  const before = query.order === 'desc' ? '<' : '>';
+  const { results } = await db
+    .prepare(
+      `SELECT * FROM files
+       WHERE (?1 IS NULL OR purpose = ?1) AND (?2 IS NULL OR seq ${before} (SELECT seq FROM files WHERE id = ?2))
+       ORDER BY seq ${query.order} LIMIT ?3`,
+    )
+    .bind(query.purpose, query.after, query.limit + 1)
+    .all<FileRow>();
+  return page(results, query.limit, showFile);
+}
+
+/** Deletes the row unless a job that may still read the file names it. */
+export async function deleteFile(db: D1Database, id: string): Promise<boolean> {
+  const result = await db
+    .prepare(
+      `DELETE FROM files WHERE id = ?1 AND NOT EXISTS (
+         SELECT 1 FROM jobs WHERE status IN ('validating_files', 'queued', 'running') AND (training_file = ?1 OR validation_file = ?1))`,
+    )
+    .bind(id)
+    .run();
+  return result.meta.changes > 0;
+}
+
+export function showFile(row: Omit<FileRow, 'seq'>): FileObject {
+  return {
+    id: row.id,
+    object: 'file',
+    bytes: row.bytes,
+    created_at: Math.floor(row.created_at / 1000),
+    filename: row.filename,
+    purpose: row.purpose,
+    status: 'processed',
+    sha256: row.sha256,
+  };
+}

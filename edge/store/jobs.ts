@@ -1,0 +1,244 @@
+import type { FineTuningJob, Hyperparameters, JobError, JobStatus, MantisOptions } from '../../shared/contract/jobs.ts';
+import type { TrainStage } from '../../shared/contract/models.ts';
+import type { WebhookEventType } from '../../shared/contract/webhooks.ts';
+import { newId } from '../../shared/wire/ids.ts';
+import { type JobAct, type JobState, type Outcome, TERMINAL, transition } from '../jobs/state.ts';
+import { insertEvent } from './events.ts';
+import { nextSeq, page } from './sequence.ts';
+import { insertDeliveries } from './webhooks.ts';
+
+export type JobRow = {
+  id: string;
+  seq: number;
+  created_at: number;
+  finished_at: number | null;
+  status: JobStatus;
+  model: string;
+  base_model: string;
+  suffix: string | null;
+  seed: number;
+  hyperparameters: string;
+  mantis: string;
+  metadata: string | null;
+  training_file: string;
+  validation_file: string | null;
+  training_examples: number;
+  trained_tokens: number | null;
+  fine_tuned_model: string | null;
+  result_files: string;
+  error: string | null;
+  lease_token: number;
+  lease_backend: string | null;
+  lease_expires_at: number | null;
+  fruitless_claims: number;
+  revision: string;
+};
+
+/** Options of a stored job: the stage is always decided. */
+export type StoredMantisOptions = MantisOptions & { stage: TrainStage };
+
+export function insertJob(
+  db: D1Database,
+  job: Pick<
+    JobRow,
+    | 'id'
+    | 'created_at'
+    | 'model'
+    | 'base_model'
+    | 'suffix'
+    | 'seed'
+    | 'metadata'
+    | 'training_file'
+    | 'validation_file'
+    | 'training_examples'
+  > & {
+    hyperparameters: Hyperparameters;
+    mantis: StoredMantisOptions;
+  },
+): D1PreparedStatement {
+  return db
+    .prepare(
+      `INSERT INTO jobs (id, seq, created_at, status, model, base_model, suffix, seed, hyperparameters, mantis, metadata, training_file, validation_file,
+         training_examples, revision)
+       VALUES (?, ${nextSeq('jobs')}, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    )
+    .bind(
+      job.id,
+      job.created_at,
+      job.model,
+      job.base_model,
+      job.suffix,
+      job.seed,
+      JSON.stringify(job.hyperparameters),
+      JSON.stringify(job.mantis),
+      job.metadata,
+      job.training_file,
+      job.validation_file,
+      job.training_examples,
+      crypto.randomUUID(),
+    );
+}
+
+export function getJob(db: D1Database, id: string): Promise<JobRow | null> {
+  return db.prepare('SELECT * FROM jobs WHERE id = ?').bind(id).first<JobRow>();
+}
+
+export async function listJobs(db: D1Database, query: { limit: number; after: string | null }) {
+  const { results } = await db
+    .prepare(
+      `SELECT * FROM jobs WHERE ?1 IS NULL OR seq < (SELECT seq FROM jobs WHERE id = ?1) ORDER BY seq DESC LIMIT ?2`,
+    )
+    .bind(query.after, query.limit + 1)
+    .all<JobRow>();
+  return page(results, query.limit, showJob);
+}
+
+/** Jobs a backend with these base models could take, oldest first. */
+export async function queuedJobs(db: D1Database, baseModels: readonly string[], limit: number): Promise<JobRow[]> {
+  const { results } = await db
+    .prepare(
+      `SELECT * FROM jobs WHERE status = 'queued' AND base_model IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?`,
+    )
+    .bind(JSON.stringify(baseModels), limit)
+    .all<JobRow>();
+  return results;
+}
+
+export async function expiredJobs(db: D1Database, nowMs: number): Promise<JobRow[]> {
+  const { results } = await db
+    .prepare(`SELECT * FROM jobs WHERE status = 'running' AND lease_expires_at <= ? ORDER BY seq LIMIT 100`)
+    .bind(nowMs)
+    .all<JobRow>();
+  return results;
+}
+
+/** Whether anything waits for a sweep. */
+export async function countRunning(db: D1Database): Promise<number> {
+  const row = await db.prepare(`SELECT COUNT(*) AS n FROM jobs WHERE status = 'running'`).first<{ n: number }>();
+  return row?.n ?? 0;
+}
+
+/** What else is written in the same transaction, if the change happens. `guard` is true only then. */
+export type Along = (guard: { sql: string; revision: string }) => D1PreparedStatement[];
+
+/** Columns that only the end of a job sets. */
+export type EndColumns = { trainedTokens: number | null; fineTunedModel: string | null; resultFiles: string[] };
+
+export type Applied = { outcome: Outcome; job: JobRow | null; row: JobRow };
+
+const MAX_ROUNDS = 8;
+
+/**
+ * Applies an act to a job: reads, decides, writes if the row is still the one read, else begins again. The state, its event, the webhook outbox rows and
+ * whatever comes `along` are one transaction.
+ * @returns null where there is no such job. `job` is the row after a change.
+ */
+export async function applyToJob(
+  db: D1Database,
+  id: string,
+  act: JobAct,
+  nowMs: number,
+  options: { along?: Along; end?: EndColumns } = {},
+): Promise<Applied | null> {
+  for (let round = 0; round < MAX_ROUNDS; round++) {
+    const row = await getJob(db, id);
+    if (row === null) return null;
+    const outcome = transition(stateOf(row), act, nowMs);
+    if (outcome.kind !== 'change') return { outcome, job: null, row };
+    const { next, note } = outcome;
+    const revision = crypto.randomUUID();
+    const ended = TERMINAL.has(next.status);
+    const update = db
+      .prepare(
+        `UPDATE jobs SET status = ?, lease_token = ?, lease_backend = ?, lease_expires_at = ?, fruitless_claims = ?, error = ?, revision = ?,
+           finished_at = ?, trained_tokens = COALESCE(?, trained_tokens), fine_tuned_model = COALESCE(?, fine_tuned_model),
+           result_files = COALESCE(?, result_files)
+         WHERE id = ? AND revision = ? RETURNING *`,
+      )
+      .bind(
+        next.status,
+        next.leaseToken,
+        next.leaseBackend,
+        next.leaseExpiresAtMs,
+        next.fruitlessClaims,
+        next.error === null ? null : JSON.stringify(next.error),
+        revision,
+        ended ? nowMs : null,
+        options.end?.trainedTokens ?? null,
+        options.end?.fineTunedModel ?? null,
+        options.end === undefined ? null : JSON.stringify(options.end.resultFiles),
+        id,
+        row.revision,
+      );
+    const statements = [update];
+    if (note !== '') {
+      const level = next.status === 'failed' ? 'error' : act.type === 'sweep' ? 'warn' : 'info';
+      statements.push(
+        insertEvent(
+          db,
+          { jobId: id, key: `edge-${revision}`, createdAtMs: nowMs, level, message: note, type: 'message', data: null },
+          revision,
+        ),
+      );
+    }
+    if (ended)
+      statements.push(insertDeliveries(db, terminalEvent(id, next.status, nowMs), { jobId: id, revision }, nowMs));
+    const guard = {
+      sql: `EXISTS (SELECT 1 FROM jobs WHERE id = '${id.replaceAll("'", "''")}' AND revision = '${revision}')`,
+      revision,
+    };
+    statements.push(...(options.along?.(guard) ?? []));
+    const [updated] = await db.batch<JobRow>(statements);
+    const job = updated?.results[0];
+    if (job !== undefined) return { outcome, job, row };
+  }
+  throw new Error(`job ${id}: ${MAX_ROUNDS} others wrote first`);
+}
+
+function terminalEvent(jobId: string, status: JobStatus, nowMs: number) {
+  return {
+    id: newId('evt_'),
+    type: `fine_tuning.job.${status}` as WebhookEventType,
+    objectId: jobId,
+    createdAtMs: nowMs,
+  };
+}
+
+function stateOf(row: JobRow): JobState {
+  return {
+    status: row.status,
+    leaseToken: row.lease_token,
+    leaseBackend: row.lease_backend,
+    leaseExpiresAtMs: row.lease_expires_at,
+    fruitlessClaims: row.fruitless_claims,
+    error: row.error === null ? null : (JSON.parse(row.error) as JobError),
+  };
+}
+
+const seconds = (ms: number | null) => (ms === null ? null : Math.floor(ms / 1000));
+
+export function showJob(row: JobRow): FineTuningJob {
+  const hyperparameters = JSON.parse(row.hyperparameters) as Hyperparameters;
+  return {
+    id: row.id,
+    object: 'fine_tuning.job',
+    created_at: Math.floor(row.created_at / 1000),
+    finished_at: seconds(row.finished_at),
+    model: row.model,
+    fine_tuned_model: row.fine_tuned_model,
+    organization_id: 'org-local',
+    status: row.status,
+    hyperparameters,
+    method: { type: 'supervised', supervised: { hyperparameters, mantis: JSON.parse(row.mantis) as MantisOptions } },
+    training_file: row.training_file,
+    validation_file: row.validation_file,
+    result_files: JSON.parse(row.result_files) as string[],
+    trained_tokens: row.trained_tokens,
+    seed: row.seed,
+    error: row.error === null ? null : (JSON.parse(row.error) as JobError),
+    estimated_finish: null,
+    integrations: [],
+    metadata: row.metadata === null ? null : (JSON.parse(row.metadata) as Record<string, string>),
+    user_provided_suffix: row.suffix,
+  };
+}

@@ -1,0 +1,11 @@
+import { createApp } from './app.ts';
+import type { Env } from './env.ts';
+
+export { Fleet } from './fleet/registry.ts';
+export { Scheduler } from './jobs/scheduler.ts';
+
+const app = createApp();
+
+export default {
+  fetch: (request: Request, env: Env, ctx: ExecutionContext) => app.fetch(request, env, ctx),
+} satisfies ExportedHandler<Env>;
