@@ -5,7 +5,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { Engine } from './engine.ts';
 import { FeatureCache } from './feature-cache.ts';
-import { createOnnxRunner } from './onnx-runner.ts';
+import { ModelLoader } from './load-model.ts';
 import type { CallName, Calls, EngineStats, FromWorker, LoadSpec, ToWorker } from './protocol.ts';
 import type { ModelRunner } from './runner.ts';
 
@@ -20,6 +20,7 @@ const port = parentPort;
 const { featureCacheBytes } = workerData as { featureCacheBytes: number };
 
 const cache = new FeatureCache(featureCacheBytes);
+const loader = new ModelLoader();
 const served = new Map<string, Served>();
 /** Cache keys pinned for requests that are on their way or running, by request id. */
 const held = new Map<string, string[]>();
@@ -32,7 +33,7 @@ function tell(message: FromWorker): void {
 const handlers: { readonly [K in CallName]: (argument: Calls[K]['argument']) => Promise<Calls[K]['result']> } = {
   async load(spec) {
     if (served.has(spec.model)) return null;
-    const runner = await createOnnxRunner(spec);
+    const runner = await loader.load(spec.dir, spec.overlayDir, spec.threads);
     const engine = new Engine({
       runner,
       capacity: spec.capacity,

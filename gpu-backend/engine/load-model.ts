@@ -1,0 +1,71 @@
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { openSafetensors } from '../io/safetensors.ts';
+import { toFloat32 } from '../io/tensor.ts';
+import { loadAdapter, mergeAdapter } from '../models/adapter.ts';
+import { type Checkpoint, loadCheckpoint, type WeightMap } from '../models/load.ts';
+import { canonicalName } from '../models/names.ts';
+import { f32 } from '../runtime/session.ts';
+import { OnnxRunner, RunnerSessions } from './onnx-runner.ts';
+
+interface Base {
+  readonly checkpoint: Checkpoint;
+  readonly sessions: RunnerSessions;
+}
+
+/** Loads models for the engine thread. A base is read and compiled once; its fine-tunes share sessions and unchanged weights. */
+export class ModelLoader {
+  readonly #bases = new Map<string, Promise<Base>>();
+
+  /**
+   * @param overlayDir folder of a fine-tune: a PEFT adapter, safetensors files with changed tensors, or both
+   * @throws Error when folder and config do not fit each other, naming the tensors
+   */
+  async load(dir: string, overlayDir: string | null, threads: number): Promise<OnnxRunner> {
+    const key = `${dir} ${threads}`;
+    let base = this.#bases.get(key);
+    if (base === undefined) {
+      base = loadBase(dir, threads);
+      this.#bases.set(key, base);
+      base.catch(() => this.#bases.delete(key));
+    }
+    const { checkpoint, sessions } = await base;
+    const weights = overlayDir === null ? checkpoint.weights : overlay(checkpoint, overlayDir);
+    return new OnnxRunner(sessions, weights);
+  }
+}
+
+async function loadBase(dir: string, threads: number): Promise<Base> {
+  const checkpoint = loadCheckpoint(dir);
+  return { checkpoint, sessions: await RunnerSessions.create(checkpoint.config, threads) };
+}
+
+/** Base weights with a fine-tune laid over them: whole tensors are replaced, an adapter's update is folded in. */
+export function overlay({ config, weights }: Checkpoint, dir: string): WeightMap {
+  let tuned: WeightMap = new Map(weights);
+  const files = readdirSync(dir).filter(
+    (name) => name.endsWith('.safetensors') && name !== 'adapter_model.safetensors',
+  );
+  const hasAdapter = existsSync(join(dir, 'adapter_config.json'));
+  if (files.length === 0 && !hasAdapter)
+    throw new Error(
+      `expected an adapter or safetensors files in ${dir}, found ${readdirSync(dir).join(', ') || 'nothing'}`,
+    );
+  for (const file of files) {
+    const store = openSafetensors(join(dir, file));
+    try {
+      for (const [stored, tensor] of store.tensors) {
+        const name = canonicalName(stored);
+        const known = weights.get(name);
+        if (known === undefined) continue; // stored for completeness, read by nothing (models/load.ts keeps such tensors too)
+        if (known.shape.join() !== tensor.shape.join())
+          throw new Error(`${file}: ${stored} is [${tensor.shape}], the base model has [${known.shape}]`);
+        tuned.set(name, f32(toFloat32(tensor.read()), tensor.shape));
+      }
+    } finally {
+      store.close();
+    }
+  }
+  if (hasAdapter) tuned = mergeAdapter(tuned, loadAdapter(dir, config));
+  return tuned;
+}

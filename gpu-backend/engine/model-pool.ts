@@ -1,0 +1,167 @@
+import type { GenerateRequest } from '../../shared/contract/backend.ts';
+import { ApiError } from '../../shared/contract/errors.ts';
+import type { ModelCard } from '../../shared/contract/models.ts';
+import { loadFront, type ModelFront } from './model-front.ts';
+import type { Capacity } from './scheduler.ts';
+import { EngineThread } from './thread.ts';
+
+/** A model that the engine thread has loaded, with what the server's thread needs of it. */
+export interface LoadedModel {
+  /** Id in the engine thread. */
+  readonly id: string;
+  readonly front: ModelFront;
+}
+
+/** Files of a fine-tune on this machine. */
+export interface Overlay {
+  readonly base: string;
+  readonly dir: string;
+  /** Digest over names and contents of the files: equal keys mean equal models. */
+  readonly key: string;
+}
+
+export interface ModelPoolOptions {
+  readonly models: readonly { readonly id: string; readonly dir: string }[];
+  readonly capacity: Capacity;
+  readonly threads: number;
+  readonly featureCacheBytes: number;
+  /** Fine-tuned models kept loaded beside the bases. */
+  readonly maxOverlays: number;
+  /** Brings a fine-tune's files here. @throws ApiError `model_not_found` */
+  readonly fetchOverlay: (request: Pick<GenerateRequest, 'model' | 'adapter'>) => Promise<Overlay>;
+  readonly onEngineDeath: (error: Error) => void;
+}
+
+interface Tuned {
+  readonly ready: Promise<LoadedModel>;
+  usedAt: number;
+}
+
+/** The models of this process: bases loaded at start, fine-tunes on demand and least recently used out first. */
+export class ModelPool {
+  readonly #o: ModelPoolOptions;
+  readonly #fronts = new Map<string, ModelFront>();
+  #thread: EngineThread;
+  /** Resolves when the current engine thread has all bases. */
+  #ready: Promise<void> = Promise.resolve();
+  #tuned = new Map<string, Tuned>();
+  #uses = 0;
+  #closed = false;
+
+  constructor(options: ModelPoolOptions) {
+    this.#o = options;
+    this.#thread = this.#newThread();
+  }
+
+  get thread(): EngineThread {
+    return this.#thread;
+  }
+
+  cards(): readonly ModelCard[] {
+    return [...this.#fronts.values()].map(({ card }) => card);
+  }
+
+  /** Folder of a base model, `null` when it is not served here. */
+  baseDirOf(id: string): string | null {
+    return this.#o.models.find((model) => model.id === id)?.dir ?? null;
+  }
+
+  /** Loads every base. @throws Error naming the folder that cannot be used */
+  async start(): Promise<void> {
+    for (const { id, dir } of this.#o.models) {
+      try {
+        const front = await loadFront(id, dir);
+        await this.#loadBase(id, dir);
+        this.#fronts.set(id, front);
+      } catch (cause) {
+        const why = cause instanceof Error ? cause.message : String(cause);
+        throw new Error(`the model ${id} in ${dir} cannot be served: ${why}`, { cause });
+      }
+    }
+  }
+
+  /** What a request names, loaded. @throws ApiError `model_not_found` */
+  async resolve(request: Pick<GenerateRequest, 'model' | 'adapter'>): Promise<LoadedModel> {
+    await this.#ready;
+    const front = this.#fronts.get(request.model);
+    if (front !== undefined) return { id: request.model, front };
+    if (request.adapter === undefined && !request.model.startsWith('ft:'))
+      throw new ApiError(
+        'model_not_found',
+        `model: expected one of ${[...this.#fronts.keys()].join(', ')}, received ${JSON.stringify(request.model)}.`,
+        { param: 'model' },
+      );
+    return await this.#resolveTuned(request);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#thread.close();
+  }
+
+  async #resolveTuned(request: Pick<GenerateRequest, 'model' | 'adapter'>): Promise<LoadedModel> {
+    const overlay = await this.#o.fetchOverlay(request);
+    let tuned = this.#tuned.get(overlay.key);
+    if (tuned === undefined) {
+      tuned = { ready: this.#loadTuned(request.model, overlay), usedAt: 0 };
+      const loading = tuned;
+      this.#tuned.set(overlay.key, loading);
+      loading.ready.catch(() => {
+        if (this.#tuned.get(overlay.key) === loading) this.#tuned.delete(overlay.key);
+      });
+    }
+    tuned.usedAt = ++this.#uses;
+    return await tuned.ready;
+  }
+
+  async #loadTuned(model: string, overlay: Overlay): Promise<LoadedModel> {
+    const base = this.#fronts.get(overlay.base);
+    const dir = this.baseDirOf(overlay.base);
+    if (base === undefined || dir === null)
+      throw new ApiError(
+        'model_not_found',
+        `model: ${model} was tuned from ${overlay.base}, which this backend does not have.`,
+        {
+          param: 'model',
+        },
+      );
+    await this.#makeRoom();
+    const id = `tuned ${overlay.key}`;
+    const { capacity, threads } = this.#o;
+    await this.#thread.call('load', { model: id, dir, overlayDir: overlay.dir, capacity, threads });
+    return { id, front: { ...base, visionDigest: overlay.key } };
+  }
+
+  /** Unloads the fine-tune that was not used for longest; one that is answering stays and the next is tried. */
+  async #makeRoom(): Promise<void> {
+    const idleFirst = [...this.#tuned].sort(([, a], [, b]) => a.usedAt - b.usedAt);
+    for (const [key] of idleFirst) {
+      if (this.#tuned.size <= this.#o.maxOverlays) return;
+      const unloaded = await this.#thread.call('unload', { model: `tuned ${key}` }).then(
+        () => true,
+        () => false,
+      );
+      if (unloaded) this.#tuned.delete(key);
+    }
+  }
+
+  async #loadBase(id: string, dir: string): Promise<void> {
+    const { capacity, threads } = this.#o;
+    await this.#thread.call('load', { model: id, dir, overlayDir: null, capacity, threads });
+  }
+
+  #newThread(): EngineThread {
+    return new EngineThread({
+      featureCacheBytes: this.#o.featureCacheBytes,
+      onDeath: (error) => {
+        if (this.#closed) return;
+        this.#o.onEngineDeath(error);
+        // A new thread starts empty: bases are loaded again before the next request, fine-tunes when they are asked for.
+        this.#tuned = new Map();
+        this.#thread = this.#newThread();
+        this.#ready = Promise.all(this.#o.models.map(({ id, dir }) => this.#loadBase(id, dir))).then(() => {});
+        this.#ready.catch(() => {});
+      },
+    });
+  }
+}

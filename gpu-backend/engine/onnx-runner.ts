@@ -1,0 +1,138 @@
+import type { VlmConfig } from '../models/config.ts';
+import { causalBias, decodeGraph, type ModelGraph, visionGraph } from '../models/vlm.ts';
+import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
+import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
+
+/** Weights by canonical name, as graph inputs take them. */
+export type WeightTensors = ReadonlyMap<string, Tensor>;
+
+interface Compiled {
+  readonly session: Session;
+  readonly weights: ReadonlyMap<string, readonly number[]>;
+}
+
+/**
+ * Compiled graphs of one architecture. Weights are inputs of the graphs, so a fine-tune of a model runs on the sessions of its
+ * base and shares every tensor that it did not change.
+ */
+export class RunnerSessions {
+  private constructor(
+    readonly config: VlmConfig,
+    readonly vision: Compiled,
+    /** Decoder steps without and with pictures among the new tokens. */
+    readonly text: Compiled,
+    readonly textAndImages: Compiled,
+  ) {}
+
+  /** @param threads kernel threads of each session */
+  static async create(config: VlmConfig, threads: number): Promise<RunnerSessions> {
+    const compile = async ({ graph, weights }: ModelGraph): Promise<Compiled> => ({
+      session: await Session.create(graph, { threads }),
+      weights,
+    });
+    return new RunnerSessions(
+      config,
+      await compile(visionGraph(config)),
+      await compile(decodeGraph(config, { images: false })),
+      await compile(decodeGraph(config, { images: true })),
+    );
+  }
+}
+
+/** A model over ONNX Runtime: sessions and weights. Runs block the thread they are called on. */
+export class OnnxRunner implements ModelRunner {
+  readonly kv: ModelRunner['kv'];
+  readonly #sessions: RunnerSessions;
+  readonly #visionFeeds: Record<string, Tensor>;
+  readonly #textFeeds: Record<string, Tensor>;
+  readonly #textAndImagesFeeds: Record<string, Tensor>;
+  readonly #outputs: readonly string[];
+
+  /** @throws Error naming the first weight that is missing or of another shape */
+  constructor(sessions: RunnerSessions, weights: WeightTensors) {
+    const { text } = sessions.config;
+    this.kv = { layers: text.layers, kvHeads: text.kvHeads, headDim: text.headDim };
+    this.#sessions = sessions;
+    this.#visionFeeds = pick(sessions.vision, weights);
+    this.#textFeeds = pick(sessions.text, weights);
+    this.#textAndImagesFeeds = pick(sessions.textAndImages, weights);
+    const layers = Array.from({ length: text.layers }, (_, layer) => layer);
+    this.#outputs = ['logits', ...layers.map((layer) => `new_k_${layer}`), ...layers.map((layer) => `new_v_${layer}`)];
+  }
+
+  async encode(images: readonly Float32Array[]): Promise<Float32Array[]> {
+    const { vision, tokensPerImage, text } = this.#sessions.config;
+    const side = vision.imageSize;
+    const pixels_NCHW = new Float32Array(images.length * 3 * side * side);
+    for (const [n, pixels_CHW] of images.entries()) {
+      if (pixels_CHW.length !== 3 * side * side)
+        throw new Error(
+          `picture ${n + 1} of ${images.length}: expected 3x${side}x${side} values, received ${pixels_CHW.length}`,
+        );
+      pixels_NCHW.set(pixels_CHW, n * pixels_CHW.length);
+    }
+    const feeds = { ...this.#visionFeeds, pixel_values: f32(pixels_NCHW, [images.length, 3, side, side]) };
+    const features = floats(await this.#sessions.vision.session.run(feeds), 'image_features');
+    const size = tokensPerImage * text.hidden;
+    // Copies, so that a cached picture does not keep the features of a whole batch alive.
+    return images.map((_, n) => features.slice(n * size, (n + 1) * size));
+  }
+
+  async forward(batch: ForwardBatch): Promise<ForwardResult> {
+    const { rows: B, newTokens: S, pastTokens: T } = batch;
+    const { layers, kvHeads, headDim } = this.kv;
+    const feeds: Record<string, Tensor> = {
+      ids: ints(batch.ids_BS, [B, S]),
+      positions: ints(batch.positions_BS, [B, S]),
+      causal_bias: f32(causalBias(S), [S, S]),
+      past_bias: f32(batch.pastBias_B11T, [B, 1, 1, T]),
+      rows: ints(batch.logitRows_R, [batch.logitRows_R.length]),
+    };
+    for (let layer = 0; layer < layers; layer++) {
+      feeds[`past_k_${layer}`] = f32(batch.pastKeys[layer]!, [B, kvHeads, T, headDim]);
+      feeds[`past_v_${layer}`] = f32(batch.pastValues[layer]!, [B, kvHeads, T, headDim]);
+    }
+    const hasImages = batch.imageRows.length > 0;
+    if (hasImages) Object.assign(feeds, this.#imageFeeds(batch));
+    const { session } = hasImages ? this.#sessions.textAndImages : this.#sessions.text;
+    const weights = hasImages ? this.#textAndImagesFeeds : this.#textFeeds;
+    const results = await session.run({ ...weights, ...feeds }, this.#outputs);
+    const perLayer = (name: string) =>
+      Array.from({ length: layers }, (_, layer) => floats(results, `${name}_${layer}`));
+    return { logits_RV: floats(results, 'logits'), keys: perLayer('new_k'), values: perLayer('new_v') };
+  }
+
+  /** Sessions are shared and outlive the runner; weights go with the last reference. */
+  async dispose(): Promise<void> {}
+
+  #imageFeeds({ imageRows }: ForwardBatch): Record<string, Tensor> {
+    const { hidden } = this.#sessions.config.text;
+    const total = imageRows.reduce((sum, { features }) => sum + features.length / hidden, 0);
+    const features_FD = new Float32Array(total * hidden);
+    const rows_F: number[] = [];
+    for (const { at, features } of imageRows) {
+      features_FD.set(features, rows_F.length * hidden);
+      for (let row = 0; row < features.length / hidden; row++) rows_F.push(at + row);
+    }
+    return { image_features: f32(features_FD, [total, hidden]), image_rows: ints(rows_F, [total]) };
+  }
+}
+
+function pick({ weights: needed }: Compiled, weights: WeightTensors): Record<string, Tensor> {
+  const feeds: Record<string, Tensor> = {};
+  for (const [name, shape] of needed) {
+    const tensor = weights.get(name);
+    if (tensor === undefined) throw new Error(`the weights lack ${name}, expected ${shape.join('x')}`);
+    if (tensor.shape.length !== shape.length || tensor.shape.some((size, axis) => size !== shape[axis]))
+      throw new Error(`weight ${name}: expected ${shape.join('x')}, received ${tensor.shape.join('x')}`);
+    feeds[name] = tensor;
+  }
+  return feeds;
+}
+
+function floats(results: Readonly<Record<string, Tensor>>, name: string): Float32Array {
+  const data = results[name]?.data;
+  if (!(data instanceof Float32Array))
+    throw new Error(`expected the output ${name} as f32, received ${results[name]?.dtype ?? 'nothing'}`);
+  return data;
+}

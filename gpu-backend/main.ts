@@ -1,0 +1,23 @@
+/** Process entry of a backend: environment in, exit code out. 0 = drained after SIGTERM or SIGINT, 1 = could not start or lost its parent. */
+import { parseConfig } from './config.ts';
+import { serve } from './server/serve.ts';
+import { watchParent } from './server/watch-parent.ts';
+
+const config = parseConfig(process.env);
+// Before the models are loaded: a parent that dies meanwhile must not leave us behind.
+watchParent(config.parentPid, (reason) => {
+  process.stderr.write(`${reason}; the backend ends with it\n`);
+  process.exit(1);
+});
+
+const server = await serve(config).catch((error: unknown) => {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.exit(1);
+});
+
+for (const signal of ['SIGTERM', 'SIGINT'] as const)
+  process.on(signal, () => {
+    void server.close().then(() => process.exit(0));
+  });
+
+process.send?.({ type: 'listening', url: server.url });

@@ -1,0 +1,155 @@
+import { mkdir } from 'node:fs/promises';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { serve as listen } from '@hono/node-server';
+import { pino } from 'pino';
+import { ApiError } from '../../shared/contract/errors.ts';
+import { randomText } from '../../shared/wire/ids.ts';
+import { ModelPool } from '../engine/model-pool.ts';
+import { EngineModelService } from '../engine/model-service.ts';
+import type { Capacity } from '../engine/scheduler.ts';
+import { createApp } from './app.ts';
+import { EdgeClient } from './edge-client.ts';
+import { JobRunner } from './job-runner.ts';
+import { createMetrics } from './metrics.ts';
+import { OverlayStore } from './overlay-store.ts';
+import { Registration } from './registration.ts';
+
+/** What a backend needs to know; `config.ts` reads it from the environment. */
+export interface ServeOptions {
+  /** Origin of the edge; `null` = alone: no registration, no jobs, no fine-tuned models. */
+  readonly edgeUrl: string | null;
+  readonly secret: string;
+  readonly host: string;
+  readonly port: number;
+  readonly publicUrl: string | null;
+  readonly dataDir: string;
+  readonly models: readonly { readonly id: string; readonly dir: string }[];
+  readonly threads: number;
+  readonly maxRows: number;
+  readonly kvTokens: number;
+  readonly featureCacheBytes: number;
+  readonly takesJobs: boolean;
+  readonly drainMs: number;
+  readonly logLevel: string;
+}
+
+export interface RunningServer {
+  readonly url: string;
+  /** Finishes what runs, within `drainMs`; gives the running job back; then closes everything. Safe to call twice. */
+  close(): Promise<void>;
+}
+
+/** Requests that may wait for a row, for each row there is. */
+const QUEUE_PER_ROW = 8;
+const MAX_OVERLAYS = 4;
+
+/** Starts a backend: models, HTTP, registration, jobs. Resolves when it answers. @throws Error when a model cannot be served */
+export async function serve(options: ServeOptions): Promise<RunningServer> {
+  const log = pino({ level: options.logLevel, base: { part: 'backend' } });
+  const id = `backend-${randomText(12)}`;
+  const capacity: Capacity = {
+    maxRows: options.maxRows,
+    kvTokens: options.kvTokens,
+    kvStepTokens: 64,
+    idleChunkTokens: 512,
+    busyChunkTokens: 128,
+    imagesPerRun: 8,
+  };
+  await mkdir(options.dataDir, { recursive: true });
+  const edge = options.edgeUrl === null ? null : new EdgeClient({ url: options.edgeUrl, secret: options.secret });
+  const overlays = edge === null ? null : new OverlayStore(edge, options.dataDir);
+  const pool = new ModelPool({
+    models: options.models,
+    capacity,
+    threads: options.threads,
+    featureCacheBytes: options.featureCacheBytes,
+    maxOverlays: MAX_OVERLAYS,
+    fetchOverlay: async (request) => {
+      if (overlays === null)
+        throw new ApiError('model_not_found', `model: this backend runs without an edge and has no ${request.model}.`, {
+          param: 'model',
+        });
+      return await overlays.fetch(request);
+    },
+    onEngineDeath: (error) => log.error({ err: error }, 'the engine thread died; starting another'),
+  });
+  const service = new EngineModelService(pool, capacity);
+  const metrics = createMetrics(() => service.stats());
+  let draining = false;
+  let jobs: JobRunner | null = null;
+  const maxInFlight = options.maxRows * (1 + QUEUE_PER_ROW);
+  const app = createApp({
+    service,
+    metrics,
+    log,
+    secret: options.secret,
+    maxInFlight,
+    isDraining: () => draining,
+    onWake: () => jobs?.wake(),
+  });
+
+  await pool.start();
+  const server = listen({ fetch: app.fetch, hostname: options.host, port: options.port });
+  await new Promise<void>((resolve, reject) => {
+    server.once('listening', resolve);
+    server.once('error', reject);
+  });
+  const { port } = server.address() as AddressInfo;
+  const url = options.publicUrl ?? `http://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`;
+  log.info({ url, models: service.cards().map((card) => card.id) }, 'listening');
+
+  let registration: Registration | null = null;
+  if (edge !== null) {
+    registration = new Registration({
+      edge,
+      log,
+      onFailure: () => metrics.edgeHeartbeatFailures.inc(),
+      report: () => ({
+        id,
+        url,
+        models: [...service.cards()],
+        capacity: maxInFlight,
+        inFlight: service.inFlight,
+        state: draining ? 'draining' : 'ready',
+      }),
+    });
+    registration.start();
+    if (options.takesJobs) {
+      jobs = new JobRunner({
+        edge,
+        secret: options.secret,
+        backendId: id,
+        log,
+        dataDir: options.dataDir,
+        threads: options.threads,
+        stopGraceMs: options.drainMs,
+        baseDirOf: (model) => pool.baseDirOf(model),
+        observe: ({ running, step, outcome }) => {
+          metrics.jobsRunning.set(running);
+          metrics.trainStep.set(step);
+          if (outcome !== undefined) metrics.jobs.inc({ outcome });
+        },
+      });
+      jobs.start();
+    }
+  }
+
+  const drain = async (): Promise<void> => {
+    draining = true;
+    log.info({ inFlight: service.inFlight }, 'draining');
+    await registration?.beatNow();
+    const deadline = performance.now() + options.drainMs;
+    const jobsGone = jobs?.drain();
+    while (service.inFlight > 0 && performance.now() < deadline) await sleep(20);
+    await jobsGone;
+    registration?.stop();
+    // Streams that outlived the grace are cut; their clients see a broken connection, never a finished answer.
+    if ('closeAllConnections' in server) server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+    await pool.close();
+    log.info('closed');
+  };
+  let closing: Promise<void> | null = null;
+  return { url, close: () => (closing ??= drain()) };
+}
