@@ -35,11 +35,15 @@ export function seconds(durationMs: number): string {
 
 /** Message, stack and cause chain of a thrown value, without the frames of the test runner itself. */
 export function describeError(error: unknown): string {
-  const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
-  return inspect(cause, { depth: 6, colors: color })
+  if (!(error instanceof Error)) return typeof error === 'string' ? error : inspect(error, { depth: 6, colors: color });
+  // The runner wraps what a test threw; for a crashed file it has nothing to say beyond 'test failed'.
+  const wrapped = 'failureType' in error && error.cause !== undefined;
+  if (wrapped) return describeError(error.cause);
+  const text = (error.stack ?? error.message)
     .split('\n')
-    .filter((line) => !/^\s+at .*node:internal\/(test_runner|process|async_hooks)/.test(line))
+    .filter((line) => !/^\s+at .*(node:internal\/|node:async_hooks)/.test(line))
     .join('\n');
+  return error.cause === undefined ? text : `${text}\n[cause] ${describeError(error.cause)}`;
 }
 
 export function indent(text: string, by = '      '): string {
