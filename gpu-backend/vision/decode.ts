@@ -17,9 +17,13 @@ export interface DecodeOptions {
   readonly limits?: DecodeLimits;
 }
 
-export type DecodeLimits =
-  | Pick<typeof LIMITS.images, 'maxBytes' | 'maxSide' | 'maxPixels'>
-  | { maxBytes: number; maxSide: number; maxPixels: number };
+export interface DecodeLimits {
+  readonly maxBytes: number;
+  readonly maxSide: number;
+  readonly maxPixels: number;
+  /** Longer side over shorter. Resizing by the shorter side would otherwise make a small file huge. */
+  readonly maxAspectRatio: number;
+}
 
 export interface DecodedImage extends RgbImage {
   readonly format: ImageFormat;
@@ -134,6 +138,12 @@ async function readHeader(
     throw new ImageError('image_too_large', {
       expected: `at most ${limits.maxPixels} pixels`,
       received: `${width * height} (${width}x${height})`,
+    });
+  }
+  if (Math.max(width / height, height / width) > limits.maxAspectRatio) {
+    throw new ImageError('image_too_large', {
+      expected: `an aspect ratio of at most ${limits.maxAspectRatio}:1`,
+      received: `${width}x${height}`,
     });
   }
   return { isCmyk: metadata.space === 'cmyk', is16Bit: metadata.depth === 'ushort', isGrey: metadata.channels <= 2 };

@@ -83,6 +83,7 @@ const refused: [string, Uint8Array, ImageError['code']][] = [
   ['a PNG of 30,000 × 30,000 one-bit pixels', png(30_000, 30_000, 1, 0, new Uint8Array(10)), 'image_too_large'],
   ['a PNG of 16,384 × 16,384', png(16_384, 16_384, 8, 0, new Uint8Array(10)), 'image_too_large'],
   ['a PNG whose header claims more than its data', png(7000, 7000, 8, 2, new Uint8Array(100)), 'image_parse_error'],
+  ['a PNG of 1 × 201', png(1, 201, 8, 0, new Uint8Array(402)), 'image_too_large'],
   ['a PNG of no width', png(0, 10, 8, 2, new Uint8Array(10)), 'image_parse_error'],
   ['half a PNG', goldenFile('rgb.png').subarray(0, 1500), 'image_parse_error'],
   ['half a JPEG', goldenFile('base.jpg').subarray(0, 900), 'image_parse_error'],
@@ -100,17 +101,33 @@ for (const [what, bytes, code] of refused) {
 
 test('limits hold at their value and one above', async () => {
   const bytes = goldenFile('rgb.png');
-  const limits = { maxBytes: bytes.length, maxSide: 37, maxPixels: 37 * 29 };
+  const limits = { maxBytes: bytes.length, maxSide: 37, maxPixels: 37 * 29, maxAspectRatio: 37 / 29 };
   assert.equal((await decodeImage(bytes, { limits })).width, 37);
   for (const [field, code] of [
     ['maxBytes', 'image_file_too_large'],
     ['maxSide', 'image_too_large'],
     ['maxPixels', 'image_too_large'],
+    ['maxAspectRatio', 'image_too_large'],
   ] as const) {
     await assert.rejects(
-      decodeImage(bytes, { limits: { ...limits, [field]: limits[field] - 1 } }),
+      decodeImage(bytes, { limits: { ...limits, [field]: limits[field] - (field === 'maxAspectRatio' ? 0.01 : 1) } }),
       (error) => error instanceof ImageError && error.code === code,
     );
+  }
+});
+
+test('every small and every thin size decodes', async () => {
+  const thin = [
+    [1, 1],
+    [1, 200],
+    [200, 1],
+    [2, 399],
+    [16_384, 82],
+  ] as const;
+  const square = Array.from({ length: 64 }, (_, i) => [i + 1, 64 - i] as const);
+  for (const [width, height] of [...thin, ...square]) {
+    const { pixels_HWC } = await decodeImage(png(width, height, 8, 0, new Uint8Array((width + 1) * height)));
+    assert.equal(pixels_HWC.length, width * height * 3);
   }
 });
 

@@ -215,7 +215,7 @@ const partArbitrary: fc.Arbitrary<Part> = fc.oneof(
   fc
     .oneof(
       fc.string({ unit: 'binary', maxLength: 12 }),
-      fc.constantFrom(...LLAMA3_SPECIALS, ...OTHER_SPECIALS, '\n\n', ' '),
+      fc.constantFrom(...LLAMA3_SPECIALS, ...OTHER_SPECIALS, '<|eot', '_id|>', '<ima', 'ge>', '\n\n', ' '),
     )
     .map(text),
   fc.nat(4).map(image),
