@@ -2,10 +2,12 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { Log, LogLevel, Miniflare } from 'miniflare';
 import { unstable_getMiniflareWorkerOptions, unstable_splitSqlQuery } from 'wrangler';
 import { bundleWorker } from './bundle.ts';
+import { guardWorkerd } from './guard.ts';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const MIGRATIONS = join(HERE, '..', 'edge', 'store', 'migrations');
@@ -44,6 +46,10 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     // Nothing is asked of the vendor.
     cf: false,
     log: new Log(LogLevel.WARN),
+    handleRuntimeStdio(stdout: Readable, stderr: Readable) {
+      stdout.pipe(process.stderr, { end: false });
+      stderr.pipe(process.stderr, { end: false });
+    },
     defaultPersistRoot: storeDir,
     workers: [
       {
@@ -65,10 +71,15 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
   });
   try {
     const url = (await miniflare.ready).href.replace(/\/$/, '');
+    const guard = await guardWorkerd();
     const db = await miniflare.getD1Database('DB');
     await migrate(db);
     const newApiKey = await bootstrapKey(db, options.apiKey);
-    return { url, newApiKey, dispose: () => miniflare.dispose() };
+    const dispose = async () => {
+      guard.release();
+      await miniflare.dispose();
+    };
+    return { url, newApiKey, dispose };
   } catch (error) {
     await miniflare.dispose();
     throw error;

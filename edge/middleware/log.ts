@@ -1,13 +1,14 @@
 import type { MiddlewareHandler } from 'hono';
 import type { AppEnv } from '../env.ts';
 
-/** One JSON line a request when its headers are out. Internal heartbeats are left out unless they fail: they come every two seconds. */
+/** One JSON line a request when its headers are out. Health probes are left out, internal calls unless they fail: they come every second. */
 export function log(): MiddlewareHandler<AppEnv> {
   return async (c, next) => {
     const startMs = Date.now();
     await next();
     const { status } = c.res;
-    if (status < 400 && /^\/(internal|health)\b/.test(c.req.path)) return;
+    const isProbe = c.req.path.startsWith('/health');
+    if (isProbe || (status < 400 && c.req.path.startsWith('/internal/'))) return;
     console.log(
       JSON.stringify({
         level: status >= 500 ? 'error' : 'info',

@@ -1,0 +1,83 @@
+/** A backend as a child process, restarted with growing pauses when it dies. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
+const FIRST_PAUSE_MS = 250;
+const MAX_PAUSE_MS = 10_000;
+/** A run of this length counts as healthy: the next pause is the first again. */
+const HEALTHY_MS = 30_000;
+
+export type BackendOptions = {
+  edgeUrl: string;
+  secret: string;
+  dataDir: string;
+  env?: Readonly<Record<string, string>>;
+};
+
+export class BackendProcess {
+  #child: ChildProcess | null = null;
+  #stopping = false;
+  #pauseMs = FIRST_PAUSE_MS;
+  #timer: ReturnType<typeof setTimeout> | null = null;
+
+  constructor(readonly options: BackendOptions) {
+    this.#start();
+  }
+
+  /** Process id of the running backend, for tests that kill it. */
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  #start(): void {
+    const startedMs = Date.now();
+    const { edgeUrl, secret, dataDir, env = {} } = this.options;
+    // Our standard output is for people and scripts that wait for `ready`; logs go to standard error.
+    const child = spawn(
+      process.execPath,
+      ['--import', import.meta.resolve('tsx'), join(ROOT, 'gpu-backend', 'main.ts')],
+      {
+        cwd: ROOT,
+        stdio: ['ignore', process.stderr, process.stderr, 'ipc'],
+        env: {
+          ...process.env,
+          MANTIS_EDGE_URL: edgeUrl,
+          MANTIS_BACKEND_SECRET: secret,
+          MANTIS_BACKEND_PORT: '0',
+          MANTIS_DATA_DIR: dataDir,
+          MANTIS_PARENT_PID: String(process.pid),
+          ...env,
+        },
+      },
+    );
+    this.#child = child;
+    let ended = false;
+    const onEnd = (reason: string) => {
+      if (ended) return;
+      ended = true;
+      this.#child = null;
+      if (this.#stopping) return;
+      if (Date.now() - startedMs > HEALTHY_MS) this.#pauseMs = FIRST_PAUSE_MS;
+      console.error(JSON.stringify({ level: 'warn', event: 'backend_ended', reason, restart_in_ms: this.#pauseMs }));
+      this.#timer = setTimeout(() => this.#start(), this.#pauseMs);
+      this.#pauseMs = Math.min(this.#pauseMs * 2, MAX_PAUSE_MS);
+    };
+    child.once('error', (error) => onEnd(String(error)));
+    child.once('exit', (code, signal) => onEnd(signal ?? `exit code ${code}`));
+  }
+
+  /** SIGTERM, so that running answers end; SIGKILL after `graceMs`. Resolves when the process is gone. */
+  async stop(graceMs: number): Promise<void> {
+    this.#stopping = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    const child = this.#child;
+    if (child === null) return;
+    const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+    child.kill('SIGTERM');
+    const killer = setTimeout(() => child.kill('SIGKILL'), graceMs);
+    await gone;
+    clearTimeout(killer);
+  }
+}

@@ -1,0 +1,95 @@
+/** `npm start`: the door and one backend on this machine, no account, nothing outside this folder and the data folder. */
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BackendProcess } from './backend.ts';
+import { startEdge } from './edge.ts';
+
+const HELP = `mantis-edge on this machine.
+
+  PORT                  port of the API (default 8787; 0 takes a free one)
+  MANTIS_DATA_DIR       folder of everything that is kept (default ./.mantis)
+  MANTIS_API_KEY        API key to accept; without it the first start makes one and prints it once
+  MANTIS_EGRESS_ALLOW   host:port,… that webhooks may reach although private, for development
+  MANTIS_DRAIN_MS       how long running answers may take after SIGTERM (default 10000)
+`;
+
+/** Longer than the backend's own drain, so that it can end by itself. */
+const STOP_SLACK_MS = 5_000;
+
+type Settings = { port: number; dataDir: string; apiKey: string | undefined; egressAllow: string; drainMs: number };
+
+function readSettings(env: NodeJS.ProcessEnv): Settings {
+  return {
+    port: wholeNumber('PORT', env.PORT, 8787, 65_535),
+    dataDir: resolve(env.MANTIS_DATA_DIR || '.mantis'),
+    apiKey: env.MANTIS_API_KEY || undefined,
+    egressAllow: env.MANTIS_EGRESS_ALLOW ?? '',
+    drainMs: wholeNumber('MANTIS_DRAIN_MS', env.MANTIS_DRAIN_MS, 10_000, 3_600_000),
+  };
+}
+
+function wholeNumber(name: string, text: string | undefined, byDefault: number, max: number): number {
+  if (text === undefined || text === '') return byDefault;
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= 0 && value <= max) return value;
+  throw new Error(`${name}: expected a whole number from 0 to ${max}, received ${JSON.stringify(text)}`);
+}
+
+/** The secret between edge and backends, made once an installation. */
+async function backendSecret(dataDir: string): Promise<string> {
+  if (process.env.MANTIS_BACKEND_SECRET) return process.env.MANTIS_BACKEND_SECRET;
+  const path = join(dataDir, 'backend-secret');
+  try {
+    return (await readFile(path, 'utf8')).trim();
+  } catch {
+    const secret = randomBytes(32).toString('hex');
+    await writeFile(path, `${secret}\n`, { mode: 0o600 });
+    return secret;
+  }
+}
+
+async function main(): Promise<void> {
+  if (process.argv.includes('--help')) {
+    console.log(HELP);
+    return;
+  }
+  const settings = readSettings(process.env);
+  await mkdir(settings.dataDir, { recursive: true });
+  const secret = await backendSecret(settings.dataDir);
+  const stop = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      if (stop.signal.aborted) process.exit(1);
+      stop.abort();
+    });
+  }
+
+  const edge = await startEdge({ ...settings, backendSecret: secret });
+  if (edge.newApiKey !== null) console.log(`api key ${edge.newApiKey} (shown this once; MANTIS_API_KEY replaces it)`);
+  const backend = new BackendProcess({ edgeUrl: edge.url, secret, dataDir: settings.dataDir });
+
+  while (!stop.signal.aborted && !(await isReady(edge.url))) await sleep(100);
+  if (!stop.signal.aborted) console.log(`ready ${edge.url}`);
+  if (!stop.signal.aborted)
+    await new Promise<void>((resolve) => stop.signal.addEventListener('abort', () => resolve()));
+
+  // Keeps the process alive and the door open while running answers end.
+  await backend.stop(settings.drainMs + STOP_SLACK_MS);
+  await edge.dispose();
+}
+
+async function isReady(url: string): Promise<boolean> {
+  try {
+    return (await fetch(`${url}/health/ready`)).ok;
+  } catch {
+    return false;
+  }
+}
+
+await main().catch((error: unknown) => {
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
+});
+process.exit();
