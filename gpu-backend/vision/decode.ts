@@ -62,7 +62,7 @@ export function sniffFormat(bytes: Uint8Array): ImageFormat | null {
 /**
  * Decodes a JPEG, PNG, WebP or GIF (first frame) to 8-bit RGB. Colours as Pillow's `Image.open(…).convert('RGB')` gives
  * them, which is what the models were trained on: colour profiles are not applied, CMYK goes by Pillow's formula, 16 bits keep
- * their upper 8, grey is repeated. Other than Pillow the EXIF orientation is applied and transparency laid on white, unless
+ * their upper 8 (for 16-bit grey too, which Pillow clips to white instead), grey is repeated. Other than Pillow the EXIF orientation is applied and transparency laid on white, unless
  * the options say otherwise.
  *
  * @throws ImageError
