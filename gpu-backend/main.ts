@@ -1,16 +1,19 @@
 /** Process entry of a backend: environment in, exit code out. 0 = drained after SIGTERM or SIGINT, 1 = could not start or lost its parent. */
 import { parseConfig } from './config.ts';
-import { serve } from './server/serve.ts';
+import { type RunningServer, serve } from './server/serve.ts';
 import { watchParent } from './server/watch-parent.ts';
 
-const config = parseConfig(process.env);
-// Before the models are loaded: a parent that dies meanwhile must not leave us behind.
-watchParent(config.parentPid, (reason) => {
-  process.stderr.write(`${reason}; the backend ends with it\n`);
-  process.exit(1);
-});
+async function start(): Promise<RunningServer> {
+  const config = parseConfig(process.env);
+  // Before the models are loaded: a parent that dies meanwhile must not leave us behind.
+  watchParent(config.parentPid, (reason) => {
+    process.stderr.write(`${reason}; the backend ends with it\n`);
+    process.exit(1);
+  });
+  return await serve(config);
+}
 
-const server = await serve(config).catch((error: unknown) => {
+const server = await start().catch((error: unknown) => {
   process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
   process.exit(1);
 });

@@ -4,7 +4,7 @@ import { ApiError } from '../../shared/contract/errors.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
 import { type Layout, LayoutError, layoutConversation } from '../text/layout.ts';
 import { ImageError } from '../vision/image-error.ts';
-import { preprocessImage } from '../vision/preprocess.ts';
+import { type DecodePool, DecodePoolFullError } from '../vision/pool.ts';
 import { admit } from './admission.ts';
 import { AnswerText } from './answer.ts';
 import type { EngineEvent, ImageSlot } from './engine.ts';
@@ -21,14 +21,19 @@ const MAX_KNOWN_PICTURES = 8192;
 export class EngineModelService implements ModelService {
   readonly #pool: ModelPool;
   readonly #capacity: Capacity;
+  readonly #decoders: DecodePool;
   /** SHA-256 of file bytes and recipe → digest of the pixels they decode to. */
   readonly #pixelDigests = new Map<string, string>();
   #nextId = 0;
   #inFlight = 0;
 
-  /** @param capacity the one the pool's engines run with */
-  constructor(pool: ModelPool, capacity: Capacity) {
+  /**
+   * @param capacity the one the pool's engines run with
+   * @param decoders where pictures are decoded; closed by the caller
+   */
+  constructor(pool: ModelPool, capacity: Capacity, decoders: DecodePool) {
     this.#pool = pool;
+    this.#decoders = decoders;
     this.#capacity = capacity;
   }
 
@@ -128,13 +133,16 @@ export class EngineModelService implements ModelService {
             return;
           }
           const bytes = blobs[blob]!;
-          const { pixels_CHW, digest } = await preprocessImage(bytes, front.recipe).catch((error: unknown) => {
-            if (!(error instanceof ImageError)) throw error;
-            const path = paths[layout.images.findIndex(({ image }) => image === blob)] ?? null;
-            throw new ApiError(error.code, `${path}: ${error.message}`, { param: path });
-          });
+          const { pixels_CHW, digest } = await this.#decoders
+            .preprocess(bytes, front.recipe)
+            .catch((error: unknown) => {
+              if (error instanceof DecodePoolFullError) throw new ApiError('overloaded', error.message);
+              if (!(error instanceof ImageError)) throw error;
+              const path = paths[layout.images.findIndex(({ image }) => image === blob)] ?? null;
+              throw new ApiError(error.code, `${path}: ${error.message}`, { param: path });
+            });
           this.#remember(fileKey(bytes, front), digest);
-          prepared.set(blob, { key: featureKey(digest, front), pixels: pixels_CHW });
+          prepared.set(blob, { key: featureKey(digest, front), pixels: owned(pixels_CHW) });
         }),
       );
     } catch (error) {
@@ -253,10 +261,10 @@ function layOut(request: GenerateRequest, blobs: readonly Uint8Array[], front: M
   }
 }
 
-/** Where each image stands in the public request: a message's parts are its content parts. */
+/** Where each image stands, in the request's own words; the edge turns `parts` into the client's `content`. */
 function imagePaths(request: GenerateRequest): string[] {
   return request.messages.flatMap(({ parts }, m) =>
-    parts.flatMap(({ type }, p) => (type === 'image' ? [`messages[${m}].content[${p}]`] : [])),
+    parts.flatMap(({ type }, p) => (type === 'image' ? [`messages[${m}].parts[${p}]`] : [])),
   );
 }
 
@@ -267,4 +275,9 @@ function fileKey(bytes: Uint8Array, front: ModelFront): string {
 /** Features depend on the pixels (whose digest covers the recipe) and on the weights that see them. */
 function featureKey(pixelDigest: string, front: ModelFront): string {
   return `${front.visionDigest} ${pixelDigest}`;
+}
+
+/** The same values in a buffer of their own, which can be handed to another thread without taking anything else along. */
+function owned(values: Float32Array): Float32Array {
+  return values.byteLength === values.buffer.byteLength ? values : values.slice();
 }

@@ -8,6 +8,7 @@ import { randomText } from '../../shared/wire/ids.ts';
 import { ModelPool } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
 import type { Capacity } from '../engine/scheduler.ts';
+import { DecodePool } from '../vision/pool.ts';
 import { createApp } from './app.ts';
 import { EdgeClient } from './edge-client.ts';
 import { JobRunner } from './job-runner.ts';
@@ -74,7 +75,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     },
     onEngineDeath: (error) => log.error({ err: error }, 'the engine thread died; starting another'),
   });
-  const service = new EngineModelService(pool, capacity);
+  const decoders = new DecodePool({ processes: options.threads });
+  const service = new EngineModelService(pool, capacity, decoders);
   const metrics = createMetrics(() => service.stats());
   let draining = false;
   let jobs: JobRunner | null = null;
@@ -147,6 +149,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     // Streams that outlived the grace are cut; their clients see a broken connection, never a finished answer.
     if ('closeAllConnections' in server) server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
+    // In this order: the decoders are unreferenced, so the engine thread must still keep the process alive while they end.
+    await decoders.close();
     await pool.close();
     log.info('closed');
   };
