@@ -26,7 +26,7 @@ export interface NanoDialogue {
   turns: NanoTurn[];
 }
 
-export type DialogueKind = 'perception' | 'statements' | 'skills' | 'temporal' | 'real';
+export type DialogueKind = 'caption' | 'perception' | 'statements' | 'skills' | 'temporal' | 'real';
 
 export interface Phase {
   /** First dialogue index that no longer belongs to this phase; Infinity in the last one. */
@@ -97,6 +97,8 @@ export class NanoStream {
     const phase = this.phase(index);
     const kind = rng.weighted(phase.mix);
     switch (kind) {
+      case 'caption':
+        return this.#caption(rng);
       case 'perception':
         return this.#perception(rng, phase);
       case 'statements':
@@ -123,6 +125,17 @@ export class NanoStream {
 
   #kind(rng: Rng): Box['kind'] {
     return rng.chance(0.5) ? 'tower' : 'scatter';
+  }
+
+  /** One or two images, what is in them, and two questions: the most answer tokens for the fewest image tokens. */
+  #caption(rng: Rng): NanoDialogue {
+    const boxes = Array.from({ length: rng.chance(0.75) ? 1 : 2 }, () =>
+      rng.chance(0.2) ? randomTower(rng) : randomScatter(rng),
+    );
+    const questions = boxes.map((_, image) => describeQuestion(boxes, image));
+    for (let more = 0; more < 2; more++)
+      questions.splice(rng.int(0, questions.length), 0, perceptionQuestion(rng, boxes));
+    return assemble(rng, boxes, questions);
   }
 
   #perception(rng: Rng, phase: Phase): NanoDialogue {

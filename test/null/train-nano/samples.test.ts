@@ -1,0 +1,78 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { towerOf } from '../../../gpu-backend/train/nano/generate.ts';
+import { heldOutItems } from '../../../gpu-backend/train/nano/heldout.ts';
+import { weighLabels } from '../../../gpu-backend/train/nano/real.ts';
+import { NanoStream, nanoCurriculum } from '../../../gpu-backend/train/nano/samples.ts';
+import { skills } from '../../../gpu-backend/train/nano/skills.ts';
+
+const options = { seed: 4, phases: nanoCurriculum(1000) };
+
+test('a dialogue depends on seed and index alone', () => {
+  const [one, other] = [new NanoStream(options), new NanoStream(options)];
+  for (let index = 0; index < 900; index += 37) one.dialogue(index);
+  for (const index of [990, 3, 500]) assert.deepEqual(other.dialogue(index), one.dialogue(index));
+  assert.notDeepEqual(new NanoStream({ ...options, seed: 5 }).dialogue(3), one.dialogue(3));
+});
+
+test('every image is mentioned once, before or in the turn that needs it', () => {
+  const stream = new NanoStream(options);
+  for (let index = 0; index < 1200; index++) {
+    const { images, imageKeys, turns } = stream.dialogue(index);
+    const mentioned = turns.flatMap(({ user }) =>
+      user.flatMap((part) => (typeof part === 'string' ? [] : [part.image])),
+    );
+    assert.deepEqual(
+      mentioned,
+      images.map((_, i) => i),
+    );
+    assert.equal(imageKeys.length, images.length);
+    assert.ok(images.every((rgb) => rgb.length === 30_000));
+    let shown = 0;
+    for (const { user, assistant } of turns) {
+      shown += user.filter((part) => typeof part !== 'string').length;
+      const text = user.filter((part) => typeof part === 'string').join('');
+      for (const [, number] of text.matchAll(/image {1,2}(\d)/gi)) assert.ok(Number(number) <= shown, text);
+      assert.ok(assistant.length > 0);
+    }
+  }
+});
+
+test('the held-out set has all four skills, fixed items and answers among their choices', () => {
+  const items = heldOutItems(60);
+  for (const skill of skills) assert.equal(items.filter((item) => item.skill === skill).length, 60);
+  assert.deepEqual(heldOutItems(60), items);
+  assert.notDeepEqual(heldOutItems(60, 1)[0], items[0]);
+  assert.ok(items.every(({ choices, answer }) => choices.includes(answer)));
+  assert.ok(items.every(({ images }) => images.length >= 2 && images.length <= 6));
+});
+
+test('labels: published ones count, position-prior ones are checked where the grammar can', () => {
+  const boxes = [towerOf(['black']), towerOf(['blue', 'yellow']), towerOf(['yellow'])];
+  const example = (statement: string, label: boolean, labelSource: string) => ({
+    id: '',
+    group: '',
+    statement,
+    label,
+    labelSource,
+    boxes: [[0, 1, 2]],
+  });
+  const weighed = weighLabels(
+    [
+      example('There is a black tower.', false, 'gold'),
+      example('There is a black tower', true, 'position-prior'),
+      example('there is a black tower', false, 'position-prior'),
+      example('the sky is high', true, 'position-prior'),
+    ],
+    boxes,
+    { uncheckedWeight: 0.5, claimDraws: 20_000 },
+  );
+  assert.deepEqual(
+    weighed.map(({ label, weight }) => [label, weight]),
+    [
+      [false, 1],
+      [true, 1],
+      [true, 0.5],
+    ],
+  );
+});
