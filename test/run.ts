@@ -56,10 +56,8 @@ async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSi
   const stream = run({ files: [...files], concurrency: tier.concurrency, timeout: tier.fileTimeoutMs, signal });
   stream.on('test:stdout', ({ file, message }) => keepOutput(file, message));
   stream.on('test:stderr', ({ file, message }) => keepOutput(file, message));
-  stream.on('test:complete', (test) => {
-    if (test.nesting === 0) progressOf(test.file ?? test.name).durationMs += test.details.duration_ms;
-  });
   stream.on('test:pass', (test) => {
+    if (test.nesting === 0) progressOf(test.file ?? test.name).durationMs += test.details.duration_ms;
     if (test.details.type === 'suite') return;
     const file = test.file ?? test.name;
     turnTo(file);
@@ -74,6 +72,7 @@ async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSi
     }
   });
   stream.on('test:fail', (test) => {
+    if (test.nesting === 0) progressOf(test.file ?? test.name).durationMs += test.details.duration_ms;
     const error: unknown = test.details.error;
     if (!isOwnFailure(error)) return;
     const file = test.file ?? test.name;
