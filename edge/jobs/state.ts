@@ -18,6 +18,8 @@ export type JobState = {
   leaseExpiresAtMs: number | null;
   /** Grants since the last new checkpoint. */
   fruitlessClaims: number;
+  /** A queued job is not granted before this time. */
+  notBeforeMs: number;
   error: JobError | null;
 };
 
@@ -49,6 +51,7 @@ export function transition(state: JobState, act: JobAct, nowMs: number): Outcome
   switch (act.type) {
     case 'claim':
       if (state.status !== 'queued') return { kind: 'refused', reason: `the job is ${state.status}` };
+      if (nowMs < state.notBeforeMs) return { kind: 'refused', reason: 'the job waits after a failed try' };
       return change(
         {
           ...state,
@@ -74,22 +77,28 @@ export function transition(state: JobState, act: JobAct, nowMs: number): Outcome
       if (TERMINAL.has(state.status)) return { kind: 'refused', reason: `the job has already ${state.status}` };
       return change({ ...state, ...free, status: 'cancelled' }, 'The job was cancelled.');
     case 'finish':
-      return finish(state, act);
+      return finish(state, act, nowMs);
   }
 }
 
-/** Gives a silent worker's job back, or ends it when worker after worker fell silent without getting anywhere. */
+/** Gives a silent worker's job back. */
 function sweep(state: JobState, nowMs: number): Outcome {
-  if (state.status !== 'running' || state.leaseExpiresAtMs === null || state.leaseExpiresAtMs > nowMs)
-    return { kind: 'same' };
-  if (state.fruitlessClaims < LIMITS.jobs.maxFruitlessClaims) {
-    return change({ ...state, ...free, status: 'queued' }, 'The worker went silent; the job waits for another one.');
+  const silent = state.status === 'running' && state.leaseExpiresAtMs !== null && state.leaseExpiresAtMs <= nowMs;
+  return silent ? requeue(state, 'The worker went silent; the job waits for another one.', nowMs) : { kind: 'same' };
+}
+
+/** Back to the queue, after a second try with growing pauses, or to its end when worker after worker stopped without getting anywhere. */
+function requeue(state: JobState, note: string, nowMs: number): Outcome {
+  const tries = state.fruitlessClaims;
+  if (tries < LIMITS.jobs.maxFruitlessClaims) {
+    const pauseMs = tries < 2 ? 0 : LIMITS.jobs.retryPauseMs * 2 ** (tries - 2);
+    return change({ ...state, ...free, status: 'queued', notBeforeMs: nowMs + pauseMs }, note);
   }
-  const message = `The worker went silent ${state.fruitlessClaims} times without reaching a new checkpoint.`;
+  const message = `${state.fruitlessClaims} workers in a row stopped without reaching a new checkpoint.`;
   return change({ ...state, ...free, status: 'failed', error: { code: 'worker_lost', message, param: null } }, message);
 }
 
-function finish(state: JobState, act: Extract<JobAct, { type: 'finish' }>): Outcome {
+function finish(state: JobState, act: Extract<JobAct, { type: 'finish' }>, nowMs: number): Outcome {
   if (act.token !== state.leaseToken) return { kind: 'stale' };
   // The answer to the first report may have been lost: the same report again is fine. A cancelled job's worker reports its stop.
   if (state.status === act.status || state.status === 'cancelled') return { kind: 'same' };
@@ -97,11 +106,7 @@ function finish(state: JobState, act: Extract<JobAct, { type: 'finish' }>): Outc
   if (state.status !== 'running') return { kind: 'stale' };
   switch (act.status) {
     case 'released':
-      // Draining is no sign of a bad job.
-      return change(
-        { ...state, ...free, status: 'queued', fruitlessClaims: Math.max(state.fruitlessClaims - 1, 0) },
-        'The worker gave the job back; it waits for another one.',
-      );
+      return requeue(state, 'The worker gave the job back; it waits for another one.', nowMs);
     case 'succeeded':
       return change({ ...state, ...free, status: 'succeeded' }, 'The job has successfully completed.');
     case 'cancelled':

@@ -53,7 +53,7 @@ export async function claimJob(c: Context<AppEnv>): Promise<Response> {
   );
   const models = [...servedModels(mine).keys()];
   if (models.length === 0) return c.body(null, 204);
-  for (const { id } of await queuedJobs(c.env.DB, models, 8)) {
+  for (const { id } of await queuedJobs(c.env.DB, models, Date.now(), 8)) {
     // Another backend may be quicker; then the next one is tried.
     const applied = await applyToJob(c.env.DB, id, { type: 'claim', backendId }, Date.now());
     if (applied?.job == null) continue;

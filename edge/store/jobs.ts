@@ -31,6 +31,7 @@ export type JobRow = {
   lease_backend: string | null;
   lease_expires_at: number | null;
   fruitless_claims: number;
+  not_before: number;
   revision: string;
 };
 
@@ -94,12 +95,17 @@ export async function listJobs(db: D1Database, query: { limit: number; after: st
 }
 
 /** Jobs a backend with these base models could take, oldest first. */
-export async function queuedJobs(db: D1Database, baseModels: readonly string[], limit: number): Promise<JobRow[]> {
+export async function queuedJobs(
+  db: D1Database,
+  baseModels: readonly string[],
+  nowMs: number,
+  limit: number,
+): Promise<JobRow[]> {
   const { results } = await db
     .prepare(
-      `SELECT * FROM jobs WHERE status = 'queued' AND base_model IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?`,
+      `SELECT * FROM jobs WHERE status = 'queued' AND not_before <= ?2 AND base_model IN (SELECT value FROM json_each(?1)) ORDER BY seq LIMIT ?3`,
     )
-    .bind(JSON.stringify(baseModels), limit)
+    .bind(JSON.stringify(baseModels), nowMs, limit)
     .all<JobRow>();
   return results;
 }
@@ -150,7 +156,7 @@ export async function applyToJob(
     const ended = TERMINAL.has(next.status);
     const update = db
       .prepare(
-        `UPDATE jobs SET status = ?, lease_token = ?, lease_backend = ?, lease_expires_at = ?, fruitless_claims = ?, error = ?, revision = ?,
+        `UPDATE jobs SET status = ?, lease_token = ?, lease_backend = ?, lease_expires_at = ?, fruitless_claims = ?, not_before = ?, error = ?, revision = ?,
            finished_at = ?, trained_tokens = COALESCE(?, trained_tokens), fine_tuned_model = COALESCE(?, fine_tuned_model),
            result_files = COALESCE(?, result_files)
          WHERE id = ? AND revision = ? RETURNING *`,
@@ -161,6 +167,7 @@ export async function applyToJob(
         next.leaseBackend,
         next.leaseExpiresAtMs,
         next.fruitlessClaims,
+        next.notBeforeMs,
         next.error === null ? null : JSON.stringify(next.error),
         revision,
         ended ? nowMs : null,
@@ -211,6 +218,7 @@ function stateOf(row: JobRow): JobState {
     leaseBackend: row.lease_backend,
     leaseExpiresAtMs: row.lease_expires_at,
     fruitlessClaims: row.fruitless_claims,
+    notBeforeMs: row.not_before,
     error: row.error === null ? null : (JSON.parse(row.error) as JobError),
   };
 }

@@ -46,6 +46,8 @@ export const LIMITS = {
     heartbeatEveryMs: 3_000,
     /** A job whose worker vanished this often without a new checkpoint in between fails instead of being tried again. */
     maxFruitlessClaims: 5,
+    /** Pause before the third try, doubled for each further one. */
+    retryPauseMs: 1_000,
     maxSuffixChars: 64,
     maxEpochs: 50,
     maxBatchSize: 256,

@@ -43,6 +43,7 @@ CREATE TABLE jobs (
   lease_backend     TEXT,
   lease_expires_at  INTEGER,
   fruitless_claims  INTEGER NOT NULL DEFAULT 0,  -- grants since the last new checkpoint
+  not_before        INTEGER NOT NULL DEFAULT 0,  -- a queued job waits until then
   revision          TEXT NOT NULL                -- drawn anew by each change: writers compare and swap on it
 ) STRICT;
 CREATE INDEX jobs_by_status ON jobs (status, seq);
