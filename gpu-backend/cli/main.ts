@@ -4,6 +4,7 @@ import { CliError } from './error.ts';
 import { finetuneCommand } from './finetune.ts';
 import { modelsCommand } from './models.ts';
 import { serveCommand } from './serve.ts';
+import { verifyCommand } from './verify.ts';
 
 /** Runs one command line. Mistakes of the user end with one sentence and exit code 2, failures with 1. */
 export async function main(argv: readonly string[]): Promise<void> {
@@ -21,7 +22,8 @@ Examples:
   mantis ask --image a.png --image b.png "What changed from image 1 to image 2?"
   mantis finetune data.jsonl --model mantis-nano --stage lora --epochs 3`,
     );
-  for (const command of [askCommand(), finetuneCommand(), modelsCommand(), serveCommand()]) program.addCommand(command);
+  for (const command of [askCommand(), finetuneCommand(), modelsCommand(), verifyCommand(), serveCommand()])
+    program.addCommand(command);
   try {
     await program.parseAsync([...argv]);
   } catch (error) {
