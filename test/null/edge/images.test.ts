@@ -1,0 +1,121 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { ProbeError } from '../../../edge/images/bytes.ts';
+import { checkImage } from '../../../edge/images/check.ts';
+import { probe, sniff } from '../../../edge/images/probe.ts';
+import type { ImageMime } from '../../../shared/contract/images.ts';
+import { LIMITS } from '../../../shared/contract/limits.ts';
+import { gif, jpeg, png, webpExtended, webpLossless, webpLossy } from './pictures.ts';
+
+const KINDS: [string, ImageMime, Uint8Array][] = [
+  ['PNG', 'image/png', png(640, 480)],
+  ['JPEG', 'image/jpeg', jpeg(640, 480)],
+  ['JPEG with a long comment', 'image/jpeg', jpeg(640, 480, { padding: 60_000 })],
+  ['WebP lossy', 'image/webp', webpLossy(640, 480)],
+  ['WebP lossless', 'image/webp', webpLossless(640, 480)],
+  ['WebP extended', 'image/webp', webpExtended(640, 480)],
+  ['GIF', 'image/gif', gif(640, 480)],
+];
+
+describe('probe', () => {
+  for (const [name, mime, bytes] of KINDS) {
+    it(`reads ${name}`, () => {
+      assert.equal(sniff(bytes), mime);
+      assert.deepEqual(probe(bytes, mime), { mime, width: 640, height: 480, frames: 1, orientation: 1 });
+    });
+  }
+
+  it('turns the size for orientations 5 to 8 and for no other', () => {
+    for (let orientation = 1; orientation <= 8; orientation++) {
+      for (const bytes of [
+        jpeg(640, 480, { orientation }),
+        jpeg(640, 480, { orientation, littleEndian: false }),
+        png(640, 480, { orientation }),
+        webpExtended(640, 480, { orientation }),
+      ]) {
+        const info = probe(bytes, sniff(bytes)!);
+        assert.deepEqual(
+          [info.width, info.height],
+          orientation >= 5 ? [480, 640] : [640, 480],
+          `orientation ${orientation}`,
+        );
+      }
+    }
+    assert.equal(probe(jpeg(4, 3, { orientation: 99 }), 'image/jpeg').orientation, 1);
+  });
+
+  it('counts frames', () => {
+    assert.equal(probe(gif(4, 4, 3), 'image/gif').frames, 2);
+    assert.equal(probe(png(4, 4, { frames: 5 }), 'image/png').frames, 5);
+    assert.equal(probe(webpExtended(4, 4, { frames: 4 }), 'image/webp').frames, 4);
+  });
+
+  it('answers a cut picture with a ProbeError or with what the whole one says', () => {
+    for (const [name, mime, whole] of KINDS) {
+      for (let length = 0; length < Math.min(whole.byteLength, 400); length++) {
+        try {
+          assert.equal(probe(whole.subarray(0, length), mime).width, 640);
+        } catch (error) {
+          assert.ok(error instanceof ProbeError, `${name} cut at ${length}: ${error}`);
+        }
+      }
+    }
+  });
+
+  it('survives 20,000 mutations', () => {
+    const seeds = KINDS.map(([, mime, bytes]) => [mime, bytes.subarray(0, 300)] as const);
+    fc.assert(
+      fc.property(
+        fc.constantFrom(...seeds),
+        fc.array(fc.tuple(fc.nat(299), fc.nat(255)), { maxLength: 6 }),
+        ([mime, seed], edits) => {
+          const bytes = seed.slice();
+          for (const [at, value] of edits) bytes[at % bytes.byteLength] = value;
+          try {
+            probe(bytes, mime);
+          } catch (error) {
+            assert.ok(error instanceof ProbeError, String(error));
+          }
+        },
+      ),
+      { numRuns: 20_000, seed: 1 },
+    );
+  });
+});
+
+describe('picture limits', () => {
+  const at = 'messages[0].content[2].image_url';
+  const codes = (bytes: Uint8Array, declared: string | null = null) => {
+    const result = checkImage(bytes, declared, at);
+    return Array.isArray(result) ? result.map(({ code, param }) => `${code}${param === at ? '' : ` at ${param}`}`) : [];
+  };
+  const L = LIMITS.images;
+
+  it('hold at the limit and one beyond', () => {
+    assert.deepEqual(codes(png(L.maxSide, 3000)), []);
+    assert.deepEqual(codes(png(L.maxSide + 1, 3000)), ['image_too_large']);
+    assert.deepEqual(codes(png(5000, L.maxPixels / 5000)), []);
+    assert.deepEqual(codes(png(5000, L.maxPixels / 5000 + 1)), ['image_too_large']);
+    assert.deepEqual(codes(png(L.maxAspectRatio, 1)), []);
+    assert.deepEqual(codes(png(L.maxAspectRatio + 1, 1)), ['image_too_large']);
+    assert.deepEqual(codes(png(1, 1)), []);
+  });
+
+  it('refuse what is no picture, another one than declared, and moving ones', () => {
+    assert.deepEqual(codes(new Uint8Array(0)), ['empty_image_file']);
+    assert.deepEqual(codes(new TextEncoder().encode('<svg xmlns="http://www.w3.org/2000/svg"/>')), [
+      'invalid_image_format',
+    ]);
+    assert.deepEqual(codes(png(4, 4), 'image/jpeg'), ['invalid_image_format']);
+    assert.deepEqual(codes(png(4, 4).subarray(0, 40)), ['image_parse_error']);
+    assert.deepEqual(codes(gif(4, 4, 2)), ['invalid_image_format']);
+    assert.deepEqual(codes(png(0, 4)), ['image_parse_error']);
+    assert.deepEqual(codes(png(20_000, 20_000)), ['image_too_large', 'image_too_large']);
+  });
+
+  it('say limit and value', () => {
+    const [problem] = checkImage(png(L.maxSide + 1, 100), null, at) as { message: string }[];
+    assert.match(problem!.message, new RegExp(`${L.maxSide} pixels, received ${L.maxSide + 1}x100`));
+  });
+});
