@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { askCommand } from './ask.ts';
 import { CliError } from './error.ts';
+import { evalCommand } from './eval.ts';
 import { finetuneCommand } from './finetune.ts';
 import { modelsCommand } from './models.ts';
 import { serveCommand } from './serve.ts';
@@ -22,7 +23,14 @@ Examples:
   mantis ask --image a.png --image b.png "What changed from image 1 to image 2?"
   mantis finetune data.jsonl --model mantis-nano --stage lora --epochs 3`,
     );
-  for (const command of [askCommand(), finetuneCommand(), modelsCommand(), verifyCommand(), serveCommand()])
+  for (const command of [
+    askCommand(),
+    finetuneCommand(),
+    modelsCommand(),
+    evalCommand(),
+    verifyCommand(),
+    serveCommand(),
+  ])
     program.addCommand(command);
   try {
     await program.parseAsync([...argv]);
