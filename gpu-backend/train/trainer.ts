@@ -161,6 +161,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   };
   let progress: Progress = options.resume ?? { step: 0, skipped: 0, cursor: 0 };
   let skippedInARow = 0;
+  let upcoming: ReturnType<DataSource['next']> | undefined;
   let saved = progress.step + progress.skipped;
   const save = async (): Promise<void> => {
     saved = progress.step + progress.skipped;
@@ -169,10 +170,14 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   while (progress.step + progress.skipped < totalSteps) {
     const step = progress.step + progress.skipped + 1;
     const begin = now();
-    const { samples, cursor } = await data.next(progress.cursor);
+    const { samples, cursor } = await (upcoming ?? data.next(progress.cursor));
     const batches = microBatches(samples, shape);
     state.zeroGradients();
-    const totals = await computer.accumulate(state, batches);
+    const computing = computer.accumulate(state, batches);
+    // The next step's data is made while other threads compute. A failure shows where it is awaited.
+    if (step < totalSteps) upcoming = data.next(cursor);
+    upcoming?.catch(() => {});
+    const totals = await computing;
     const learningRate = options.learningRate(step);
     const { norm, applied } = state.update(
       rateFactor === undefined ? learningRate : (name) => learningRate * rateFactor(name),

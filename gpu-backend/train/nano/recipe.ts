@@ -1,0 +1,81 @@
+import type { VlmConfig } from '../../models/config.ts';
+import { nanoConfig } from '../../models/presets.ts';
+import type { Tokenizer } from '../../text/tokenizer.ts';
+import type { LearningRateSchedule } from '../schedule.ts';
+import { nanoCurriculum, type Phase } from './samples.ts';
+
+/** Everything that decides what a nano run computes, beside its length and its seed. */
+export interface NanoRecipe {
+  /** Entries of the vocabulary. */
+  readonly vocab: number;
+  readonly patchSize: number;
+  readonly imageSize: number;
+  readonly visionHidden: number;
+  readonly visionLayers: number;
+  readonly visionHeads: number;
+  readonly visionIntermediate: number;
+  readonly hidden: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly intermediate: number;
+  /** Conversations of one optimizer step. */
+  readonly dialogues: number;
+  /** Largest micro-batch, tokens with padding. */
+  readonly microBatchTokens: number;
+  readonly schedule: LearningRateSchedule;
+  readonly weightDecay: number;
+  readonly beta2: number;
+  readonly maxNorm: number;
+  /** Chat template by name (text/templates.ts). */
+  readonly template: string;
+}
+
+/** The recipe of the shipped weights. */
+export const NANO_RECIPE: NanoRecipe = {
+  vocab: 640,
+  patchSize: 20,
+  imageSize: 100,
+  visionHidden: 128,
+  visionLayers: 3,
+  visionHeads: 4,
+  visionIntermediate: 512,
+  hidden: 192,
+  layers: 5,
+  heads: 6,
+  kvHeads: 3,
+  intermediate: 512,
+  dialogues: 32,
+  microBatchTokens: 1500,
+  schedule: { kind: 'cosine', peak: 1.5e-3, warmupShare: 0.01, floorShare: 0.01 },
+  weightDecay: 0.05,
+  beta2: 0.98,
+  maxNorm: 1,
+  template: 'compact',
+};
+
+/** Which kinds of dialogue come when, for a run of so many dialogues. */
+export function nanoPhases(dialogues: number): Phase[] {
+  return nanoCurriculum(dialogues);
+}
+
+export function nanoModelConfig(recipe: NanoRecipe, tokenizer: Tokenizer): VlmConfig {
+  return nanoConfig({
+    vocab: tokenizer.vocabSize,
+    imageToken: tokenizer.requireId('<image>'),
+    bosToken: tokenizer.requireId('<|begin_of_text|>'),
+    eosTokens: [tokenizer.requireId('<|eot_id|>'), tokenizer.requireId('<|end_of_text|>')],
+    padToken: tokenizer.requireId('<|pad|>'),
+    imageSize: recipe.imageSize,
+    patchSize: recipe.patchSize,
+    visionHidden: recipe.visionHidden,
+    visionLayers: recipe.visionLayers,
+    visionHeads: recipe.visionHeads,
+    visionIntermediate: recipe.visionIntermediate,
+    hidden: recipe.hidden,
+    layers: recipe.layers,
+    heads: recipe.heads,
+    kvHeads: recipe.kvHeads,
+    intermediate: recipe.intermediate,
+  });
+}

@@ -1,0 +1,267 @@
+import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { initWeights } from '../../models/presets.ts';
+import { trainGraph } from '../../models/train-graph.ts';
+import type { LayoutOptions } from '../../text/layout.ts';
+import { bindTemplate, templateByName } from '../../text/templates.ts';
+import { parseTokenizer } from '../../text/tokenizer.ts';
+import { decodeImage } from '../../vision/decode.ts';
+import { loadNewestCheckpoint, saveCheckpoint } from '../checkpoint.ts';
+import { ParallelComputer } from '../parallel.ts';
+import { learningRateAt, progressOf } from '../schedule.ts';
+import { ParameterState } from '../state.ts';
+import type { TrainSessionSpec } from '../train-session.ts';
+import { type DataSource, type StepMetrics, type TrainResult, train } from '../trainer.ts';
+import { nanoTokenizer } from './corpus.ts';
+import { Curve } from './curve.ts';
+import { encodeDialogue } from './encode.ts';
+import { exportNano } from './export.ts';
+import { type DecodePng, readNlvrExamples } from './nlvr.ts';
+import { type PlanEntry, StepPlan } from './plan.ts';
+import { loadRealData, type RealData } from './real.ts';
+import { NANO_RECIPE, type NanoRecipe, nanoModelConfig, nanoPhases } from './recipe.ts';
+import { NanoStream } from './samples.ts';
+
+export interface NanoTrainOptions {
+  /** Folder of the run: checkpoints, log, and the model in `model/`. The same command on the same folder goes on. */
+  readonly out: string;
+  /** NLVR folder (train, train-images and dev splits). Without it: generated pictures and sentences only. */
+  readonly nlvrDir?: string;
+  /** Optimizer steps of the run; or the plan of an earlier run, to repeat it. Default 4000. */
+  readonly steps?: number | readonly PlanEntry[];
+  /** Unix time in ms by which the run shall be complete: the number of steps is then estimated and revised. */
+  readonly finishBy?: number;
+  readonly seed?: number;
+  /** Threads that compute gradients, each on its own micro-batches. Default 2. */
+  readonly threads?: number;
+  readonly recipe?: NanoRecipe;
+  /** Default 5. */
+  readonly checkpointMinutes?: number;
+  /** Minutes between points of the evaluation curve. Default 6. */
+  readonly curveMinutes?: number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: NanoProgress) => void;
+  readonly onMessage?: (message: string) => void;
+}
+
+export interface NanoProgress {
+  readonly metrics: StepMetrics;
+  readonly totalSteps: number;
+  readonly tokensPerSecond: number;
+  readonly remainingMs: number;
+}
+
+/** Written beside the checkpoints; what a resumed run must agree with. */
+interface RunFile {
+  readonly seed: number;
+  readonly recipe: NanoRecipe;
+  readonly plan: readonly PlanEntry[];
+}
+
+const REVISE_EVERY_STEPS = 50;
+
+const decodePng: DecodePng = async (png) => {
+  const { width, height, pixels_HWC } = await decodeImage(png);
+  return { width, height, rgb: pixels_HWC };
+};
+
+/**
+ * Trains the nano model from random weights, or goes on where the run in `out` stopped. Data are made on the fly and depend on
+ * seed, plan and step alone.
+ */
+export async function trainNano(options: NanoTrainOptions): Promise<TrainResult> {
+  const say = options.onMessage ?? (() => {});
+  await mkdir(options.out, { recursive: true });
+  const run = await openRun(options);
+  const { recipe, seed } = run;
+  const plan = new StepPlan(run.plan);
+  const tokenizerJson = await openTokenizer(options.out, recipe, options.nlvrDir);
+  const tokenizer = parseTokenizer(tokenizerJson);
+  const config = nanoModelConfig(recipe, tokenizer);
+  const layout: LayoutOptions = {
+    tokenizer,
+    template: bindTemplate(templateByName(recipe.template), tokenizer),
+    tokensPerImage: config.tokensPerImage,
+    imageTokenId: config.imageToken,
+  };
+
+  const spec: TrainSessionSpec = { config, options: { train: 'all', images: 'pixels' }, threads: 1 };
+  const { trainable, weights } = trainGraph(config, spec.options);
+  const state = new ParameterState(trainable.map((name) => ({ name, shape: weights.get(name) ?? [] })));
+  const initial = initWeights(config, seed);
+  for (const p of state.parameters) p.value.set(initial.get(p.name)?.data as Float32Array);
+  const checkpoints = join(options.out, 'checkpoints');
+  const resumed = await loadNewestCheckpoint(checkpoints, state, (path, reason) =>
+    say(`checkpoint ${path} is passed over: ${reason.message}`),
+  );
+  say(
+    `${(state.elementCount / 1e6).toFixed(2)} M parameters, ${config.tokensPerImage} tokens a picture, ` +
+      (resumed === undefined ? 'from random weights' : `resumed at step ${resumed.progress.step}`),
+  );
+
+  if (options.nlvrDir !== undefined) say('reading NLVR training pictures');
+  const real = options.nlvrDir === undefined ? undefined : await loadRealData(options.nlvrDir, decodePng);
+  const curve = await Curve.create({
+    config,
+    layout,
+    decodePng,
+    ...(options.nlvrDir === undefined ? {} : { nlvrDir: options.nlvrDir }),
+    itemsPerSkill: 60,
+    nlvrItems: 240,
+    threads: 2,
+  });
+  const data = nanoData(recipe, seed, plan, real, layout);
+  const computer = new ParallelComputer(spec, state, options.threads ?? 2);
+  const log = join(options.out, 'log.jsonl');
+  const clock = { start: performance.now(), checkpoint: performance.now(), curve: performance.now(), stepMs: 0 };
+  const scoreCurve = async (step: number): Promise<void> => {
+    const begin = performance.now();
+    const scores = await curve.score(state);
+    clock.curve = performance.now();
+    await appendFile(
+      log,
+      `${JSON.stringify({ curve: step, minutes: minutesSince(clock.start), ...rounded(scores) })}\n`,
+    );
+    say(`step ${step} ${showScores(scores)} (${((clock.curve - begin) / 1000).toFixed(1)} s)`);
+  };
+  const exportModel = (): Promise<void> =>
+    exportNano(join(options.out, 'model'), state, { config, tokenizerJson, template: recipe.template });
+  try {
+    const result = await train({
+      state,
+      computer,
+      data,
+      totalSteps: Number.POSITIVE_INFINITY,
+      isDone: (step) => step >= plan.totalAt(step),
+      learningRate: (step) => learningRateAt(recipe.schedule, progressOf(step, plan.totalAt(step))),
+      adamw: { weightDecay: recipe.weightDecay, beta2: recipe.beta2 },
+      maxNorm: recipe.maxNorm,
+      microBatchTokens: recipe.microBatchTokens,
+      padId: config.text.padToken ?? 0,
+      ...(resumed === undefined ? {} : { resume: resumed.progress }),
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+      onStep: async (metrics) => {
+        clock.stepMs = clock.stepMs === 0 ? metrics.ms : 0.95 * clock.stepMs + 0.05 * metrics.ms;
+        const { step } = metrics;
+        if (options.finishBy !== undefined && step % REVISE_EVERY_STEPS === 20) {
+          const remaining = Math.floor((options.finishBy - Date.now()) / clock.stepMs);
+          // The next step's data are already made, so a new estimate holds from the one after.
+          plan.revise(step + 2, step + Math.max(2, remaining));
+          await writeRun(options.out, { ...run, plan: plan.entries });
+        }
+        if (step % 10 === 0 || step === 1)
+          await appendFile(
+            log,
+            `${JSON.stringify({ ...shortMetrics(metrics), minutes: minutesSince(clock.start) })}\n`,
+          );
+        const totalSteps = plan.totalAt(step);
+        options.onProgress?.({
+          metrics,
+          totalSteps,
+          tokensPerSecond: (metrics.tokens / metrics.ms) * 1000,
+          remainingMs: (totalSteps - step) * clock.stepMs,
+        });
+        if (performance.now() - clock.curve > (options.curveMinutes ?? 6) * 60_000) {
+          await scoreCurve(step);
+          await exportModel();
+        }
+      },
+      isCheckpointDue: () => performance.now() - clock.checkpoint > (options.checkpointMinutes ?? 5) * 60_000,
+      saveCheckpoint: async (progress) => {
+        clock.checkpoint = performance.now();
+        await writeRun(options.out, { ...run, plan: plan.entries });
+        await saveCheckpoint(checkpoints, state, progress, { keep: 2 });
+      },
+    });
+    if (result.outcome === 'complete') await scoreCurve(result.progress.step);
+    await exportModel();
+    return result;
+  } finally {
+    await computer.close();
+  }
+}
+
+function nanoData(
+  recipe: NanoRecipe,
+  seed: number,
+  plan: StepPlan,
+  real: RealData | undefined,
+  layout: LayoutOptions,
+): DataSource {
+  let stream: { readonly total: number; readonly source: NanoStream } | undefined;
+  return {
+    next: async (cursor) => {
+      const total = plan.totalAt(cursor / recipe.dialogues + 1) * recipe.dialogues;
+      if (stream?.total !== total)
+        stream = {
+          total,
+          source: new NanoStream({ seed, phases: nanoPhases(total), ...(real === undefined ? {} : { real }) }),
+        };
+      const { source } = stream;
+      const samples = Array.from({ length: recipe.dialogues }, (_, i) =>
+        encodeDialogue(source.dialogue(cursor + i), layout, recipe.imageSize),
+      );
+      return { samples, cursor: cursor + recipe.dialogues };
+    },
+  };
+}
+
+/** Reads the run in a folder, or writes a new one. @throws when the folder holds a run of another recipe or seed */
+async function openRun(options: NanoTrainOptions): Promise<RunFile> {
+  const path = join(options.out, 'run.json');
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined;
+    throw error;
+  });
+  const recipe = options.recipe ?? NANO_RECIPE;
+  const seed = options.seed ?? 1;
+  if (text === undefined) {
+    const { steps = 4000 } = options;
+    const plan = typeof steps === 'number' ? [{ fromStep: 1, totalSteps: steps }] : steps;
+    await writeRun(options.out, { seed, recipe, plan });
+    return { seed, recipe, plan };
+  }
+  const run = JSON.parse(text) as RunFile;
+  if (run.seed !== seed || JSON.stringify(run.recipe) !== JSON.stringify(recipe))
+    throw new Error(`${path} is a run of another recipe or seed; give another --out, or remove the folder`);
+  return run;
+}
+
+async function writeRun(out: string, run: RunFile): Promise<void> {
+  await writeFile(join(out, 'run.json'), `${JSON.stringify(run, null, 1)}\n`);
+}
+
+/** The run's vocabulary: learnt once, then kept with the run. */
+async function openTokenizer(out: string, recipe: NanoRecipe, nlvrDir: string | undefined): Promise<unknown> {
+  const path = join(out, 'tokenizer.json');
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (text !== undefined) return JSON.parse(text);
+  const examples = nlvrDir === undefined ? [] : await readNlvrExamples(nlvrDir, 'train');
+  const file = nanoTokenizer([...new Set(examples.map((e) => e.statement))], recipe.vocab);
+  await writeFile(path, JSON.stringify(file));
+  return file;
+}
+
+const minutesSince = (start: number): number => Number(((performance.now() - start) / 60_000).toFixed(2));
+const rounded = (scores: Readonly<Record<string, number>>): Record<string, number> =>
+  Object.fromEntries(Object.entries(scores).map(([name, value]) => [name, Number(value.toFixed(4))]));
+const showScores = (scores: Readonly<Record<string, number>>): string =>
+  Object.entries(scores)
+    .map(([name, value]) => `${name} ${(100 * value).toFixed(1)} %`)
+    .join(', ');
+
+function shortMetrics(m: StepMetrics): Record<string, number | boolean> {
+  return {
+    step: m.step,
+    loss: Number(m.loss.toFixed(5)),
+    tokenAccuracy: Number(m.tokenAccuracy.toFixed(4)),
+    gradNorm: Number(m.gradNorm.toFixed(4)),
+    learningRate: Number(m.learningRate.toPrecision(4)),
+    tokens: m.tokens,
+    ms: Math.round(m.ms),
+    ...(m.applied ? {} : { applied: false }),
+  };
+}

@@ -1,0 +1,86 @@
+import type { VlmConfig } from '../models/config.ts';
+import { type TrainGraph, type TrainOptions as TrainGraphOptions, trainGraph } from '../models/train-graph.ts';
+import { causalBias } from '../models/vlm.ts';
+import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
+import type { CollatedBatch } from './batch.ts';
+
+/** A plain description of a training graph; it can be sent to another thread, which builds the graph itself. */
+export interface TrainSessionSpec {
+  readonly config: VlmConfig;
+  readonly options: TrainGraphOptions;
+  readonly threads: number;
+}
+
+/** A training session, with the logits of the supervised rows as an extra output `logits`. */
+export interface TrainSession {
+  readonly graph: TrainGraph;
+  readonly session: Session;
+  feeds(batch: CollatedBatch): Record<string, Tensor>;
+}
+
+export async function createTrainSession({ config, options, threads }: TrainSessionSpec): Promise<TrainSession> {
+  const built = trainGraph(config, options);
+  const logits = built.graph.nodes.find((node) => node.op === 'crossEntropy')?.inputs[0];
+  if (logits !== undefined) built.graph.output('logits', logits);
+  const session = await Session.create(built.graph, { threads });
+  return { graph: built, session, feeds: (batch) => batchFeeds(batch, config, options) };
+}
+
+/** Data inputs of a training graph for one micro-batch. */
+export function batchFeeds(
+  batch: CollatedBatch,
+  config: VlmConfig,
+  options: Pick<TrainGraphOptions, 'images' | 'causalBlocks' | 'checkpointing'>,
+): Record<string, Tensor> {
+  const blocks = options.causalBlocks ?? 1;
+  const blockLength = batch.length / blocks;
+  if (!Number.isInteger(blockLength))
+    throw new Error(`length ${batch.length} is not a multiple of the ${blocks} causal blocks`);
+  const shape = [batch.batch, batch.length];
+  const rows = [batch.rows.length];
+  const feeds: Record<string, Tensor> = {
+    ids: ints(batch.ids, shape),
+    positions: ints(batch.positions, shape),
+    causal_bias: f32(cachedBias(blockLength, blocks), [blockLength, batch.length]),
+    rows: ints(batch.rows, rows),
+    targets: ints(batch.targets, rows),
+    weights: f32(batch.weights, rows),
+  };
+  if ((options.checkpointing ?? 'none') !== 'none') feeds.zero = f32(Float32Array.of(0), []);
+  if (options.images === 'none') {
+    if (batch.images.length > 0) throw new Error('a text-only training graph was given images');
+    return feeds;
+  }
+  feeds.image_rows = ints(batch.imageRows, [batch.imageRows.length]);
+  const joined = joinImages(batch.images);
+  if (options.images === 'pixels') {
+    const side = config.vision.imageSize;
+    feeds.pixel_values = f32(joined, [batch.images.length, 3, side, side]);
+  } else feeds.vision_features = f32(joined, [batch.imageRows.length, config.vision.hidden]);
+  return feeds;
+}
+
+function joinImages(images: readonly Float32Array[]): Float32Array {
+  const size = images[0]?.length ?? 0;
+  const joined = new Float32Array(size * images.length);
+  images.forEach((image, i) => {
+    if (image.length !== size) throw new Error(`image ${i} has ${image.length} values, the first one ${size}`);
+    joined.set(image, i * size);
+  });
+  return joined;
+}
+
+const biases = new Map<string, Float32Array>();
+
+/** The bias depends on the length alone; a run meets few lengths, and the oldest is dropped when there are many. */
+function cachedBias(blockLength: number, blocks: number): Float32Array {
+  const key = `${blockLength}x${blocks}`;
+  let bias = biases.get(key);
+  if (bias === undefined) {
+    const [oldest] = biases.keys();
+    if (biases.size >= 64 && oldest !== undefined) biases.delete(oldest);
+    bias = causalBias(blockLength, blocks);
+    biases.set(key, bias);
+  }
+  return bias;
+}
