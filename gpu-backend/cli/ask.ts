@@ -1,10 +1,11 @@
 import { extname } from 'node:path';
 import { Command } from 'commander';
 import { Api, type ApiOptions, apiOptions, readUserFile } from './api.ts';
+import { askLocal } from './ask-local.ts';
 import { CliError } from './error.ts';
 import { collect, wholeNumber, within } from './parse.ts';
 
-interface AskOptions extends ApiOptions {
+export interface AskOptions extends ApiOptions {
   readonly image: string[];
   readonly model: string;
   readonly local?: string;
@@ -36,7 +37,9 @@ export function askCommand(): Command {
     .option('--system <text>', 'system message');
   for (const option of apiOptions()) command.addOption(option);
   return command.action(async (question: string, options: AskOptions) => {
-    for await (const text of options.local === undefined ? askApi(question, options) : askLocal(question, options))
+    for await (const text of options.local === undefined
+      ? askApi(question, options)
+      : askLocal(question, options.local, options))
       process.stdout.write(text);
     process.stdout.write('\n');
   });
@@ -66,8 +69,4 @@ async function* askApi(question: string, options: AskOptions): AsyncGenerator<st
     },
   );
   for await (const chunk of chunks) yield chunk.choices[0]?.delta.content ?? '';
-}
-
-async function* askLocal(_question: string, _options: AskOptions): AsyncGenerator<string> {
-  yield '';
 }

@@ -35,8 +35,11 @@ Examples:
   try {
     await program.parseAsync([...argv]);
   } catch (error) {
-    if (!(error instanceof CliError)) throw error;
-    process.stderr.write(`mantis: ${error.message}\n`);
-    process.exitCode = error.exitCode;
+    const isExpected = error instanceof CliError;
+    const message = error instanceof Error ? error.message : String(error);
+    process.stderr.write(`mantis: ${message}\n`);
+    if (!isExpected && error instanceof Error)
+      process.stderr.write(`${error.stack?.split('\n').slice(1, 4).join('\n')}\n`);
+    process.exitCode = isExpected ? error.exitCode : 1;
   }
 }
