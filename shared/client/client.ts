@@ -1,0 +1,140 @@
+/** The typed SDK: the whole public API over `fetch`, for Node, browsers and Workers. */
+import type { ChatChunk, ChatCompletion, ChatRequest } from '../contract/chat.ts';
+import type { Deleted, FileObject, FilePurpose, List } from '../contract/files.ts';
+import type { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent, JobStatus } from '../contract/jobs.ts';
+import type { Model } from '../contract/models.ts';
+import type { WebhookEndpoint, WebhookEventType } from '../contract/webhooks.ts';
+import { decodeSse } from '../wire/sse.ts';
+import { ClientError, type ClientOptions, Http, type RequestOptions, streamError } from './http.ts';
+
+type Page = { limit?: number; after?: string };
+type Call = { signal?: AbortSignal };
+
+/** What following a job yields: its events, and last how it ended. */
+export type JobUpdate =
+  | { type: 'event'; event: JobEvent }
+  | { type: 'end'; status: JobStatus; fineTunedModel: string | null };
+
+export class MantisClient {
+  readonly #http: Http;
+
+  constructor(options: ClientOptions) {
+    this.#http = new Http(options);
+  }
+
+  readonly chat = {
+    /** A whole answer. */
+    create: (request: Omit<ChatRequest, 'stream' | 'stream_options'>, call: Call = {}): Promise<ChatCompletion> =>
+      this.#post('/v1/chat/completions', request, call),
+
+    /**
+     * The answer as it is made. Leaving the loop closes the connection, which frees the backend.
+     * @throws ClientError also in the middle, when the backend dies: half an answer never looks whole.
+     */
+    stream: (request: Omit<ChatRequest, 'stream'>, call: Call = {}): AsyncGenerator<ChatChunk, void, undefined> =>
+      this.#chunks(request, call),
+  };
+
+  readonly models = {
+    list: (): Promise<List<Model>> => this.#http.json('/v1/models'),
+    retrieve: (id: string): Promise<Model> => this.#http.json(`/v1/models/${encodeURIComponent(id)}`),
+  };
+
+  readonly files = {
+    create: (file: Blob, filename: string, purpose: FilePurpose): Promise<FileObject> => {
+      const form = new FormData();
+      form.set('purpose', purpose);
+      form.set('file', file, filename);
+      return this.#http.json('/v1/files', { method: 'POST', form });
+    },
+    list: (query: Page & { purpose?: FilePurpose; order?: 'asc' | 'desc' } = {}): Promise<List<FileObject>> =>
+      this.#http.json('/v1/files', { query }),
+    retrieve: (id: string): Promise<FileObject> => this.#http.json(path('/v1/files', id)),
+    content: async (id: string): Promise<Uint8Array> =>
+      new Uint8Array(await (await this.#http.response(`${path('/v1/files', id)}/content`)).arrayBuffer()),
+    delete: (id: string): Promise<Deleted> => this.#http.json(path('/v1/files', id), { method: 'DELETE' }),
+  };
+
+  readonly jobs = {
+    create: (request: CreateJobRequest, call: Call = {}): Promise<FineTuningJob> =>
+      this.#post('/v1/fine_tuning/jobs', request, call),
+    list: (query: Page = {}): Promise<List<FineTuningJob>> => this.#http.json('/v1/fine_tuning/jobs', { query }),
+    retrieve: (id: string): Promise<FineTuningJob> => this.#http.json(path('/v1/fine_tuning/jobs', id)),
+    cancel: (id: string): Promise<FineTuningJob> =>
+      this.#http.json(`${path('/v1/fine_tuning/jobs', id)}/cancel`, { method: 'POST' }),
+    events: (id: string, query: Page = {}): Promise<List<JobEvent>> =>
+      this.#http.json(`${path('/v1/fine_tuning/jobs', id)}/events`, { query }),
+    checkpoints: (id: string, query: Page = {}): Promise<List<JobCheckpoint>> =>
+      this.#http.json(`${path('/v1/fine_tuning/jobs', id)}/checkpoints`, { query }),
+    /** Every event from the first on, then live until the job has ended; a cut connection is taken up where it broke. */
+    follow: (id: string, call: Call = {}): AsyncGenerator<JobUpdate, void, undefined> => this.#follow(id, call),
+  };
+
+  readonly webhookEndpoints = {
+    /** `secret` is in this answer only. */
+    create: (url: string, events?: WebhookEventType[]): Promise<WebhookEndpoint & { secret: string }> =>
+      this.#post('/v1/webhook_endpoints', events === undefined ? { url } : { url, events }, {}),
+    list: (query: Page = {}): Promise<List<WebhookEndpoint>> => this.#http.json('/v1/webhook_endpoints', { query }),
+    delete: (id: string): Promise<Deleted> => this.#http.json(path('/v1/webhook_endpoints', id), { method: 'DELETE' }),
+  };
+
+  #post<T>(to: string, json: unknown, call: Call): Promise<T> {
+    return this.#http.json<T>(to, { method: 'POST', json, ...call });
+  }
+
+  async *#chunks(request: object, call: Call): AsyncGenerator<ChatChunk, void, undefined> {
+    const options: RequestOptions = {
+      method: 'POST',
+      json: { ...request, stream: true },
+      accept: 'text/event-stream',
+      ...call,
+    };
+    const response = await this.#http.response('/v1/chat/completions', options);
+    if (response.body === null) throw cutOff();
+    for await (const { data } of decodeSse(response.body)) {
+      if (data === '[DONE]') return;
+      const error = streamError(data);
+      if (error !== null) throw error;
+      yield JSON.parse(data) as ChatChunk;
+    }
+    throw cutOff();
+  }
+
+  async *#follow(id: string, call: Call): AsyncGenerator<JobUpdate, void, undefined> {
+    let lastEventId = '0';
+    for (;;) {
+      const headers = { 'last-event-id': lastEventId };
+      const options = { accept: 'text/event-stream', headers, ...call };
+      const response = await this.#http.response(`${path('/v1/fine_tuning/jobs', id)}/events`, options);
+      try {
+        for await (const { id: eventId, event, data } of decodeSse(response.body ?? new ReadableStream())) {
+          if (event === 'end') {
+            const end = JSON.parse(data) as { status: JobStatus; fine_tuned_model: string | null };
+            yield { type: 'end', status: end.status, fineTunedModel: end.fine_tuned_model };
+            return;
+          }
+          if (eventId !== undefined) lastEventId = eventId;
+          yield { type: 'event', event: JSON.parse(data) as JobEvent };
+        }
+      } catch (error) {
+        // The connection broke; the next request says where we were. Its own failure is the caller's.
+        if (call.signal?.aborted || !(error instanceof TypeError)) throw error;
+      }
+    }
+  }
+}
+
+function path(collection: string, id: string): string {
+  return `${collection}/${encodeURIComponent(id)}`;
+}
+
+function cutOff(): ClientError {
+  return new ClientError(
+    200,
+    'The stream ended without [DONE]; the answer is incomplete.',
+    'stream_cut_off',
+    null,
+    null,
+    [],
+  );
+}
