@@ -56,6 +56,12 @@ export class EdgeClient {
     return await (await this.#fetch('GET', path, null, {}, this.#timeoutMs)).json();
   }
 
+  /** GET of a small blob. @throws EdgeError */
+  async getBytes(path: string): Promise<Uint8Array> {
+    const response = await this.#fetch('GET', path, null, {}, this.#transferTimeoutMs);
+    return new Uint8Array(await response.arrayBuffer());
+  }
+
   /**
    * Downloads into `file` through a temporary name, checking length and digest on the way: the file appears whole or not at all.
    * @throws EdgeError, or Error naming both digests

@@ -1,0 +1,105 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { CheckpointManifest, StoredFile, TrainerEvent } from '../../shared/contract/backend.ts';
+import type { CheckpointMetrics } from '../../shared/contract/jobs.ts';
+import { type EdgeClient, EdgeError } from './edge-client.ts';
+
+/** The edge no longer takes our writes: somebody else has the job, or it was ended. Everything must stop. */
+export class LeaseLost extends Error {
+  override readonly name = 'LeaseLost';
+}
+
+const EVENTS_PER_POST = 100;
+const FLUSH_EVERY_MS = 1_000;
+/** The edge may be restarting; its own start takes a few seconds. */
+const MAX_ATTEMPTS = 12;
+
+/** What a trainer tells the edge and takes from it, under one lease. Calls are repeated while the edge is away. */
+export class JobLink {
+  readonly #edge: EdgeClient;
+  readonly #jobId: string;
+  readonly #token: number;
+  #queued: TrainerEvent[] = [];
+  #flushing: Promise<void> = Promise.resolve();
+  #lastFlushAt = 0;
+
+  constructor(edge: EdgeClient, jobId: string, token: number) {
+    this.#edge = edge;
+    this.#jobId = jobId;
+    this.#token = token;
+  }
+
+  /** Notes an event; it is sent with others about once a second. `key` makes repeats after a resume harmless. */
+  event(event: Omit<TrainerEvent, 'createdAt'>): void {
+    this.#queued.push({ ...event, createdAt: Date.now() });
+  }
+
+  /** Sends what is noted when it is time, or `now`. @throws LeaseLost */
+  async flush(now: boolean): Promise<void> {
+    if (this.#queued.length === 0 || (!now && performance.now() - this.#lastFlushAt < FLUSH_EVERY_MS)) return;
+    this.#lastFlushAt = performance.now();
+    // One after another: events keep their order.
+    this.#flushing = this.#flushing.then(async () => {
+      while (this.#queued.length > 0) {
+        const events = this.#queued.slice(0, EVENTS_PER_POST);
+        await this.#again(() =>
+          this.#edge.post(`/internal/jobs/${this.#jobId}/events`, { token: this.#token, events }),
+        );
+        this.#queued = this.#queued.slice(events.length);
+      }
+    });
+    await this.#flushing;
+  }
+
+  /** Uploads the files of a checkpoint, then its manifest, which makes it visible as a whole. @throws LeaseLost */
+  async checkpoint(step: number, metrics: CheckpointMetrics, dir: string, names: readonly string[]): Promise<void> {
+    const files: CheckpointManifest['files'] = [];
+    for (const name of names) {
+      const bytes = await readFile(join(dir, name));
+      const path = `/internal/jobs/${this.#jobId}/checkpoints/${step}/${encodeURIComponent(basename(name))}`;
+      await this.#again(() => this.#edge.upload(path, bytes, this.#token));
+      files.push({ name, bytes: bytes.byteLength, sha256: createHash('sha256').update(bytes).digest('hex') });
+    }
+    const body = { token: this.#token, step, metrics, files };
+    await this.#again(() => this.#edge.post(`/internal/jobs/${this.#jobId}/checkpoints`, body));
+  }
+
+  /** Brings a stored file here. */
+  async fetchFile({ id, bytes, sha256 }: StoredFile, path: string): Promise<void> {
+    await this.#again(() =>
+      this.#edge.download(`/internal/files/${encodeURIComponent(id)}/content`, path, { bytes, sha256 }),
+    );
+  }
+
+  /** Bytes of an uploaded picture. */
+  async readFile(id: string): Promise<Uint8Array> {
+    return await this.#again(() => this.#edge.getBytes(`/internal/files/${encodeURIComponent(id)}/content`));
+  }
+
+  /** Brings a checkpoint of this job here, every file checked against the manifest. */
+  async fetchCheckpoint({ step, files }: CheckpointManifest, dir: string): Promise<void> {
+    for (const file of files) {
+      const path = `/internal/jobs/${this.#jobId}/checkpoints/${step}/${encodeURIComponent(file.name)}`;
+      await this.#again(() => this.#edge.download(path, join(dir, file.name), file));
+    }
+  }
+
+  /** Repeats while the edge is away or fails; what it refuses is final. */
+  async #again<T>(call: () => Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await call();
+      } catch (error) {
+        if (error instanceof EdgeError && error.status >= 400 && error.status < 500) {
+          if (error.code === 'stale_lease' || error.code === 'job_not_found' || error.code === 'invalid_state')
+            throw new LeaseLost(error.message);
+          throw error;
+        }
+        if (attempt === MAX_ATTEMPTS) throw error;
+        await sleep(Math.min(100 * 2 ** attempt, 2_000));
+      }
+    }
+  }
+}
