@@ -38,25 +38,25 @@ export interface Phase {
   describeChance: number;
 }
 
-/** The shipped order of things: see first, then say true or false, then people's own sentences. @param total dialogues of the whole run */
+/**
+ * The shipped order of things: say what is in a picture, then answer about sets, then people's own sentences. Captions carry the most answer
+ * tokens for the compute and teach the encoder to see; true or false alone teaches a blind model little.
+ * @param total dialogues of the whole run
+ */
 export function nanoCurriculum(total: number): Phase[] {
+  const [turns, upTo] = [[6, 9] as const, (share: number) => Math.round(share * total)];
   return [
+    { until: upTo(0.18), mix: { caption: 7, perception: 2, statements: 1 }, turns, describeChance: 0.6 },
     {
-      until: Math.round(0.15 * total),
-      mix: { perception: 6, statements: 3, skills: 1 },
-      turns: [6, 9],
-      describeChance: 0.8,
-    },
-    {
-      until: Math.round(0.75 * total),
-      mix: { perception: 1.5, statements: 5, skills: 2, temporal: 1.2, real: 0.6 },
-      turns: [6, 9],
-      describeChance: 0.35,
+      until: upTo(0.78),
+      mix: { caption: 1, perception: 1.2, statements: 5, skills: 2, temporal: 1.2, real: 0.6 },
+      turns,
+      describeChance: 0.3,
     },
     {
       until: Infinity,
       mix: { perception: 0.3, statements: 4.5, skills: 2, temporal: 1.2, real: 2 },
-      turns: [6, 9],
+      turns,
       describeChance: 0.1,
     },
   ];
