@@ -47,20 +47,23 @@ export const GRADIENT_PREFIX = 'grad.';
 /**
  * One session in this process. Weights are fed as views of the state (trainable) and as given (frozen): nothing is copied.
  * @param feedsOf data inputs of the graph for a micro-batch
+ * @param trained parameters this graph has gradients of, where it has not all (a text-only graph has none of the projector)
  */
 export function sessionComputer(
   session: Session,
   frozen: Readonly<Record<string, Tensor>>,
   feedsOf: (batch: CollatedBatch) => Readonly<Record<string, Tensor>>,
+  trained?: readonly string[],
 ): GradientComputer {
   return {
     async accumulate(state, batches) {
       const weights: Record<string, Tensor> = { ...frozen };
-      for (const p of state.parameters) weights[p.name] = { dtype: 'f32', shape: p.shape, data: p.value };
+      const own = trained === undefined ? state.parameters : trained.map((name) => state.get(name));
+      for (const p of own) weights[p.name] = { dtype: 'f32', shape: p.shape, data: p.value };
       let totals: StepTotals = { loss: 0, correct: 0, supervised: 0, tokens: 0 };
       for (const batch of batches) {
         const results = await session.run({ ...weights, ...feedsOf(batch) });
-        for (const p of state.parameters) {
+        for (const p of own) {
           const gradient = results[GRADIENT_PREFIX + p.name];
           if (gradient === undefined) throw new Error(`the training graph gives no gradient for ${p.name}`);
           state.addGradient(p.name, gradient.data as Float32Array);

@@ -1,7 +1,7 @@
 import { type LayoutOptions, layoutConversation, type Message } from '../../text/layout.ts';
 import { preprocessRgb } from '../../vision/preprocess.ts';
-import { nanoRecipe } from '../../vision/recipes.ts';
 import type { TrainingSample } from '../batch.ts';
+import { nanoImageRecipe } from './recipe.ts';
 import type { NanoDialogue, UserPart } from './samples.ts';
 import { boxSidePx } from './scene.ts';
 
@@ -10,7 +10,7 @@ const parts = (user: readonly UserPart[]): Message['parts'] =>
 
 /** Pixels of one box as the model takes them. @param rgb 100x100x3 bytes, height-width-channel */
 export function boxPixels(rgb: Uint8Array, imageSize: number): Float32Array {
-  return preprocessRgb({ width: boxSidePx, height: boxSidePx, pixels_HWC: rgb }, nanoRecipe(imageSize)).pixels_CHW;
+  return preprocessRgb({ width: boxSidePx, height: boxSidePx, pixels_HWC: rgb }, nanoImageRecipe(imageSize)).pixels_CHW;
 }
 
 /** A dialogue as the model reads it, loss on its answers. */

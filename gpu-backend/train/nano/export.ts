@@ -3,8 +3,9 @@ import { join } from 'node:path';
 import type { VlmConfig } from '../../models/config.ts';
 import { writeCheckpoint } from '../../models/load.ts';
 import { f32 } from '../../runtime/session.ts';
-import { formatRecipe, nanoRecipe } from '../../vision/recipes.ts';
+import { formatRecipe } from '../../vision/recipes.ts';
 import type { ParameterState } from '../state.ts';
+import { nanoImageRecipe } from './recipe.ts';
 
 /**
  * Writes the model as a Hugging Face folder: config.json, model.safetensors, tokenizer.json, tokenizer_config.json,
@@ -29,7 +30,7 @@ export async function exportNano(
       model_max_length: config.text.maxPositions,
       mantis_template: parts.template,
     },
-    'preprocessor_config.json': formatRecipe(nanoRecipe(config.vision.imageSize)),
+    'preprocessor_config.json': formatRecipe(nanoImageRecipe(config.vision.imageSize)),
     'generation_config.json': {
       bos_token_id: config.text.bosToken,
       eos_token_id: config.text.eosTokens,

@@ -1,6 +1,7 @@
 import type { VlmConfig } from '../../models/config.ts';
 import { nanoConfig } from '../../models/presets.ts';
 import type { Tokenizer } from '../../text/tokenizer.ts';
+import { type ImageRecipe, nanoRecipe } from '../../vision/recipes.ts';
 import type { LearningRateSchedule } from '../schedule.ts';
 import { nanoCurriculum, type Phase } from './samples.ts';
 
@@ -39,20 +40,31 @@ export const NANO_RECIPE: NanoRecipe = {
   visionHidden: 128,
   visionLayers: 3,
   visionHeads: 4,
-  visionIntermediate: 512,
-  hidden: 192,
+  visionIntermediate: 384,
+  hidden: 160,
   layers: 5,
-  heads: 6,
-  kvHeads: 3,
-  intermediate: 512,
+  heads: 5,
+  kvHeads: 5,
+  intermediate: 448,
   dialogues: 32,
   microBatchTokens: 1500,
-  schedule: { kind: 'cosine', peak: 1.5e-3, warmupShare: 0.01, floorShare: 0.01 },
+  schedule: { kind: 'cosine', peak: 2e-3, warmupShare: 0.01, floorShare: 0.01 },
   weightDecay: 0.05,
   beta2: 0.98,
   maxNorm: 1,
   template: 'compact',
 };
+
+/**
+ * How pictures come in: as they are, with the boxes' grey background at exactly zero, so that an empty patch is a zero patch
+ * (loss after 200 steps of captions 0.918 against 0.975 with the mean at 0.5).
+ */
+export function nanoImageRecipe(imageSize: number): ImageRecipe {
+  const grey = BACKGROUND_GREY / 255;
+  return { ...nanoRecipe(imageSize), mean: [grey, grey, grey] };
+}
+
+const BACKGROUND_GREY = 211;
 
 /** Which kinds of dialogue come when, for a run of so many dialogues. */
 export function nanoPhases(dialogues: number): Phase[] {

@@ -1,0 +1,77 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { openSafetensors } from '../io/safetensors.ts';
+import { toFloat32 } from '../io/tensor.ts';
+import { loadAdapter, mergeAdapter } from '../models/adapter.ts';
+import type { VlmConfig } from '../models/config.ts';
+import { loadCheckpoint, type WeightMap } from '../models/load.ts';
+import { canonicalName } from '../models/names.ts';
+import { f32 } from '../runtime/session.ts';
+import type { LayoutOptions } from '../text/layout.ts';
+import { bindTemplate, templateByName, templateForLanguageModel } from '../text/templates.ts';
+import { loadTokenizer } from '../text/tokenizer.ts';
+import { type ImageRecipe, parseRecipe } from '../vision/recipes.ts';
+
+/** A model to tune: weights, and how words and pictures go in. */
+export interface BaseModel {
+  readonly config: VlmConfig;
+  /** All weights the model reads, an earlier fine-tune already laid over them. */
+  readonly weights: WeightMap;
+  /** Names of weights that the earlier fine-tune changed; the new one must carry them along. */
+  readonly carried: readonly string[];
+  readonly layout: LayoutOptions;
+  readonly recipe: ImageRecipe;
+}
+
+function readJson(path: string): Record<string, unknown> {
+  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>) : {};
+}
+
+/**
+ * @param dir checkpoint folder
+ * @param tunedDir folder of an earlier fine-tune to start from: a PEFT adapter, changed tensors, or both
+ * @throws Error naming the file and tensor that do not fit
+ */
+export function loadBaseModel(dir: string, tunedDir?: string): BaseModel {
+  const { config, weights: base } = loadCheckpoint(dir);
+  const weights = tunedDir === undefined ? base : overlay(base, config, tunedDir);
+  const tokenizer = loadTokenizer(dir, { reserved: ['<image>'] });
+  const named = readJson(join(dir, 'tokenizer_config.json')).mantis_template;
+  const path = (readJson(join(dir, 'config.json')).text_config as { _name_or_path?: unknown } | undefined)
+    ?._name_or_path;
+  const template =
+    typeof named === 'string' ? templateByName(named) : templateForLanguageModel(typeof path === 'string' ? path : '');
+  return {
+    config,
+    weights,
+    carried: [...weights].flatMap(([name, tensor]) => (base.get(name) === tensor ? [] : [name])),
+    layout: {
+      tokenizer,
+      template: bindTemplate(template, tokenizer),
+      tokensPerImage: config.tokensPerImage,
+      imageTokenId: config.imageToken,
+    },
+    recipe: parseRecipe(readJson(join(dir, 'preprocessor_config.json'))),
+  };
+}
+
+function overlay(base: WeightMap, config: VlmConfig, dir: string): WeightMap {
+  const tuned: WeightMap = new Map(base);
+  const files = readdirSync(dir).filter((n) => n.endsWith('.safetensors') && n !== 'adapter_model.safetensors');
+  for (const file of files) {
+    const store = openSafetensors(join(dir, file));
+    try {
+      for (const [stored, tensor] of store.tensors) {
+        const name = canonicalName(stored);
+        const known = base.get(name);
+        if (known === undefined) continue;
+        if (known.shape.join() !== tensor.shape.join())
+          throw new Error(`${file}: ${stored} is [${tensor.shape}], the base model has [${known.shape}]`);
+        tuned.set(name, f32(toFloat32(tensor.read()), tensor.shape));
+      }
+    } finally {
+      store.close();
+    }
+  }
+  return existsSync(join(dir, 'adapter_config.json')) ? mergeAdapter(tuned, loadAdapter(dir, config)) : tuned;
+}
