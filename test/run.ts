@@ -10,7 +10,18 @@ import { setMaxListeners } from 'node:events';
 import { dirname, join, relative } from 'node:path';
 import { run } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { describeError, dim, emptyTally, green, indent, printClosing, red, seconds, type Tally } from './run/report.ts';
+import {
+  describeError,
+  dim,
+  emptyTally,
+  firstLines,
+  green,
+  indent,
+  printClosing,
+  red,
+  seconds,
+  type Tally,
+} from './run/report.ts';
 import { findStrays, killStrays, RUN_MARK } from './run/strays.ts';
 import { type Selection, select } from './run/tiers.ts';
 
@@ -80,9 +91,12 @@ async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSi
     const seen = progressOf(file);
     seen.failed += 1;
     const detail = describeError(error) + (isFileItself(file, test.name) ? `\n${seen.output.slice(-4000)}` : '');
-    tally.failures.push({ file, name: isFileItself(file, test.name) ? 'the file as a whole' : test.name, detail });
-    console.log(`  ${red('✗')} ${relative(testRoot, file)} › ${test.name}`);
-    console.log(indent(detail));
+    const name = isFileItself(file, test.name) ? 'the file as a whole' : test.name;
+    // A broken set-up fails every test of its file with one and the same words: they are said once.
+    const before = tally.failures.find((failure) => failure.file === file && failure.detail === detail);
+    tally.failures.push({ file, name, detail });
+    console.log(`  ${red('✗')} ${relative(testRoot, file)} › ${name}`);
+    console.log(indent(before === undefined ? firstLines(detail, 60) : `the same as '${before.name}'`));
   });
 
   function keepOutput(file: string, message: string): void {

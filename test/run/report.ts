@@ -54,6 +54,13 @@ export function indent(text: string, by = '      '): string {
     .join('\n');
 }
 
+/** The beginning of a long text, and how much was left out. */
+export function firstLines(text: string, count: number): string {
+  const lines = text.split('\n');
+  if (lines.length <= count) return text;
+  return [...lines.slice(0, count), `… and ${lines.length - count} more lines`].join('\n');
+}
+
 /**
  * The end of a run: skips with their reasons, failures once more (they may have scrolled away), and the closing line
  * `N passed, N failed`, which scripts may read.
@@ -72,9 +79,9 @@ export function printClosing(tally: Tally, root: string, wallMs: number): void {
   }
   if (tally.failures.length > 0) {
     console.log(red('\nfailures'));
-    for (const failure of tally.failures) {
+    for (const [i, failure] of tally.failures.entries()) {
       console.log(`  ${red('✗')} ${relative(root, failure.file)} › ${failure.name}`);
-      console.log(indent(failure.detail.split('\n').slice(0, 12).join('\n')));
+      if (tally.failures[i - 1]?.detail !== failure.detail) console.log(indent(firstLines(failure.detail, 12)));
     }
   }
   console.log(dim(`\n${seconds(wallMs)} in all`));

@@ -1,0 +1,122 @@
+/** From an upload to a tuned model that answers, with the official client and a signed callback. */
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import type OpenAI from 'openai';
+import { toFile } from 'openai';
+import { LESSON, lessonFile } from './dataset.ts';
+import { createEndpoint, waitForEnd } from './jobs.ts';
+import { imagePart, textPart } from './pictures.ts';
+import { type Product, startProduct, stopAndForget } from './product.ts';
+import { type Receiver, startReceiver } from './receiver.ts';
+
+const JOB_TIMEOUT_MS = 120_000;
+
+let receiver: Receiver;
+let product: Product;
+let client: OpenAI;
+let model: string;
+
+before(async () => {
+  // The first answer is a failure: the delivery must come again under the same event id.
+  receiver = await startReceiver([500]);
+  product = await startProduct({ egressAllow: receiver.address });
+  client = product.client;
+  model = (await client.models.list()).data[0]?.id ?? assert.fail('GET /v1/models lists a model');
+});
+after(async () => {
+  await stopAndForget(product);
+  await receiver.close();
+});
+
+async function askForTheWord(id: string): Promise<string | null | undefined> {
+  const answer = await client.chat.completions.create({
+    model: id,
+    messages: [{ role: 'user', content: [imagePart('blue-triangle'), textPart(LESSON.question)] }],
+    temperature: 0,
+    max_completion_tokens: 8,
+  });
+  return answer.choices[0]?.message.content;
+}
+
+test('upload, tune, be called back, ask the tuned model', async () => {
+  const endpoint = await createEndpoint(client, receiver.url, ['fine_tuning.job.succeeded', 'fine_tuning.job.failed']);
+  const before = await askForTheWord(model);
+  assert.notEqual(before, LESSON.answer, 'nobody has taught the base model its lesson');
+
+  const file = await client.files.create({ file: await toFile(lessonFile(24), 'lesson.jsonl'), purpose: 'fine-tune' });
+  assert.equal(file.purpose, 'fine-tune');
+  const created = await client.fineTuning.jobs.create({
+    model,
+    training_file: file.id,
+    suffix: 'lesson',
+    seed: 1,
+    method: {
+      type: 'supervised',
+      supervised: { hyperparameters: { n_epochs: 8, batch_size: 4, learning_rate_multiplier: 5 } },
+    },
+  });
+  assert.match(created.status, /^(validating_files|queued|running)$/);
+
+  const job = await waitForEnd(client, created.id, JOB_TIMEOUT_MS);
+  assert.equal(job.status, 'succeeded', JSON.stringify(job.error));
+  const tuned = job.fine_tuned_model ?? assert.fail('a succeeded job names its model');
+  assert.match(tuned, new RegExp(`^ft:${model}:[\\w-]*:lesson:`));
+  assert.ok((job.trained_tokens ?? 0) > 0);
+  assert.ok((job.finished_at ?? 0) >= job.created_at);
+
+  const events = await client.fineTuning.jobs.listEvents(job.id, { limit: 100 });
+  const losses = events.data
+    .filter((event) => event.type === 'metrics')
+    .map((event) => (event.data as { train_loss?: number }).train_loss)
+    .reverse();
+  assert.ok(losses.length > 0, 'training reports its loss');
+  assert.ok((losses.at(-1) ?? Number.NaN) < (losses[0] ?? Number.NaN), `the loss falls: ${losses.join(' ')}`);
+  assert.equal(new Set(events.data.map((event) => event.id)).size, events.data.length);
+
+  const checkpoints = await client.fineTuning.jobs.checkpoints.list(job.id);
+  const steps = checkpoints.data.map((checkpoint) => checkpoint.step_number);
+  assert.ok(steps.length > 0, 'a job leaves checkpoints');
+  assert.equal(Math.max(...steps), (24 / 4) * 8);
+
+  const delivery = await receiver.waitFor(2, 30_000);
+  const [first] = receiver.deliveries;
+  assert.equal(first?.headers['webhook-id'], delivery.headers['webhook-id'], 'a retry keeps the event id');
+  const headers = new Headers(Object.entries(delivery.headers).map(([name, value]) => [name, String(value)]));
+  const event = await client.webhooks.unwrap(delivery.body, headers, endpoint.secret);
+  assert.equal(event.type, 'fine_tuning.job.succeeded');
+  assert.deepEqual(event.data, { id: job.id });
+  assert.equal(event.id, delivery.headers['webhook-id']);
+  await assert.rejects(client.webhooks.unwrap(`${delivery.body} `, headers, endpoint.secret), /signature/i);
+
+  assert.equal(await askForTheWord(tuned), LESSON.answer);
+  assert.equal(await askForTheWord(model), before, 'tuning leaves the base model as it was');
+  assert.ok((await client.models.list()).data.some(({ id }) => id === tuned));
+});
+
+test('a cancelled job stays cancelled', async () => {
+  const file = await client.files.create({ file: await toFile(lessonFile(24), 'long.jsonl'), purpose: 'fine-tune' });
+  const job = await client.fineTuning.jobs.create({
+    model,
+    training_file: file.id,
+    method: { type: 'supervised', supervised: { hyperparameters: { n_epochs: 50, batch_size: 1 } } },
+  });
+  await client.fineTuning.jobs.cancel(job.id);
+  assert.equal((await waitForEnd(client, job.id, 10_000)).status, 'cancelled');
+  await assert.rejects(client.fineTuning.jobs.cancel(job.id), { status: 409 });
+});
+
+test('every stage that the model offers can be tuned', async () => {
+  const file = await client.files.create({ file: await toFile(lessonFile(4), 'short.jsonl'), purpose: 'fine-tune' });
+  for (const stage of ['projector', 'full']) {
+    const method = {
+      type: 'supervised',
+      supervised: { hyperparameters: { n_epochs: 1, batch_size: 2 }, mantis: { stage } },
+    };
+    const body = { model, training_file: file.id, method } as OpenAI.FineTuning.JobCreateParams;
+    const job = await client.fineTuning.jobs.create(body);
+    const ended = await waitForEnd(client, job.id, JOB_TIMEOUT_MS);
+    assert.equal(ended.status, 'succeeded', `${stage}: ${JSON.stringify(ended.error)}`);
+    const answer = await askForTheWord(ended.fine_tuned_model ?? assert.fail('a succeeded job names its model'));
+    assert.equal(typeof answer, 'string');
+  }
+});
