@@ -29,4 +29,6 @@ export type FromChild =
   | { readonly type: 'progress'; readonly step: number; readonly totalSteps: number }
   /** The lease is gone: somebody else has the job, nothing more may be written. */
   | { readonly type: 'lost' }
+  /** A defect or a lost disk: nothing the data or the user did. */
+  | { readonly type: 'crashed'; readonly message: string }
   | { readonly type: 'done'; readonly outcome: JobOutcome };

@@ -128,6 +128,7 @@ export class JobRunner {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     });
     let outcome: JobOutcome | 'lost' | null = null;
+    let crash: string | null = null;
     let lostLease = false;
     let killer: NodeJS.Timeout | undefined;
     const send = (message: ToChild) => {
@@ -143,6 +144,7 @@ export class JobRunner {
     this.#current = { child, stop };
     child.on('message', (message: FromChild) => {
       if (message.type === 'progress') this.#o.observe({ running: 1, step: message.step });
+      else if (message.type === 'crashed') crash = message.message;
       else outcome = message.type === 'lost' ? 'lost' : message.outcome;
     });
     const start: ChildStart = {
@@ -176,13 +178,10 @@ export class JobRunner {
     clearTimeout(killer);
     if (lostLease) return 'lost';
     if (outcome !== null) return outcome;
-    // It died without a word: out of memory, killed, or a crash in native code. The edge counts tries without progress.
-    log.error({ exitCode: code, signal }, 'the trainer died; giving the job back');
-    await this.#report(
-      job.id,
-      lease,
-      `The trainer process died (${signal ?? `exit code ${code}`}); the job will be tried again.`,
-    );
+    // Killed, out of memory, or a crash: the next try goes on from the last checkpoint. The edge counts tries without progress.
+    const reason = crash ?? `the trainer process died (${signal ?? `exit code ${code}`})`;
+    log.error({ exitCode: code, signal, reason }, 'the trainer failed; giving the job back');
+    await this.#report(job.id, lease, `This try ended early: ${reason}. The job goes on from its last checkpoint.`);
     return { status: 'released', trainedTokens: null };
   }
 
