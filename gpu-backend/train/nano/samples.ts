@@ -34,30 +34,44 @@ export interface Phase {
   mix: Readonly<Partial<Record<DialogueKind, number>>>;
   /** Question turns a dialogue, both ends included. */
   turns: readonly [number, number];
+  /** Numbers of images that statements, and the skills, are asked about; drawn evenly. */
+  statementSets: readonly number[];
+  skillSets: readonly number[];
   /** Chance that a dialogue also lists what is in one or more images. */
   describeChance: number;
 }
 
 /**
- * The shipped order of things: say what is in a picture, then answer about sets, then people's own sentences. Captions carry the most answer
+ * The shipped order of things: say what is in a picture, then judge statements about one picture, then about sets, then people's own. Captions carry the most answer
  * tokens for the compute and teach the encoder to see; true or false alone teaches a blind model little.
  * @param total dialogues of the whole run
  */
 export function nanoCurriculum(total: number): Phase[] {
   const [turns, upTo] = [[6, 9] as const, (share: number) => Math.round(share * total)];
+  const easySets = { statementSets: [1, 1, 2, 3], skillSets: [2, 2, 3] };
+  const fullSets = { statementSets: [2, 3, 3, 3, 3, 3], skillSets: [2, 2, 3, 3, 4, 5, 6] };
   return [
-    { until: upTo(0.18), mix: { caption: 7, perception: 2, statements: 1 }, turns, describeChance: 0.6 },
+    { until: upTo(0.18), mix: { caption: 7, perception: 2, statements: 1 }, turns, describeChance: 0.6, ...easySets },
     {
-      until: upTo(0.78),
-      mix: { caption: 1, perception: 1.2, statements: 5, skills: 2, temporal: 1.2, real: 0.6 },
+      until: upTo(0.4),
+      mix: { caption: 1, perception: 1.2, statements: 5, skills: 1.2, temporal: 0.7 },
       turns,
       describeChance: 0.3,
+      ...easySets,
+    },
+    {
+      until: upTo(0.78),
+      mix: { caption: 0.5, perception: 0.7, statements: 5, skills: 2, temporal: 1.2, real: 0.7 },
+      turns,
+      describeChance: 0.25,
+      ...fullSets,
     },
     {
       until: Infinity,
       mix: { perception: 0.3, statements: 4.5, skills: 2, temporal: 1.2, real: 2 },
       turns,
       describeChance: 0.1,
+      ...fullSets,
     },
   ];
 }
@@ -162,7 +176,7 @@ export class NanoStream {
   }
 
   #statements(rng: Rng, phase: Phase): NanoDialogue {
-    const boxes = this.#set(rng, this.#kind(rng), 3);
+    const boxes = this.#set(rng, this.#kind(rng), rng.pick(phase.statementSets));
     const questions = Array.from({ length: rng.int(...phase.turns) }, (): Question => {
       if (rng.chance(0.12)) return coreference(rng, boxes, this.#claims);
       const { text, truth } = this.#claims.statement(rng, boxes);
@@ -172,7 +186,7 @@ export class NanoStream {
   }
 
   #skills(rng: Rng, phase: Phase): NanoDialogue {
-    const boxes = this.#set(rng, this.#kind(rng), rng.pick([2, 2, 3, 3, 4, 5, 6]));
+    const boxes = this.#set(rng, this.#kind(rng), rng.pick(phase.skillSets));
     const questions = Array.from({ length: rng.int(...phase.turns) }, () =>
       rng.pick([coreference, comparison, reasoning])(rng, boxes, this.#claims),
     );
@@ -180,7 +194,7 @@ export class NanoStream {
   }
 
   #temporal(rng: Rng, phase: Phase): NanoDialogue {
-    const sequence = randomSequence(rng, rng.pick([2, 3, 3, 4, 4, 5, 6]), this.#kind(rng));
+    const sequence = randomSequence(rng, rng.pick(phase.skillSets), this.#kind(rng));
     const questions = Array.from({ length: Math.max(3, rng.int(...phase.turns) - 3) }, (_, i) =>
       i < 3 ? temporal(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),
     );
