@@ -1,0 +1,56 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { writeRandomNano } from '../../fixtures/random-nano.ts';
+
+/** A base model with random weights and a chat file over squares of two colours: the smallest job that is a real one. */
+export interface TinyJob {
+  readonly baseDir: string;
+  readonly trainingFile: string;
+}
+
+const COLORS = [
+  ['blue', { r: 20, g: 40, b: 230 }],
+  ['yellow', { r: 240, g: 220, b: 30 }],
+] as const;
+
+async function picture(color: (typeof COLORS)[number][1]): Promise<string> {
+  const png = await sharp({ create: { width: 40, height: 40, channels: 3, background: color } })
+    .png()
+    .toBuffer();
+  return `data:image/png;base64,${png.toString('base64')}`;
+}
+
+/** @param examples lines; every fifth has no picture */
+export async function writeTinyJob(dir: string, examples = 12): Promise<TinyJob> {
+  const baseDir = join(dir, 'base');
+  await mkdir(dir, { recursive: true });
+  await writeRandomNano(baseDir);
+  const lines: string[] = [];
+  for (let i = 0; i < examples; i++) {
+    const [first, second] = [COLORS[i % 2], COLORS[(i >> 1) % 2]] as const;
+    if (first === undefined || second === undefined) continue;
+    const question = `what color is image ${1 + (i % 3 === 0 ? 1 : 0)}?`;
+    const content =
+      i % 5 === 4
+        ? 'how many colors are there?'
+        : [
+            { type: 'image_url', image_url: { url: await picture(first[1]) } },
+            { type: 'text', text: ' and ' },
+            { type: 'image_url', image_url: { url: await picture(second[1]) } },
+            { type: 'text', text: question },
+          ];
+    const answer = i % 5 === 4 ? 'two' : i % 3 === 0 ? second[0] : first[0];
+    lines.push(
+      JSON.stringify({
+        messages: [
+          { role: 'user', content },
+          { role: 'assistant', content: answer },
+        ],
+      }),
+    );
+  }
+  const trainingFile = join(dir, 'train.jsonl');
+  await writeFile(trainingFile, `${lines.join('\n')}\n`);
+  return { baseDir, trainingFile };
+}
