@@ -1,7 +1,7 @@
 import * as g from '../graph/builder.ts';
 import { type Dim, mulDims } from '../graph/dim.ts';
 import type { Graph, Value } from '../graph/graph.ts';
-import type { TextConfig } from './config.ts';
+import type { DecoderConfig, TextConfig } from './config.ts';
 import { toHeads, type Weights } from './weights.ts';
 
 /** Additive attention bias of a pair that must not attend: far below any score, yet finite. */
@@ -16,10 +16,10 @@ export interface RopeTables {
   readonly sin: Value;
 }
 
-/** cos and sin of position · θ^(-2i/D) as constants [P, D/2], P = min(maxPositions, 32768). */
-export function ropeTables(graph: Graph, text: TextConfig, positions_BS: Value): RopeTables {
+/** cos and sin of position · θ^(-2i/D) as constants [P, D/2], D the rotated features, P = min(maxPositions, 32768). */
+export function ropeTables(graph: Graph, text: DecoderConfig, positions_BS: Value): RopeTables {
   const count = Math.min(text.maxPositions, MAX_TABLE_POSITIONS);
-  const half = text.headDim / 2;
+  const half = (text.rotaryDim ?? text.headDim) / 2;
   const cos = new Float32Array(count * half);
   const sin = new Float32Array(count * half);
   for (let i = 0; i < half; i++) {
@@ -61,7 +61,7 @@ export type Attend = (layer: number, q: Value, k: Value, v: Value) => Value;
  */
 export function causalAttend(
   graph: Graph,
-  text: TextConfig,
+  text: Pick<DecoderConfig, 'heads' | 'kvHeads' | 'headDim'>,
   seq: Sequence,
   blocks: number,
   blockLength: Dim,
@@ -107,8 +107,19 @@ export function causalAttend(
   return (_layer, q, k, v) => (checkpoint ? graph.checkpoint([q, k, v], () => attendAll(q, k, v)) : attendAll(q, k, v));
 }
 
-/** One Llama block over x [B·S, hidden]: RMSNorm, rotary grouped-query attention, RMSNorm, SwiGLU. */
-function decoderLayer(
+/** One decoder layer over x [B·S, hidden]. */
+export type DecoderLayer<T extends DecoderConfig> = (
+  w: Weights,
+  text: T,
+  seq: Sequence,
+  index: number,
+  x: Value,
+  rope: RopeTables,
+  attend: Attend,
+) => Value;
+
+/** One Llama or Mistral block over x [B·S, hidden]: RMSNorm, rotary grouped-query attention, RMSNorm, SwiGLU. */
+export function llamaLayer(
   w: Weights,
   text: TextConfig,
   seq: Sequence,
@@ -148,7 +159,7 @@ function decoderLayer(
 const embedName = 'language_model.model.embed_tokens.weight';
 
 /** Token embeddings: ids [B, S] → [B·S, hidden]. */
-export function embedTokens(w: Weights, text: TextConfig, ids_BS: Value): Value {
+export function embedTokens(w: Weights, text: DecoderConfig, ids_BS: Value): Value {
   const { graph } = w;
   const [batch, length] = ids_BS.shape as [Dim, Dim];
   return graph.scope('embed', () =>
@@ -157,9 +168,10 @@ export function embedTokens(w: Weights, text: TextConfig, ids_BS: Value): Value 
 }
 
 /** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden]. */
-export function decoder(
+export function decoder<T extends DecoderConfig>(
+  layer: DecoderLayer<T>,
   w: Weights,
-  text: TextConfig,
+  text: T,
   seq: Sequence,
   x: Value,
   rope: RopeTables,
@@ -170,21 +182,19 @@ export function decoder(
   let h = x;
   for (let i = 0; i < text.layers; i++) {
     const input = h;
-    const body = (): Value => decoderLayer(w, text, seq, i, input, rope, attend);
+    const body = (): Value => layer(w, text, seq, i, input, rope, attend);
     h = graph.scope(`layer${i}`, () => (checkpoint ? graph.checkpoint([input], body) : body()));
   }
   return h;
 }
 
-/** Final norm and output head over chosen rows: h [R, hidden] → logits [R, vocab]. */
-export function head(w: Weights, text: TextConfig, h: Value): Value {
-  const { graph } = w;
-  return graph.scope('head', () => {
-    const x = g.rmsNorm(graph, h, w.get('language_model.model.norm.weight', [text.hidden]), text.rmsNormEpsilon);
-    return g.linear(
-      graph,
-      x,
-      w.get(text.tiedHead ? embedName : 'language_model.lm_head.weight', [text.vocab, text.hidden]),
-    );
-  });
+/** Final norm of Llama and Mistral: h [R, hidden] → [R, hidden]. */
+export function finalRmsNorm(w: Weights, text: TextConfig, h: Value): Value {
+  return g.rmsNorm(w.graph, h, w.get('language_model.model.norm.weight', [text.hidden]), text.rmsNormEpsilon);
+}
+
+/** Output head over normed rows: x [R, hidden] → logits [R, vocab]. */
+export function outputHead(w: Weights, text: DecoderConfig, x: Value): Value {
+  const name = text.tiedHead ? embedName : 'language_model.lm_head.weight';
+  return g.linear(w.graph, x, w.get(name, [text.vocab, text.hidden]));
 }

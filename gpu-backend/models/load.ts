@@ -5,7 +5,7 @@ import { replaceFile, writeSafetensors } from '../io/safetensors-write.ts';
 import { fromFloat32, toFloat32 } from '../io/tensor.ts';
 import { f32, type Tensor } from '../runtime/session.ts';
 import { formatVlmConfig, parseVlmConfig, type VlmConfig } from './config.ts';
-import { canonicalName, isUnusedName } from './names.ts';
+import { canonicalName, isUnusedName, storedName } from './names.ts';
 import { forwardGraph, visionGraph } from './vlm.ts';
 
 /** Weights by canonical name, float32, in the on-disk layout [out, in]. */
@@ -73,7 +73,7 @@ export function loadCheckpoint(dir: string): Checkpoint {
     const missing = [...expected.keys()].filter((name) => !stored.has(name));
     const isTiedCopy = (name: string): boolean => config.text.tiedHead && name === 'language_model.lm_head.weight';
     const unexpected = [...stored.keys()].filter(
-      (name) => !expected.has(name) && !isUnusedName(name, config.visionLayers) && !isTiedCopy(name),
+      (name) => !expected.has(name) && !isUnusedName(name, config) && !isTiedCopy(name),
     );
     const misshapen = [...expected].flatMap(([name, shape]) => {
       const got = stored.get(name)?.shape;
@@ -130,7 +130,10 @@ export async function writeCheckpoint(
   const all = [...checkpoint.weights, ...(checkpoint.unused ?? [])];
   await writeSafetensors(
     join(dir, 'model.safetensors'),
-    all.map(([name, tensor]) => [name, fromFloat32(floats(name, tensor), tensor.shape, dtype)] as const),
+    all.map(
+      ([name, tensor]) =>
+        [storedName(name, checkpoint.config.family), fromFloat32(floats(name, tensor), tensor.shape, dtype)] as const,
+    ),
     { format: 'pt' },
   );
 }

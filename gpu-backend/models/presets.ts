@@ -52,6 +52,7 @@ export function nanoConfig(options: NanoOptions): VlmConfig {
     activation: 'tanh',
   } as const;
   const config: VlmConfig = {
+    family: 'llava',
     vision,
     text: {
       hidden,

@@ -1,10 +1,10 @@
 import * as g from '../graph/builder.ts';
 import type { Value } from '../graph/graph.ts';
-import type { VlmConfig } from './config.ts';
+import type { LlavaConfig } from './config.ts';
 import type { Weights } from './weights.ts';
 
 /** The LLaVA-1.5 projector, a two-layer MLP: features [F, vision hidden] → [F, text hidden]. */
-export function projector(w: Weights, config: VlmConfig, features: Value): Value {
+export function projector(w: Weights, config: LlavaConfig, features: Value): Value {
   const { graph } = w;
   const bias = config.projectorBias;
   return graph.scope('projector', () => {

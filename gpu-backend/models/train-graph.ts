@@ -3,10 +3,8 @@ import { type Dim, symbol } from '../graph/dim.ts';
 import { gradients } from '../graph/grad.ts';
 import { Graph } from '../graph/graph.ts';
 import type { VlmConfig } from './config.ts';
-import { decoder, head, ropeTables } from './llama.ts';
-import { projector } from './projector.ts';
-import { visionTower } from './vit.ts';
-import { declaredWeights, type ModelGraph, mergedEmbeddings, pixelInput, sequenceInputs } from './vlm.ts';
+import { familyOf } from './family.ts';
+import { declaredWeights, decoderStack, head, type ModelGraph, mergedEmbeddings, sequenceInputs } from './vlm.ts';
 import { type LoraSpec, Weights } from './weights.ts';
 
 /**
@@ -29,8 +27,8 @@ export interface TrainOptions {
    */
   readonly checkpointing?: 'none' | 'layer' | 'attention';
   /**
-   * `pixels`: `pixel_values` [N, 3, H, W]. `towerFeatures`: `vision_features` [F, vision hidden], what visionTowerGraph
-   * gives, for a frozen tower. `none`: text only.
+   * `pixels`: the family's picture inputs (`pictureFeeds`). `towerFeatures`: `vision_features`, what visionTowerGraph gives,
+   * for a frozen tower. `none`: text only.
    */
   readonly images: 'pixels' | 'towerFeatures' | 'none';
   /** Adds the output `logits` [R, V] of the supervised rows (for token accuracy; copied to the caller each run). */
@@ -86,22 +84,13 @@ export function trainGraph(config: VlmConfig, options: TrainOptions): TrainGraph
     options.keyBias ?? false,
     checkpointing === 'attention',
   );
-  const towerOutput =
+  const features =
     options.images === 'none'
       ? undefined
-      : options.images === 'pixels'
-        ? visionTower(
-            w,
-            config,
-            pixelInput(graph, config, symbol('N')),
-            checkpointing === 'layer' && options.train === 'all',
-          )
-        : graph.input('vision_features', 'f32', [symbol('F'), config.vision.hidden]);
-  const features = towerOutput === undefined ? undefined : projector(w, config, towerOutput);
+      : familyOf(config).imageFeatures(w, config, options.images, checkpointing === 'layer' && options.train === 'all');
   const x = mergedEmbeddings(w, config, ids_BS, features);
-  const rope = ropeTables(graph, config.text, positions_BS);
-  const h = decoder(w, config.text, seq, x, rope, attend, checkpointing === 'layer');
-  const logits = head(w, config.text, g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')])));
+  const h = decoderStack(w, config, seq, x, positions_BS, attend, checkpointing === 'layer');
+  const logits = head(w, config, g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')])));
   const count = logits.shape[0] as Dim;
   const loss = g.crossEntropy(
     graph,

@@ -1,10 +1,23 @@
 import * as g from '../graph/builder.ts';
 import { type Dim, mulDims } from '../graph/dim.ts';
 import type { Value } from '../graph/graph.ts';
-import { patchGrid, type VisionConfig, type VlmConfig, visionPositions } from './config.ts';
+import type { LlavaConfig, VisionConfig } from './config.ts';
+import { patchGrid, visionPositions } from './patch-grid.ts';
 import { toHeads, type Weights } from './weights.ts';
 
-const PREFIX = 'vision_tower.vision_model';
+export const PREFIX = 'vision_tower.vision_model';
+
+/** The patch convolution as a matrix product: flattened patches [M, 3·p·p] → [M, hidden]. */
+export function patchLinear(w: Weights, vision: VisionConfig, patches: Value): Value {
+  const { graph } = w;
+  const { patchSize: p, hidden } = vision;
+  const kernel = g.reshape(graph, w.get(`${PREFIX}.embeddings.patch_embedding.weight`, [hidden, 3, p, p]), [
+    hidden,
+    3 * p * p,
+  ]);
+  const bias = vision.kind === 'siglip' ? w.get(`${PREFIX}.embeddings.patch_embedding.bias`, [hidden]) : undefined;
+  return g.linear(graph, patches, kernel, bias);
+}
 
 /**
  * Cuts pictures into patches and embeds them: pixels [N, 3, H, W] → [N, positions, hidden], with position embeddings and
@@ -25,12 +38,7 @@ function embedPatches(w: Weights, vision: VisionConfig, pixels_NCHW: Value): Val
   x = g.reshape(graph, x, [images, 3, grid, p, grid, p]);
   x = g.transpose(graph, x, [0, 2, 4, 1, 3, 5]);
   x = g.reshape(graph, x, [mulDims(images, grid * grid), 3 * p * p]);
-  const kernel = g.reshape(graph, w.get(`${PREFIX}.embeddings.patch_embedding.weight`, [hidden, 3, p, p]), [
-    hidden,
-    3 * p * p,
-  ]);
-  const bias = vision.kind === 'siglip' ? w.get(`${PREFIX}.embeddings.patch_embedding.bias`, [hidden]) : undefined;
-  let tokens = g.reshape(graph, g.linear(graph, x, kernel, bias), [images, grid * grid, hidden]);
+  let tokens = g.reshape(graph, patchLinear(w, vision, x), [images, grid * grid, hidden]);
   if (vision.kind === 'clip') {
     const cls = g.reshape(graph, w.get(`${PREFIX}.embeddings.class_embedding`, [hidden]), [1, 1, hidden]);
     const [expanded] = graph.emit('expand', [cls], { shape: [images, 1, hidden] });
@@ -40,12 +48,22 @@ function embedPatches(w: Weights, vision: VisionConfig, pixels_NCHW: Value): Val
   return g.add(graph, tokens, w.get(`${PREFIX}.embeddings.position_embedding.weight`, [positions, hidden]));
 }
 
-/** One pre-norm encoder layer over x [N·P, hidden]; every position of a picture sees every other. */
-function encoderLayer(w: Weights, vision: VisionConfig, layer: string, x: Value, images: Dim): Value {
+/**
+ * One pre-norm encoder layer over x [N·P, hidden]; every position of a picture sees every other.
+ * @param bias additive [N, 1, 1, P] that hides the padding of pictures smaller than the batch
+ */
+export function encoderLayer(
+  w: Weights,
+  vision: VisionConfig,
+  layer: string,
+  x: Value,
+  images: Dim,
+  positions: Dim,
+  bias?: Value,
+): Value {
   const { graph } = w;
   const { hidden, heads, layerNormEpsilon } = vision;
   const headDim = hidden / heads;
-  const positions = visionPositions(vision);
   const norm = (v: Value, name: string): Value =>
     g.layerNorm(
       graph,
@@ -64,7 +82,7 @@ function encoderLayer(w: Weights, vision: VisionConfig, layer: string, x: Value,
       heads,
       headDim,
     );
-  const o = g.attention(graph, part('q'), part('k'), part('v'), headDim ** -0.5);
+  const o = g.attention(graph, part('q'), part('k'), part('v'), headDim ** -0.5, bias);
   const merged = g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [mulDims(images, positions), hidden]);
   const y = w.linear(merged, `${layer}.self_attn.out_proj`, hidden, { bias: true, residual: x });
   const up = w.linear(norm(y, 'layer_norm2'), `${layer}.mlp.fc1`, vision.intermediate, { bias: true });
@@ -76,7 +94,7 @@ function encoderLayer(w: Weights, vision: VisionConfig, layer: string, x: Value,
  * `visionLayers` layers without the final norm, without its first position where the strategy is `default`.
  * Layers, final norm and pooling head that nothing reads are not built.
  */
-export function visionTower(w: Weights, config: VlmConfig, pixels_NCHW: Value, checkpoint = false): Value {
+export function visionTower(w: Weights, config: LlavaConfig, pixels_NCHW: Value, checkpoint = false): Value {
   const { graph } = w;
   const { vision } = config;
   const images = pixels_NCHW.shape[0] as Dim;
@@ -95,7 +113,7 @@ export function visionTower(w: Weights, config: VlmConfig, pixels_NCHW: Value, c
   x = g.reshape(graph, x, [mulDims(images, positions), vision.hidden]);
   for (let i = 0; i < config.visionLayers; i++) {
     const input = x;
-    const body = (): Value => encoderLayer(w, vision, `${PREFIX}.encoder.layers.${i}`, input, images);
+    const body = (): Value => encoderLayer(w, vision, `${PREFIX}.encoder.layers.${i}`, input, images, positions);
     x = graph.scope(`vision/layer${i}`, () => (checkpoint ? graph.checkpoint([input], body) : body()));
   }
   if (config.dropFirstFeature)

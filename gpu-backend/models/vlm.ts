@@ -1,19 +1,20 @@
 import * as g from '../graph/builder.ts';
 import { addDims, type Dim, mulDims, symbol } from '../graph/dim.ts';
 import { Graph, type Value } from '../graph/graph.ts';
+import { one, scalar } from '../graph/ops/infer.ts';
 import type { VlmConfig } from './config.ts';
+import { familyOf } from './family.ts';
 import {
   type Attend,
   causalAttend,
   decoder,
   embedTokens,
-  head,
+  MASKED,
+  outputHead,
   repeatForGroup,
   ropeTables,
   type Sequence,
 } from './llama.ts';
-import { projector } from './projector.ts';
-import { visionTower } from './vit.ts';
 import { type LoraSpec, Weights } from './weights.ts';
 
 /*
@@ -32,33 +33,45 @@ export function declaredWeights(w: Weights): ReadonlyMap<string, readonly number
   return new Map([...w.params].map(([name, value]) => [name, value.shape as readonly number[]]));
 }
 
-/** `pixel_values` [N, 3, H, W] f32. */
-export function pixelInput(graph: Graph, config: VlmConfig, images: Dim): Value {
-  const side = config.vision.imageSize;
-  return graph.input('pixel_values', 'f32', [images, 3, side, side]);
-}
-
 /**
- * Vision encoder and projector.
- * Inputs: `pixel_values` [N, 3, H, W]. Output: `image_features` [N·tokensPerImage, D].
+ * Vision encoder and projector. Inputs: what the family's `pictureFeeds` gives. Output: `image_features` [F, D], the rows of
+ * all pictures in order.
  */
 export function visionGraph(config: VlmConfig): ModelGraph {
   const graph = new Graph();
   const w = new Weights(graph);
-  const features = visionTower(w, config, pixelInput(graph, config, symbol('N')));
-  graph.output('image_features', projector(w, config, features));
+  graph.output('image_features', familyOf(config).imageFeatures(w, config, 'pixels', false));
   return { graph, weights: declaredWeights(w) };
 }
 
 /**
- * Vision encoder alone, for caching what a frozen tower gives.
- * Inputs: `pixel_values` [N, 3, H, W]. Output: `vision_features` [N·tokensPerImage, vision hidden].
+ * Vision encoder alone, for caching what a frozen tower gives. Inputs as visionGraph. Output: `vision_features`, as
+ * trainGraph takes them with images: 'towerFeatures'.
  */
 export function visionTowerGraph(config: VlmConfig): ModelGraph {
   const graph = new Graph();
   const w = new Weights(graph);
-  graph.output('vision_features', visionTower(w, config, pixelInput(graph, config, symbol('N'))));
+  graph.output('vision_features', familyOf(config).towerFeatures(w, config));
   return { graph, weights: declaredWeights(w) };
+}
+
+/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden]. */
+export function decoderStack(
+  w: Weights,
+  config: VlmConfig,
+  seq: Sequence,
+  x: Value,
+  positions_BS: Value,
+  attend: Attend,
+  checkpoint = false,
+): Value {
+  const rope = ropeTables(w.graph, config.text, positions_BS);
+  return decoder(familyOf(config).decoderLayer, w, config.text, seq, x, rope, attend, checkpoint);
+}
+
+/** Final norm and output head over chosen rows: h [R, hidden] → logits [R, vocab]. */
+export function head(w: Weights, config: VlmConfig, h: Value): Value {
+  return w.graph.scope('head', () => outputHead(w, config.text, familyOf(config).finalNorm(w, config, h)));
 }
 
 /** Embeds ids [B, S] and writes feature rows [F, D] over the flat positions `image_rows` [F] (distinct, below B·S). */
@@ -72,11 +85,17 @@ export function mergedEmbeddings(w: Weights, config: VlmConfig, ids_BS: Value, f
 /**
  * Values of the `causal_bias` input [C, n·C] of a graph with n causal blocks of length C: the last C columns forbid later
  * positions, the others allow all (block i reads the last (i+1)·C columns).
+ * @param slidingWindow of the config's decoder: keys that many positions back, or further, are forbidden too
  */
-export function causalBias(blockLength: number, blocks = 1): Float32Array {
+export function causalBias(blockLength: number, blocks = 1, slidingWindow = Number.POSITIVE_INFINITY): Float32Array {
   const width = blockLength * blocks;
   const bias = new Float32Array(blockLength * width);
-  for (let q = 0; q < blockLength; q++) bias.fill(-1e9, q * width + width - blockLength + q + 1, (q + 1) * width);
+  for (let q = 0; q < blockLength; q++) {
+    // Column of the query's own position; the same for every block, since blocks are cut off at the right end.
+    const own = width - blockLength + q;
+    bias.fill(MASKED, q * width + own + 1, (q + 1) * width);
+    if (own >= slidingWindow) bias.fill(MASKED, q * width, q * width + own - slidingWindow + 1);
+  }
   return bias;
 }
 
@@ -127,7 +146,7 @@ export interface ForwardOptions {
  * Whole sequences without a cache, for evaluation and verification.
  *
  * Inputs: `ids`, `positions` [B, S]; `causal_bias` [C, S]; by options `key_bias`, `image_rows` [F] with `image_features`
- * [F, D] or `pixel_values` [N, 3, H, W] (F = N·tokensPerImage), `rows`, `targets`, `weights` [R].
+ * [F, D] or the family's picture inputs, `rows`, `targets`, `weights` [R].
  * Outputs: `logits` [B·S or R, V]; `loss` [] = Σ weights · cross-entropy.
  */
 export function forwardGraph(config: VlmConfig, options: ForwardOptions): ModelGraph {
@@ -145,11 +164,11 @@ export function forwardGraph(config: VlmConfig, options: ForwardOptions): ModelG
       ? undefined
       : options.images === 'features'
         ? graph.input('image_features', 'f32', [symbol('F'), config.text.hidden])
-        : projector(w, config, visionTower(w, config, pixelInput(graph, config, symbol('N'))));
+        : familyOf(config).imageFeatures(w, config, 'pixels', false);
   const x = mergedEmbeddings(w, config, ids_BS, features);
-  let h = decoder(w, config.text, seq, x, ropeTables(graph, config.text, positions_BS), attend);
+  let h = decoderStack(w, config, seq, x, positions_BS, attend);
   if (options.rows === true) h = g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')]));
-  const logits = head(w, config.text, h);
+  const logits = head(w, config, h);
   graph.output('logits', logits);
   if (options.loss === true) {
     if (options.rows !== true) throw new Error('a loss needs the option rows: true');
@@ -160,6 +179,24 @@ export function forwardGraph(config: VlmConfig, options: ForwardOptions): ModelG
     );
   }
   return { graph, weights: declaredWeights(w) };
+}
+
+/** Whether decodeGraph has the input `past_positions`: only where a window is shorter than what the model can be asked. */
+export function hasPastWindow({ text }: VlmConfig): boolean {
+  return text.slidingWindow !== undefined && text.slidingWindow < text.maxPositions;
+}
+
+/** [B, 1, 1, T] and the window over `past_positions` [B, T] → [B, 1, S, T]: forbids keys that lie outside a query's window. */
+function pastWindowBias(graph: Graph, { text }: VlmConfig, stored: Value, positions_BS: Value): Value {
+  const [batch, length] = positions_BS.shape as [Dim, Dim];
+  const past = stored.shape[3] as Dim;
+  const at = graph.input('past_positions', 'i64', [batch, past]);
+  const queries = g.reshape(graph, g.cast(graph, positions_BS, 'f32'), [batch, 1, length, 1]);
+  const keys = g.reshape(graph, g.cast(graph, at, 'f32'), [batch, 1, 1, past]);
+  // How far outside, in positions: relu(q - k - (window - 1)), whole numbers, so one step outside is MASKED already.
+  const distance = g.add(graph, g.sub(graph, queries, keys), scalar(graph, 1 - (text.slidingWindow ?? 0)));
+  const outside = g.sqrt(graph, one(graph.emit('squaredRelu', [distance], {})));
+  return g.add(graph, g.scale(graph, outside, MASKED), stored);
 }
 
 export interface DecodeOptions {
@@ -175,7 +212,7 @@ export interface DecodeOptions {
  *
  * Inputs: `ids`, `positions` [B, S]; `causal_bias` [S, S]; `past_bias` [B, 1, 1, T] (0 = stored, -1e9 = not there);
  * `past_k_i`, `past_v_i` [B, Hkv, T, headDim] with keys already rotated, T ≥ 1; `rows` [R], R ≥ 1, flat in B·S;
- * with images `image_features` [F, D], `image_rows` [F]; F may be 0.
+ * with images `image_features` [F, D], `image_rows` [F]; F may be 0; `past_positions` [B, T] i64 where hasPastWindow(config).
  * Outputs: `logits` [R, V]; `new_k_i`, `new_v_i` [B, Hkv, S, headDim].
  */
 export function decodeGraph(config: VlmConfig, options: DecodeOptions): ModelGraph {
@@ -189,7 +226,10 @@ export function decodeGraph(config: VlmConfig, options: DecodeOptions): ModelGra
   const ids_BS = graph.input('ids', 'i64', [batch, length]);
   const positions_BS = graph.input('positions', 'i64', [batch, length]);
   const causal = graph.input('causal_bias', 'f32', [length, length]);
-  const pastBias = graph.input('past_bias', 'f32', [batch, 1, 1, past]);
+  const stored = graph.input('past_bias', 'f32', [batch, 1, 1, past]);
+  const pastBias = hasPastWindow(config)
+    ? repeatForGroup(graph, pastWindowBias(graph, config, stored, positions_BS), group)
+    : stored;
   const newBias = repeatForGroup(graph, g.reshape(graph, causal, [1, 1, length, length]), group);
   const rowsPerGroup = mulDims(length, group);
   const fresh: { name: string; value: Value }[] = [];
@@ -217,8 +257,8 @@ export function decodeGraph(config: VlmConfig, options: DecodeOptions): ModelGra
   };
   const features = options.images ? graph.input('image_features', 'f32', [symbol('F'), text.hidden]) : undefined;
   const x = mergedEmbeddings(w, config, ids_BS, features);
-  const h = decoder(w, text, seq, x, ropeTables(graph, text, positions_BS), attend);
-  graph.output('logits', head(w, text, g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')]))));
+  const h = decoderStack(w, config, seq, x, positions_BS, attend);
+  graph.output('logits', head(w, config, g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')]))));
   for (const { name, value } of fresh) graph.output(name, value);
   return { graph, weights: declaredWeights(w) };
 }

@@ -4,7 +4,7 @@ import type { Graph, Value } from '../graph/graph.ts';
 
 /**
  * Low-rank adapters over linear layers (Hu et al., 2021). A module is adapted when the last part of its name
- * (`q_proj`, `down_proj`, …) is in `targets` and it belongs to the language model.
+ * (`q_proj`, `down_proj`, …) is in `targets` and it belongs to the language model (or, if asked, to the projector).
  */
 export interface LoraSpec {
   /** Rank, at least 1. */
@@ -12,6 +12,13 @@ export interface LoraSpec {
   /** The update is scaled by alpha / r. */
   readonly alpha: number;
   readonly targets: readonly string[];
+  /** Modules of the projector (Idefics2's connector) with these names are adapted too. Default false. */
+  readonly projector?: boolean;
+  /**
+   * Weight-decomposed adapters (DoRA, Liu et al., 2024): each row of the adapted weight is scaled to a learned length,
+   * `<module>.lora_magnitude_vector` [out]. Default false.
+   */
+  readonly dora?: boolean;
 }
 
 /** The seven linear layers of a Llama block, the targets of the Mantis recipes. */
@@ -59,7 +66,8 @@ export class Weights {
   private adapts(module: string): boolean {
     return (
       this.lora !== undefined &&
-      module.startsWith('language_model.') &&
+      (module.startsWith('language_model.') ||
+        (this.lora.projector === true && module.startsWith('multi_modal_projector.'))) &&
       this.lora.targets.includes(module.slice(module.lastIndexOf('.') + 1))
     );
   }

@@ -11,6 +11,7 @@ import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/se
 
 /** A small model with random weights, large enough that a wrong row, position or mask changes its greedy choices. */
 const config: VlmConfig = {
+  family: 'llava',
   vision: {
     kind: 'siglip',
     hidden: 16,

@@ -20,6 +20,7 @@ test('both config layouts give the same kind of dimensions', () => {
   assert.equal(siglip.tokensPerImage, 3); // 2x2 patches of 8 in 20 pixels, the first left out
   assert.equal(siglip.text.tiedHead, true);
   const clip = parseVlmConfig(JSON.parse(readFileSync(join(fixtures, 'tiny-clip/config.json'), 'utf8')));
+  assert.ok(clip.family === 'llava');
   assert.equal(clip.vision.activation, 'quick');
   assert.equal(clip.visionLayers, 2);
   assert.equal(clip.tokensPerImage, 5);
@@ -63,8 +64,8 @@ test('a config survives format and parse', () => {
 test('what is not supported is refused by name', () => {
   const refusals: readonly (readonly [unknown, RegExp])[] = [
     [null, /config\.json must be an object/],
-    [{ ...published(), model_type: 'idefics2' }, /model_type must be one of llava, got "idefics2"/],
-    [withText({ model_type: 'mistral' }), /text_config\.model_type must be one of llama/],
+    [{ ...published(), model_type: 'idefics3' }, /model_type must be one of llava, idefics2, fuyu, got "idefics3"/],
+    [withText({ model_type: 'qwen2' }), /text_config\.model_type must be one of llama, mistral/],
     [withText({ hidden_size: '32' }), /text_config\.hidden_size must be a positive integer, got "32"/],
     [withText({ num_key_value_heads: 3 }), /text_config\.num_key_value_heads must be a divisor/],
     [withText({ rope_scaling: { rope_type: 'yarn', factor: 4 } }), /text_config\.rope_scaling\.rope_type .*"yarn"/],

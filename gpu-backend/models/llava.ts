@@ -1,0 +1,59 @@
+import type { Dim } from '../graph/dim.ts';
+import { symbol } from '../graph/dim.ts';
+import type { Graph, Value } from '../graph/graph.ts';
+import { f32 } from '../runtime/session.ts';
+import type { LlavaConfig } from './config.ts';
+import type { Family } from './family.ts';
+import { finalRmsNorm, llamaLayer } from './llama.ts';
+import { projector } from './projector.ts';
+import { visionTower } from './vit.ts';
+import { LLAMA_LINEARS } from './weights.ts';
+
+function pixelInput(graph: Graph, config: LlavaConfig, images: Dim): Value {
+  const side = config.vision.imageSize;
+  return graph.input('pixel_values', 'f32', [images, 3, side, side]);
+}
+
+/** Mantis-SigLIP, Mantis-CLIP and LLaVA relatives: square pictures, ViT, two-layer projector, Llama. */
+export const llava: Family<LlavaConfig> = {
+  names: [],
+  // transformers 5 names modules so in memory; its files keep the published names.
+  moduleNames: [
+    ['language_model.model.', 'model.language_model.'],
+    ['language_model.lm_head.', 'lm_head.'],
+  ],
+  isUnused(name, { visionLayers }) {
+    if (/^vision_tower\.vision_model\.(post_layernorm|head)\./.test(name)) return true;
+    const layer = /^vision_tower\.vision_model\.encoder\.layers\.(\d+)\./.exec(name);
+    return layer !== null && Number(layer[1]) >= visionLayers;
+  },
+  decoderLinears: LLAMA_LINEARS,
+  projectorLinears: [],
+
+  slotIds: ({ imageToken, tokensPerImage }) => new Array<number>(tokensPerImage).fill(imageToken),
+  pictureFeeds({ vision }, pictures) {
+    const side = vision.imageSize;
+    const size = 3 * side * side;
+    const pixels_NCHW = new Float32Array(pictures.length * size);
+    for (const [n, { pixels_CHW, width, height }] of pictures.entries()) {
+      if (width !== side || height !== side || pixels_CHW.length !== size)
+        throw new Error(
+          `picture ${n + 1} of ${pictures.length}: expected ${side}x${side} pixels, got ${width}x${height} with ${pixels_CHW.length} values`,
+        );
+      pixels_NCHW.set(pixels_CHW, n * size);
+    }
+    return { pixel_values: f32(pixels_NCHW, [pictures.length, 3, side, side]) };
+  },
+
+  imageFeatures(w, config, from, checkpoint) {
+    const { graph } = w;
+    const tower =
+      from === 'pixels'
+        ? visionTower(w, config, pixelInput(graph, config, symbol('N')), checkpoint)
+        : graph.input('vision_features', 'f32', [symbol('F'), config.vision.hidden]);
+    return projector(w, config, tower);
+  },
+  towerFeatures: (w, config) => visionTower(w, config, pixelInput(w.graph, config, symbol('N'))),
+  decoderLayer: llamaLayer,
+  finalNorm: (w, { text }, h) => finalRmsNorm(w, text, h),
+};

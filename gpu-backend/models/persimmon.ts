@@ -1,0 +1,59 @@
+import * as g from '../graph/builder.ts';
+import { mulDims } from '../graph/dim.ts';
+import type { Graph, Value } from '../graph/graph.ts';
+import { one } from '../graph/ops/infer.ts';
+import type { PersimmonConfig } from './config.ts';
+import type { DecoderLayer } from './llama.ts';
+import type { Weights } from './weights.ts';
+
+/** The four linear layers of a Persimmon block. */
+export const PERSIMMON_LINEARS = ['query_key_value', 'dense', 'dense_h_to_4h', 'dense_4h_to_h'] as const;
+
+function norm(w: Weights, text: PersimmonConfig, name: string, width: number, x: Value): Value {
+  const [weight, bias] = [w.get(`${name}.weight`, [width]), w.get(`${name}.bias`, [width])];
+  return g.layerNorm(w.graph, x, weight, bias, text.layerNormEpsilon);
+}
+
+/** relu(x)². */
+const squaredRelu = (graph: Graph, x: Value): Value => one(graph.emit('squaredRelu', [x], {}));
+
+/**
+ * One Persimmon block over x [B·S, hidden] (Adept, 2023): LayerNorm, attention with one fused projection whose rows are
+ * ordered (head, q|k|v, feature), LayerNorm of each head's query and key, rotation of the first features of a head,
+ * LayerNorm, squared-ReLU MLP; all linear layers have biases.
+ */
+export const persimmonLayer: DecoderLayer<PersimmonConfig> = (w, text, seq, index, x, rope, attend) => {
+  const { graph } = w;
+  const { hidden, heads, headDim } = text;
+  const layer = `language_model.model.layers.${index}`;
+  const attention = `${layer}.self_attn`;
+  const h = norm(w, text, `${layer}.input_layernorm`, hidden, x);
+  const fused = g.reshape(graph, w.linear(h, `${attention}.query_key_value`, 3 * hidden, { bias: true }), [
+    seq.batch,
+    seq.length,
+    heads,
+    3,
+    headDim,
+  ]);
+  const byHead = g.transpose(graph, fused, [0, 2, 1, 3, 4]);
+  const part = (i: number): Value =>
+    g.reshape(graph, g.slice(graph, byHead, 3, i, i + 1), [seq.batch, heads, seq.length, headDim]);
+  const prepared = (i: number, name: string): Value => {
+    const v = text.qkNorm ? norm(w, text, `${attention}.${name}_layernorm`, headDim, part(i)) : part(i);
+    return g.rope(graph, v, rope.positions_BS, rope.cos, rope.sin);
+  };
+  const o = attend(index, prepared(0, 'q'), prepared(1, 'k'), part(2));
+  const merged = g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [
+    mulDims(seq.batch, seq.length),
+    heads * headDim,
+  ]);
+  const y = w.linear(merged, `${attention}.dense`, hidden, { bias: true, residual: x });
+  const m = norm(w, text, `${layer}.post_attention_layernorm`, hidden, y);
+  const up = w.linear(m, `${layer}.mlp.dense_h_to_4h`, text.intermediate, { bias: true });
+  return w.linear(squaredRelu(graph, up), `${layer}.mlp.dense_4h_to_h`, hidden, { bias: true, residual: y });
+};
+
+/** Final LayerNorm of Persimmon: h [R, hidden] → [R, hidden]. */
+export function finalLayerNorm(w: Weights, text: PersimmonConfig, h: Value): Value {
+  return norm(w, text, 'language_model.model.final_layernorm', text.hidden, h);
+}
