@@ -4,7 +4,7 @@
  * its parent, and never tries to save a lease that is gone.
  */
 import { rm } from 'node:fs/promises';
-import { constants, setPriority } from 'node:os';
+import { setPriority } from 'node:os';
 import { join } from 'node:path';
 import type { CheckpointMetrics } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
@@ -76,7 +76,7 @@ async function work(start: ChildStart): Promise<JobOutcome> {
           data: eventData(metrics),
         });
         await tell({ type: 'progress', step: metrics.step, totalSteps: metrics.totalSteps });
-        await link.flush(false);
+        link.flushSoon();
       },
       onCheckpoint: async (dir, step, metrics, files) => {
         // A job that the user cancelled needs no more checkpoints, and its lease takes none.
@@ -84,11 +84,11 @@ async function work(start: ChildStart): Promise<JobOutcome> {
         const names = files.map(({ name }) => name);
         await link.checkpoint(step, checkpointMetrics(metrics), dir, names);
         say('info', `Checkpoint of step ${step} saved.`);
-        await link.flush(true);
+        await link.flush();
       },
     },
   );
-  if (stopReason !== 'cancel') await link.flush(true);
+  if (stopReason !== 'cancel') await link.flush();
   await rm(outDir, { recursive: true, force: true });
   return outcomeOf(result);
 }
@@ -144,7 +144,7 @@ async function run(start: ChildStart): Promise<void> {
 }
 
 // Answers come before training where both want the processor.
-setPriority(constants.priority.PRIORITY_BELOW_NORMAL);
+setPriority(5);
 process.on('disconnect', () => process.exit(1));
 // Ctrl-C in a terminal reaches the whole group; the parent decides what it means for the job.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {});

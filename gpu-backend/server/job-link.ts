@@ -36,11 +36,23 @@ export class JobLink {
     this.#queued.push({ ...event, createdAt: Date.now() });
   }
 
-  /** Sends what is noted when it is time, or `now`. @throws LeaseLost */
-  async flush(now: boolean): Promise<void> {
-    if (this.#queued.length === 0 || (!now && performance.now() - this.#lastFlushAt < FLUSH_EVERY_MS)) return;
+  /**
+   * Sends what is noted about once a second, beside the training: a slow edge must not slow it. A lost lease shows at the next
+   * `flush`.
+   */
+  flushSoon(): void {
+    if (this.#queued.length === 0 || performance.now() - this.#lastFlushAt < FLUSH_EVERY_MS) return;
     this.#lastFlushAt = performance.now();
-    // One after another: events keep their order.
+    this.#send().catch(() => {});
+  }
+
+  /** Sends everything that is noted, in order. @throws LeaseLost */
+  async flush(): Promise<void> {
+    await this.#send();
+  }
+
+  #send(): Promise<void> {
+    // One after another: events keep their order. After a failure every later send fails with it.
     this.#flushing = this.#flushing.then(async () => {
       while (this.#queued.length > 0) {
         const events = this.#queued.slice(0, EVENTS_PER_POST);
@@ -50,7 +62,7 @@ export class JobLink {
         this.#queued = this.#queued.slice(events.length);
       }
     });
-    await this.#flushing;
+    return this.#flushing;
   }
 
   /** Uploads the files of a checkpoint, then its manifest, which makes it visible as a whole. @throws LeaseLost */
