@@ -12,6 +12,8 @@ import { guardWorkerd } from './guard.ts';
 const HERE = dirname(fileURLToPath(import.meta.url));
 const MIGRATIONS = join(HERE, '..', 'edge', 'store', 'migrations');
 
+const WORKER = 'mantis-edge';
+
 export type EdgeOptions = {
   /** 0 takes a free one. */
   port: number;
@@ -41,8 +43,9 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
   await mkdir(storeDir, { recursive: true });
   const { workerOptions } = unstable_getMiniflareWorkerOptions(join(HERE, 'wrangler.jsonc'));
   const miniflare = new Miniflare({
+    // Miniflare's own entry is for its tools; requests go straight to the Worker, which is quicker and tells it when a client hangs up.
     host: '127.0.0.1',
-    port: options.port,
+    port: 0,
     // Nothing is asked of the vendor.
     cf: false,
     log: new Log(LogLevel.WARN),
@@ -54,7 +57,8 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     workers: [
       {
         ...workerOptions,
-        name: 'mantis-edge',
+        name: WORKER,
+        unsafeDirectSockets: [{ host: '127.0.0.1', port: options.port }],
         modules: [{ type: 'ESModule', path: 'worker.js', contents: await bundleWorker() }],
         bindings: {
           ...workerOptions.bindings,
@@ -70,7 +74,8 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     ],
   });
   try {
-    const url = (await miniflare.ready).href.replace(/\/$/, '');
+    await miniflare.ready;
+    const url = (await miniflare.unsafeGetDirectURL(WORKER)).href.replace(/\/$/, '');
     const guard = await guardWorkerd();
     const db = await miniflare.getD1Database('DB');
     await migrate(db);

@@ -1,0 +1,454 @@
+/** The life of jobs and webhooks against the real Worker and its database; this file plays the worker, through the inner protocol only. */
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import OpenAI, { toFile } from 'openai';
+import type { ClaimResponse } from '../../../shared/contract/backend.ts';
+import type { FineTuningJob } from '../../../shared/contract/jobs.ts';
+import { LIMITS } from '../../../shared/contract/limits.ts';
+import { signatureHeaders, UNSIGNED_PAYLOAD } from '../../../shared/wire/signature.ts';
+import { png } from '../../null/edge/pictures.ts';
+import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
+import { type Installation, SECRET, startInstallation, until } from './installation.ts';
+import { type Receiver, startReceiver } from './receiver.ts';
+
+let door: Installation;
+let backend: FaultBackend;
+let receiver: Receiver;
+let trainingFile: string;
+let secret: string;
+
+const dataUrl = `data:image/png;base64,${Buffer.from(png(8, 8)).toString('base64')}`;
+const picture = (url = dataUrl) => ({ type: 'image_url', image_url: { url } });
+const line = (content: unknown, answer: unknown = 'yes') =>
+  JSON.stringify({
+    messages: [
+      { role: 'user', content },
+      { role: 'assistant', content: answer },
+    ],
+  });
+
+async function upload(lines: string[]): Promise<string> {
+  const file = await toFile(Buffer.from(lines.join('\n')), 'train.jsonl');
+  return (await door.openai.files.create({ file, purpose: 'fine-tune' })).id;
+}
+
+const create = (more: object = {}) =>
+  door.openai.fineTuning.jobs.create({ model: FAULT_CARD.id, training_file: trainingFile, ...more });
+const retrieve = async (id: string) => (await door.openai.fineTuning.jobs.retrieve(id)) as unknown as FineTuningJob;
+
+async function claim(): Promise<ClaimResponse | null> {
+  const { status, body } = await door.signed('POST', '/internal/jobs/claim', { backendId: backend.id });
+  return status === 204 ? null : (body as ClaimResponse);
+}
+
+const act = (job: string, verb: string, body: object) => door.signed('POST', `/internal/jobs/${job}/${verb}`, body);
+const finish = (job: string, token: number, status: string, finalStep: number | null = null) =>
+  act(job, 'finish', {
+    token,
+    status,
+    trainedTokens: 77,
+    error: status === 'failed' ? { code: 'diverged', message: 'NaN', param: null } : null,
+    finalStep,
+  });
+
+const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
+
+async function putBlob(
+  job: string,
+  step: number,
+  name: string,
+  bytes: Uint8Array,
+  token: number,
+  digest: string | null = null,
+): Promise<number> {
+  const target = `/internal/jobs/${job}/checkpoints/${step}/${name}`;
+  const headers = await signatureHeaders({
+    secret: SECRET,
+    method: 'PUT',
+    target,
+    body: digest === null ? UNSIGNED_PAYLOAD : bytes,
+    nowS: Date.now() / 1000,
+  });
+  const response = await fetch(door.url + target, {
+    method: 'PUT',
+    headers: { ...headers, 'x-mantis-lease': String(token) },
+    body: Buffer.from(digest === null ? bytes : digest),
+  });
+  await response.body?.cancel();
+  return response.status;
+}
+
+async function checkpoint(
+  job: string,
+  step: number,
+  token: number,
+  bytes = new Uint8Array([step, 2, 3]),
+): Promise<number> {
+  const uploaded = await putBlob(job, step, 'adapter.safetensors', bytes, token);
+  if (uploaded !== 200) return uploaded;
+  const files = [{ name: 'adapter.safetensors', bytes: bytes.byteLength, sha256: sha256(bytes) }];
+  return (await act(job, 'checkpoints', { token, step, metrics: { step, train_loss: 1 / step }, files })).status;
+}
+
+async function refused(promise: Promise<unknown>) {
+  const error = await promise.then(
+    () => assert.fail('expected a refusal'),
+    (reason: unknown) => reason,
+  );
+  assert.ok(error instanceof OpenAI.APIError, String(error));
+  return error;
+}
+
+/** Deliveries about one job; those of earlier tests may still come in between. */
+const about = (job: string) => receiver.received.filter(({ body }) => body.includes(job));
+
+before(async () => {
+  receiver = await startReceiver();
+  door = await startInstallation({ egressAllow: receiver.host });
+  backend = await FaultBackend.join(door);
+  trainingFile = await upload([line([{ type: 'text', text: 'Is it red?' }, picture()]), line('no picture')]);
+  const { body } = await door.call('POST', '/v1/webhook_endpoints', { url: `http://${receiver.host}/hook` });
+  secret = (body as { secret: string }).secret;
+});
+after(async () => {
+  await backend.close();
+  await door.close();
+  await receiver.close();
+});
+
+describe('a training file', () => {
+  it('is refused with line, field, limit and value, all lines at once', async () => {
+    const bad = await upload([
+      line([picture()]),
+      'not json',
+      line([picture('file-nope'), picture('https://example.com/a.png')]),
+      JSON.stringify({ messages: [{ role: 'assistant', content: [picture()] }] }),
+      JSON.stringify({ messages: [{ role: 'user', content: 'x' }] }),
+      line('x', 5),
+      line(Array.from({ length: 21 }, () => picture())),
+      JSON.stringify({ prompt: 'x' }),
+    ]);
+    const error = await refused(create({ training_file: bad }));
+    assert.deepEqual([error.status, error.code, error.param], [400, 'invalid_training_file', 'training_file']);
+    assert.match(error.message, /training_file line 2, /);
+    const details = (error.error as { details: { line: number; param: string | null; code: string }[] }).details;
+    assert.deepEqual(
+      details.map(({ line: number, param, code }) => `${number} ${param} ${code}`),
+      [
+        '2 null invalid_json',
+        '3 messages[0].content[0].image_url image_file_not_found',
+        '3 messages[0].content[1].image_url invalid_image_url',
+        '4 messages[0].content[0].image_url image_not_allowed_here',
+        '5 messages[0].role invalid_value',
+        '6 messages[1].content invalid_type',
+        '7 messages[0].content[20].image_url too_many_images',
+        '8 messages missing_required_parameter',
+        '8 prompt unknown_parameter',
+      ],
+    );
+    assert.equal((await door.openai.fineTuning.jobs.list()).data.length, 0);
+  });
+
+  it('must have something in it, and exist', async () => {
+    assert.equal((await refused(create({ training_file: await upload(['', '  ']) }))).code, 'invalid_training_file');
+    assert.deepEqual(
+      [
+        (await refused(create({ training_file: 'file-x' }))).status,
+        (await refused(create({ training_file: 'file-x' }))).param,
+      ],
+      [404, 'training_file'],
+    );
+  });
+
+  it('may name uploaded pictures', async () => {
+    const file = await door.openai.files.create({
+      file: await toFile(Buffer.from(png(8, 8)), 'a.png'),
+      purpose: 'vision',
+    });
+    const job = await create({ training_file: await upload([line([picture(file.id), picture(file.id)])]) });
+    assert.equal((await door.openai.fineTuning.jobs.cancel(job.id)).status, 'cancelled');
+  });
+});
+
+describe('a job', () => {
+  it('is claimed, reports, and succeeds under its ft: name, with one verified webhook', async () => {
+    const job = await create({ suffix: 'red', seed: 5, hyperparameters: { n_epochs: 2 } });
+    assert.deepEqual(job.hyperparameters, { n_epochs: 2, batch_size: 1, learning_rate_multiplier: 1 });
+    const claimed = await claim();
+    assert.ok(claimed !== null);
+    const { token } = claimed.lease;
+    assert.deepEqual(
+      [claimed.job.id, claimed.job.seed, claimed.job.suffix, claimed.job.trainingExamples, claimed.job.resume],
+      [job.id, 5, 'red', 2, null],
+    );
+    assert.equal(claimed.job.mantis.stage, 'lora');
+    assert.equal(await claim(), null);
+    assert.equal((await retrieve(job.id)).status, 'running');
+
+    const events = [1, 2, 2].map((step) => ({
+      key: `step-${step}`,
+      level: 'info',
+      message: `Step ${step}`,
+      type: 'metrics',
+      data: { step, train_loss: 0.5 },
+      createdAt: Date.now(),
+    }));
+    assert.equal((await act(job.id, 'events', { token, events })).status, 200);
+    assert.equal((await act(job.id, 'events', { token, events })).status, 200);
+    assert.equal(await checkpoint(job.id, 1, token), 200);
+    assert.equal(await checkpoint(job.id, 2, token), 200);
+    assert.equal((await finish(job.id, token, 'succeeded', 9)).status, 400);
+    assert.equal((await finish(job.id, token, 'succeeded', 2)).status, 200);
+    assert.equal((await finish(job.id, token, 'succeeded', 2)).status, 200);
+
+    const done = await retrieve(job.id);
+    const name = `ft:${FAULT_CARD.id}:local:red:${job.id.slice('ftjob-'.length)}`;
+    assert.deepEqual([done.status, done.fine_tuned_model, done.trained_tokens], ['succeeded', name, 77]);
+    const messages = (await door.openai.fineTuning.jobs.listEvents(job.id)).data.map(({ message }) => message);
+    assert.equal(messages.filter((message) => message === 'Step 2').length, 1);
+    assert.equal(messages[0], 'The job has successfully completed.');
+    const checkpoints = (await door.openai.fineTuning.jobs.checkpoints.list(job.id)).data;
+    assert.deepEqual(
+      checkpoints.map(({ step_number, fine_tuned_model_checkpoint }) => [step_number, fine_tuned_model_checkpoint]),
+      [
+        [2, `${name}:ckpt-step-2`],
+        [1, `${name}:ckpt-step-1`],
+      ],
+    );
+    const csv = await (await door.openai.files.content(done.result_files[0]!)).text();
+    assert.deepEqual(csv.trim().split('\n').slice(0, 2), [
+      'step,train_loss,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy',
+      '1,0.5,,,',
+    ]);
+
+    // The tuned model and each checkpoint reach the backend with their files.
+    backend.seen.length = 0;
+    for (const model of [name, `${name}:ckpt-step-1`]) {
+      const answer = await door.openai.chat.completions.create({ model, messages: [{ role: 'user', content: 'hi' }] });
+      assert.equal(answer.model, model);
+    }
+    assert.deepEqual(
+      backend.seen.map(({ request }) => request.adapter?.files[0]?.sha256),
+      [2, 1].map((step) => sha256(new Uint8Array([step, 2, 3]))),
+    );
+    const manifest = (await door.signed('GET', `/internal/models/${encodeURIComponent(name)}`)).body as {
+      files: { url: string }[];
+    };
+    assert.equal((await door.signed('GET', manifest.files[0]!.url)).status, 200);
+    assert.ok((await door.openai.models.list()).data.some(({ id }) => id === name));
+    assert.equal((await door.openai.models.retrieve(name)).id, name);
+
+    await until(() => about(job.id).length > 0, 5_000, 'the webhook arrives');
+    await sleep(1_500);
+    assert.equal(about(job.id).length, 1);
+    const [hook] = about(job.id) as [(typeof receiver.received)[0]];
+    const event = await door.openai.webhooks.unwrap(hook.body, hook.headers, secret);
+    assert.deepEqual([event.type, event.data], ['fine_tuning.job.succeeded', { id: job.id }]);
+    assert.equal(hook.headers['webhook-id'], event.id);
+  });
+
+  it('is taken from a silent worker and resumed by the next, from its newest checkpoint; the first is shut out', {
+    timeout: 60_000,
+  }, async () => {
+    const job = await create();
+    const first = await claim();
+    assert.ok(first !== null);
+    assert.equal(await checkpoint(job.id, 3, first.lease.token), 200);
+    let second: ClaimResponse | null = null;
+    const tryClaim = async () => {
+      second = await claim();
+      return second !== null;
+    };
+    const startMs = Date.now();
+    await until(tryClaim, LIMITS.jobs.leaseMs + 10_000, 'the job is free again');
+    console.log(`free again after ${Date.now() - startMs} ms (lease ${LIMITS.jobs.leaseMs} ms)`);
+    const { lease, job: spec } = second as unknown as ClaimResponse;
+    assert.ok(lease.token > first.lease.token);
+    assert.equal(spec.resume?.step, 3);
+    assert.deepEqual(spec.resume?.checkpoint.files, [
+      { name: 'adapter.safetensors', bytes: 3, sha256: sha256(new Uint8Array([3, 2, 3])) },
+    ]);
+
+    const stale = first.lease.token;
+    assert.equal((await act(job.id, 'heartbeat', { token: stale })).status, 409);
+    assert.equal((await act(job.id, 'events', { token: stale, events: [] })).status, 409);
+    assert.equal(await putBlob(job.id, 4, 'adapter.safetensors', new Uint8Array(3), stale), 409);
+    assert.equal((await finish(job.id, stale, 'succeeded', 3)).status, 409);
+    assert.equal((await retrieve(job.id)).status, 'running');
+    const target = `/internal/jobs/${job.id}/checkpoints/3/adapter.safetensors`;
+    assert.equal((await door.signed('GET', target)).status, 200);
+    assert.equal((await finish(job.id, lease.token, 'failed')).status, 200);
+    assert.equal((await retrieve(job.id)).error?.code, 'diverged');
+  });
+
+  it('given back by a draining worker is claimed again at once', async () => {
+    const job = await create();
+    const first = await claim();
+    assert.ok(first !== null);
+    assert.equal((await finish(job.id, first.lease.token, 'released')).status, 200);
+    const second = await claim();
+    assert.equal(second?.job.id, job.id);
+    assert.equal((await finish(job.id, second.lease.token, 'failed')).status, 200);
+  });
+
+  it('that is cancelled tells its worker, refuses its writes, and is cancelled once', async () => {
+    const job = await create();
+    const claimed = await claim();
+    assert.ok(claimed !== null);
+    const { token } = claimed.lease;
+    assert.equal((await door.openai.fineTuning.jobs.cancel(job.id)).status, 'cancelled');
+    assert.equal((await door.openai.fineTuning.jobs.cancel(job.id)).status, 'cancelled');
+    assert.deepEqual(((await act(job.id, 'heartbeat', { token })).body as { cancel: boolean }).cancel, true);
+    assert.equal(await checkpoint(job.id, 1, token), 409);
+    assert.equal((await finish(job.id, token, 'cancelled')).status, 200);
+    await until(() => about(job.id).length > 0, 5_000, 'the webhook arrives');
+    await sleep(1_200);
+    assert.equal(about(job.id).length, 1);
+    assert.match(about(job.id)[0]!.body, /fine_tuning.job.cancelled/);
+  });
+
+  it('takes no checkpoint whose bytes are not the announced ones', async () => {
+    const job = await create();
+    const claimed = await claim();
+    assert.ok(claimed !== null);
+    const { token } = claimed.lease;
+    assert.equal(await putBlob(job.id, 1, 'a', new Uint8Array([1, 2, 3]), token, 'xyz'), 400);
+    const files = [{ name: 'a', bytes: 3, sha256: sha256(new Uint8Array([1, 2, 3])) }];
+    assert.equal((await act(job.id, 'checkpoints', { token, step: 1, metrics: { step: 1 }, files })).status, 400);
+    assert.equal(await putBlob(job.id, 1, '.hidden', new Uint8Array([1]), token), 400);
+    assert.equal((await door.openai.fineTuning.jobs.checkpoints.list(job.id)).data.length, 0);
+    await finish(job.id, token, 'failed');
+  });
+
+  it('claimed by many at once goes to one', async () => {
+    const job = await create();
+    const claims = await Promise.all(Array.from({ length: 8 }, claim));
+    const winners = claims.filter((claimed) => claimed !== null);
+    assert.deepEqual(
+      winners.map((claimed) => claimed.job.id),
+      [job.id],
+    );
+    await finish(job.id, winners[0]!.lease.token, 'failed');
+  });
+
+  it('can be followed as a stream, and taken up from the middle', async () => {
+    const job = await create();
+    const claimed = await claim();
+    assert.ok(claimed !== null);
+    const follow = async (headers: Record<string, string>) => {
+      const { body } = await door.call('GET', `/v1/fine_tuning/jobs/${job.id}/events`, undefined, {
+        accept: 'text/event-stream',
+        ...headers,
+      });
+      return [...String(body).matchAll(/^id: (\d+)$/gm)].map(([, id]) => Number(id));
+    };
+    const whole = follow({});
+    await sleep(700);
+    await finish(job.id, claimed.lease.token, 'failed');
+    const ids = await whole;
+    assert.equal(ids.length, 4);
+    assert.deepEqual(await follow({ 'last-event-id': String(ids[1]) }), ids.slice(2));
+  });
+
+  it('pages through lists', async () => {
+    const all: string[] = [];
+    for await (const job of door.openai.fineTuning.jobs.list({ limit: 2 })) all.push(job.id);
+    assert.ok(all.length > 5);
+    assert.equal(new Set(all).size, all.length);
+    assert.deepEqual(
+      all,
+      (await door.openai.fineTuning.jobs.list({ limit: 100 })).data.map(({ id }) => id),
+    );
+    const error = await refused(door.openai.fineTuning.jobs.list({ limit: 101 }));
+    assert.deepEqual([error.status, error.param], [400, 'limit']);
+  });
+});
+
+describe('webhooks', () => {
+  /** Creates a job and ends it, so that an event is due. */
+  async function endJob(): Promise<string> {
+    const job = await create();
+    await door.openai.fineTuning.jobs.cancel(job.id);
+    return job.id;
+  }
+
+  /** Waits until nothing has come for a while. */
+  async function quiet(): Promise<void> {
+    let seen = -1;
+    while (seen !== receiver.received.length) {
+      seen = receiver.received.length;
+      await sleep(1_500);
+    }
+  }
+
+  it('are tried again with the same id after a failure and a redirect', { timeout: 30_000 }, async () => {
+    await quiet();
+    receiver.answers.push(302);
+    const job = await endJob();
+    await until(() => about(job).length === 2, 12_000, 'the second attempt');
+    const [first, second] = about(job) as [(typeof receiver.received)[0], (typeof receiver.received)[0]];
+    assert.equal(second.path, '/hook');
+    assert.equal(first.headers['webhook-id'], second.headers['webhook-id']);
+    const gapMs = second.atMs - first.atMs;
+    console.log(`second attempt after ${gapMs} ms`);
+    assert.ok(gapMs >= 4_400 && gapMs < 7_500, `${gapMs} ms`);
+    await door.openai.webhooks.unwrap(second.body, second.headers, secret);
+  });
+
+  it('refuse private and odd targets', async () => {
+    for (const url of [
+      'http://127.0.0.1:1/',
+      'https://127.0.0.1/',
+      'https://localhost/',
+      'http://example.com/',
+      'https://u:p@example.com/',
+      'nonsense',
+      '',
+    ]) {
+      const { status, body } = await door.call('POST', '/v1/webhook_endpoints', { url });
+      assert.deepEqual([status, (body as { error: { param: string } }).error.param], [400, 'url'], url);
+    }
+    const { status, body } = await door.call('POST', '/v1/webhook_endpoints', {
+      url: 'https://example.com/',
+      events: ['nope'],
+    });
+    assert.deepEqual([status, (body as { error: { param: string } }).error.param], [400, 'events[0]']);
+  });
+
+  it('show their secret once, filter by event, and stop after 410 and after deletion', async () => {
+    const only = (
+      await door.call('POST', '/v1/webhook_endpoints', {
+        url: `http://${receiver.host}/only`,
+        events: ['fine_tuning.job.succeeded'],
+      })
+    ).body as { id: string };
+    const gone = (await door.call('POST', '/v1/webhook_endpoints', { url: `http://${receiver.host}/gone` })).body as {
+      id: string;
+    };
+    const listed = (await door.call('GET', '/v1/webhook_endpoints')).body as {
+      data: { id: string; secret?: string }[];
+    };
+    assert.deepEqual(
+      listed.data.slice(0, 2).map(({ id, secret: shown }) => [id, shown]),
+      [
+        [gone.id, undefined],
+        [only.id, undefined],
+      ],
+    );
+    await quiet();
+    receiver.answers.push(410, 410);
+    const job = await endJob();
+    await until(() => about(job).length === 2, 5_000, 'both endpoints are called');
+    await sleep(500);
+    const after = (await door.call('GET', '/v1/webhook_endpoints')).body as { data: { id: string; status: string }[] };
+    assert.equal(after.data.find(({ id }) => id === gone.id)?.status, 'disabled');
+    for (const { id } of after.data)
+      assert.equal((await door.call('DELETE', `/v1/webhook_endpoints/${id}`)).status, 200);
+    assert.equal((await door.call('DELETE', `/v1/webhook_endpoints/${gone.id}`)).status, 404);
+    const last = await endJob();
+    await sleep(1_500);
+    assert.equal(about(last).length, 0);
+  });
+});
