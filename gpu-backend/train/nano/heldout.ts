@@ -17,14 +17,20 @@ export interface SkillItem {
   answer: string;
 }
 
+/** Towers among the sets of boxes; about the share they have in NLVR. */
+export const towerShare = 0.6;
+
+/** Numbers of images of a question, drawn evenly. */
+export const heldOutSetSizes = [2, 2, 3, 3, 3, 4, 4, 5, 6] as const;
+
 /** Training seeds are below 2^32; held-out items live above, so no stream of dialogues can meet them. */
 const heldOutSeed = 0x7e57_0000_0001;
 
 function draw(rng: Rng, skill: Skill, claims: BalancedClaims): { boxes: readonly Box[]; question: Question } {
-  const kind = rng.chance(0.5) ? 'tower' : 'scatter';
-  const count = rng.pick([2, 2, 3, 3, 4, 5, 6]);
+  const kind = rng.chance(towerShare) ? 'tower' : 'scatter';
+  const count = rng.pick(heldOutSetSizes);
   if (skill === 'temporal') {
-    const sequence = randomSequence(rng, Math.max(2, count), kind);
+    const sequence = randomSequence(rng, count, kind);
     return { boxes: sequence.frames, question: temporal(rng, sequence) };
   }
   const boxes = randomSet(rng, kind, count);

@@ -1,5 +1,6 @@
 import { randomScatter, randomSet, randomTower } from './generate.ts';
 import { BalancedClaims } from './grammar.ts';
+import { heldOutSetSizes, towerShare } from './heldout.ts';
 import { describeQuestion, perceptionQuestion, type Question, truthText } from './perception.ts';
 import { Rng } from './random.ts';
 import type { RealData } from './real.ts';
@@ -49,7 +50,7 @@ export interface Phase {
 export function nanoCurriculum(total: number): Phase[] {
   const [turns, upTo] = [[6, 9] as const, (share: number) => Math.round(share * total)];
   const easySets = { statementSets: [1, 1, 2, 3], skillSets: [2, 2, 3] };
-  const fullSets = { statementSets: [2, 3, 3, 3, 3, 3], skillSets: [2, 2, 3, 3, 4, 5, 6] };
+  const fullSets = { statementSets: [2, 3, 3, 3, 3, 3], skillSets: heldOutSetSizes };
   return [
     { until: upTo(0.18), mix: { caption: 7, perception: 2, statements: 1 }, turns, describeChance: 0.6, ...easySets },
     {
@@ -138,7 +139,7 @@ export class NanoStream {
   }
 
   #kind(rng: Rng): Box['kind'] {
-    return rng.chance(0.5) ? 'tower' : 'scatter';
+    return rng.chance(towerShare) ? 'tower' : 'scatter';
   }
 
   /** One or two images, what is in them, and two questions: the most answer tokens for the fewest image tokens. */
