@@ -55,14 +55,14 @@ export function nanoCurriculum(total: number): Phase[] {
     { until: upTo(0.18), mix: { caption: 7, perception: 2, statements: 1 }, turns, describeChance: 0.6, ...easySets },
     {
       until: upTo(0.4),
-      mix: { caption: 1, perception: 1.2, statements: 5, skills: 1.2, temporal: 0.7 },
+      mix: { caption: 3, perception: 1, statements: 5, skills: 1, temporal: 0.6 },
       turns,
       describeChance: 0.3,
       ...easySets,
     },
     {
       until: upTo(0.78),
-      mix: { caption: 0.5, perception: 0.7, statements: 5, skills: 2, temporal: 1.2, real: 0.7 },
+      mix: { caption: 1, perception: 0.7, statements: 5, skills: 2, temporal: 1.2, real: 0.7 },
       turns,
       describeChance: 0.25,
       ...fullSets,
