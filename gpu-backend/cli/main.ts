@@ -5,6 +5,7 @@ import { evalCommand } from './eval.ts';
 import { finetuneCommand } from './finetune.ts';
 import { modelsCommand } from './models.ts';
 import { serveCommand } from './serve.ts';
+import { trainCommand } from './train.ts';
 import { verifyCommand } from './verify.ts';
 
 /** Runs one command line. Mistakes of the user end with one sentence and exit code 2, failures with 1. */
@@ -27,6 +28,7 @@ Examples:
     askCommand(),
     finetuneCommand(),
     modelsCommand(),
+    trainCommand(),
     evalCommand(),
     verifyCommand(),
     serveCommand(),

@@ -108,7 +108,9 @@ function request(worker: Worker, message: GradientRequest): Promise<StepTotals> 
 /** Starts `gradient-worker.ts` with the TypeScript loader that this process itself runs under. */
 function startWorker(workerData: GradientWorkerData): Worker {
   const script = new URL('./gradient-worker.ts', import.meta.url);
-  // A worker does not inherit loaders registered by `--import tsx` on every Node 20, so it registers its own first.
-  const start = `import('tsx/esm/api').then(({ register }) => { register(); return import(${JSON.stringify(script.href)}); });`;
+  // A worker does not inherit loaders registered by `--import tsx` on every Node 20, so it registers its own first. The
+  // loader's address is absolute: code given as text would look for it from the working directory.
+  const loader = JSON.stringify(import.meta.resolve('tsx/esm/api'));
+  const start = `import(${loader}).then(({ register }) => { register(); return import(${JSON.stringify(script.href)}); });`;
   return new Worker(start, { eval: true, workerData, execArgv: [] });
 }

@@ -1,0 +1,88 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { Command, InvalidArgumentError } from 'commander';
+import type { PlanEntry } from '../train/nano/plan.ts';
+import { type NanoTrainOptions, trainNano } from '../train/nano/train.ts';
+import { CliError } from './error.ts';
+import { wholeNumber } from './parse.ts';
+import { ProgressBar } from './progress.ts';
+
+interface NanoFlags {
+  readonly out: string;
+  readonly nlvr?: string;
+  readonly steps: number;
+  readonly plan?: string;
+  readonly finishBy?: number;
+  readonly seed: number;
+  readonly threads: number;
+}
+
+/** `mantis train`: models from random weights. */
+export function trainCommand(): Command {
+  const nano = new Command('nano')
+    .description(
+      'the nano model: pictures and sentences are made on the fly; the same command goes on where it stopped',
+    )
+    .requiredOption('--out <folder>', 'folder of the run; the finished model is in model/ under it')
+    .option('--nlvr <folder>', 'NLVR data (train, train-images, dev); without it only generated pictures and sentences')
+    .option('--steps <n>', 'optimizer steps', wholeNumber, 6000)
+    .option(
+      '--plan <file>',
+      'run.json of an earlier run whose length and recipe changes are to be repeated step by step',
+    )
+    .option('--finish-by <HH:MM>', 'plan the steps so that the run ends at this time of day', timeOfDay)
+    .option('--seed <n>', 'another start and other data', wholeNumber, 1)
+    .option('--threads <n>', 'threads that compute gradients', wholeNumber, 2)
+    .action(runNano);
+  return new Command('train').description('train a model from random weights').addCommand(nano);
+}
+
+/** The next time the clock shows HH:MM, Unix ms. */
+function timeOfDay(value: string): number {
+  const match = /^([01]?\d|2[0-3]):([0-5]\d)$/.exec(value);
+  if (match === null) throw new InvalidArgumentError('Expected a time of day such as 17:30.');
+  const date = new Date();
+  date.setHours(Number(match[1]), Number(match[2]), 0, 0);
+  if (date.getTime() <= Date.now()) date.setDate(date.getDate() + 1);
+  return date.getTime();
+}
+
+function readPlan(path: string): readonly PlanEntry[] {
+  try {
+    const { plan } = JSON.parse(readFileSync(path, 'utf8')) as { plan?: readonly PlanEntry[] };
+    if (Array.isArray(plan)) return plan;
+  } catch (cause) {
+    throw new CliError(`${path}: ${cause instanceof Error ? cause.message : String(cause)}`, 2);
+  }
+  throw new CliError(`${path}: expected a run.json with a plan`, 2);
+}
+
+async function runNano(flags: NanoFlags): Promise<void> {
+  if (flags.nlvr !== undefined && !existsSync(flags.nlvr))
+    throw new CliError(`--nlvr: there is no folder ${flags.nlvr}`, 2);
+  const bar = new ProgressBar('train nano');
+  const stop = new AbortController();
+  // The first signal saves and stops; a second one ends the process at once.
+  const onSignal = (): void => stop.abort();
+  process.once('SIGINT', onSignal).once('SIGTERM', onSignal);
+  const options: NanoTrainOptions = {
+    out: flags.out,
+    steps: flags.plan === undefined ? flags.steps : readPlan(flags.plan),
+    seed: flags.seed,
+    threads: flags.threads,
+    signal: stop.signal,
+    ...(flags.nlvr === undefined ? {} : { nlvrDir: flags.nlvr }),
+    ...(flags.finishBy === undefined ? {} : { finishBy: flags.finishBy }),
+    onMessage: (message) => bar.log(message),
+    onProgress: ({ metrics, totalSteps, tokensPerSecond }) =>
+      bar.update(
+        metrics.step,
+        totalSteps,
+        `loss ${metrics.loss.toFixed(3)} right ${(100 * metrics.tokenAccuracy).toFixed(1)} % ${tokensPerSecond.toFixed(0)} tokens/s`,
+      ),
+  };
+  const { outcome, progress } = await trainNano(options);
+  bar.end();
+  if (outcome === 'diverged') throw new CliError('the run diverged: ten steps in a row had no finite gradient');
+  const state = outcome === 'complete' ? 'complete' : 'stopped; the same command goes on';
+  process.stdout.write(`step ${progress.step}: ${state}; model in ${flags.out}/model\n`);
+}
