@@ -47,7 +47,7 @@ export const TIERS: readonly Tier[] = [
     name: 'wire',
     about: 'the real Worker runtime and a real backend',
     concurrency: 1,
-    fileTimeoutMs: 5 * MINUTE_MS,
+    fileTimeoutMs: 6 * MINUTE_MS,
   },
   {
     name: 'browser',
