@@ -111,3 +111,26 @@ export function planMicroBatches<T>(
   }
   return groups;
 }
+
+/**
+ * planMicroBatches with a number of groups that is a multiple of `threads`, so that data-parallel threads finish together:
+ * the budget shrinks until the count fits (three groups on two threads would leave one idle for a third of the time).
+ */
+export function planForThreads<T>(
+  samples: readonly T[],
+  lengthOf: (sample: T) => number,
+  tokenBudget: number,
+  threads: number,
+): T[][] {
+  let groups = planMicroBatches(samples, lengthOf, tokenBudget);
+  const wanted = Math.ceil(groups.length / threads) * threads;
+  const total = samples.reduce((sum, s) => sum + lengthOf(s), 0);
+  for (let budget = Math.ceil(total / wanted); groups.length !== wanted && budget < tokenBudget; budget *= 1.03) {
+    const candidate = planMicroBatches(samples, lengthOf, budget);
+    if (candidate.length <= wanted) {
+      if (candidate.length === wanted) groups = candidate;
+      break;
+    }
+  }
+  return groups;
+}

@@ -1,6 +1,6 @@
 import type { Session, Tensor } from '../runtime/session.ts';
 import type { AdamWOptions, DecayRule } from './adamw.ts';
-import { type CollatedBatch, collate, planMicroBatches, supervisedWeight, type TrainingSample } from './batch.ts';
+import { type CollatedBatch, collate, planForThreads, supervisedWeight, type TrainingSample } from './batch.ts';
 import type { Progress } from './checkpoint.ts';
 import type { ParameterState } from './state.ts';
 
@@ -112,6 +112,8 @@ export interface TrainOptions {
   readonly maxNorm?: number;
   /** Largest micro-batch, tokens with padding. Default 1500. */
   readonly microBatchTokens?: number;
+  /** Threads of the gradient computer: micro-batches are cut so that they finish together. Default 1. */
+  readonly threads?: number;
   /** Decay of the moving average of the weights, where the state keeps one. */
   readonly averageDecay?: number;
   readonly padId: number;
@@ -140,12 +142,18 @@ export interface TrainResult {
 /** Micro-batches of one optimizer step; their weights add up to one. Samples without supervised tokens are left out. */
 export function microBatches(
   samples: readonly TrainingSample[],
-  options: { readonly padId: number; readonly lengthMultiple: number; readonly microBatchTokens: number },
+  options: {
+    readonly padId: number;
+    readonly lengthMultiple: number;
+    readonly microBatchTokens: number;
+    /** Threads that share the micro-batches. Default 1. */
+    readonly threads?: number;
+  },
 ): CollatedBatch[] {
   const useful = samples.filter((s) => supervisedWeight([s]) > 0);
   const totalWeight = supervisedWeight(useful);
-  return planMicroBatches(useful, (s) => s.layout.ids.length, options.microBatchTokens).map((group) =>
-    collate(group, { padId: options.padId, multiple: options.lengthMultiple, totalWeight }),
+  return planForThreads(useful, (s) => s.layout.ids.length, options.microBatchTokens, options.threads ?? 1).map(
+    (group) => collate(group, { padId: options.padId, multiple: options.lengthMultiple, totalWeight }),
   );
 }
 
@@ -161,6 +169,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     padId: options.padId,
     lengthMultiple: options.lengthMultiple ?? 1,
     microBatchTokens: options.microBatchTokens ?? 1500,
+    threads: options.threads ?? 1,
   };
   let progress: Progress = options.resume ?? { step: 0, skipped: 0, cursor: 0 };
   let skippedInARow = 0;

@@ -137,6 +137,7 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
       adamw: { weightDecay: recipe.weightDecay, beta2: recipe.beta2 },
       maxNorm: recipe.maxNorm,
       microBatchTokens: recipe.microBatchTokens,
+      threads: options.threads ?? 2,
       padId: config.text.padToken ?? 0,
       ...(resumed === undefined ? {} : { resume: resumed.progress }),
       ...(options.signal === undefined ? {} : { signal: options.signal }),
