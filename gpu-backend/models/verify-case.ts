@@ -5,6 +5,7 @@ import { type RawTensor, toFloat32, toInt32 } from '../io/tensor.ts';
 import { f32, ints, type Tensor } from '../runtime/session.ts';
 import { type Adapter, loadAdapter } from './adapter.ts';
 import { type Checkpoint, loadCheckpoint } from './load.ts';
+import { type PictureCase, type ReferencePictures, referencePictures } from './verify-pictures.ts';
 import { causalBias } from './vlm.ts';
 
 /** Losses and global gradient norms of three AdamW steps. */
@@ -13,12 +14,9 @@ export interface TrainTrace {
   readonly grad_norm: readonly number[];
 }
 
-interface CaseFile {
-  readonly images_per_row: readonly number[];
-  readonly image_token: number;
-  readonly pad_token: number;
-  readonly greedy_prompt_tokens: number;
-  readonly tolerance: { readonly logits_abs: number; readonly loss_rel: number; readonly train_rel?: number };
+interface CaseFile extends PictureCase {
+  readonly greedy_prompt_tokens?: number;
+  readonly tolerance: { readonly logits_abs: number; readonly loss_rel?: number; readonly train_rel?: number };
   readonly train?: Readonly<Record<string, TrainTrace>>;
 }
 
@@ -32,8 +30,8 @@ export interface ReferenceCase {
   readonly length: number;
   readonly ids: Int32Array;
   readonly attended: Int32Array;
-  readonly pixels: Tensor;
-  /** Flat positions that predict a supervised token, and those tokens. */
+  readonly pictures: ReferencePictures;
+  /** Flat positions that predict a supervised token, and those tokens; none where the case has no labels. */
   readonly supervised: { readonly rows: readonly number[]; readonly targets: readonly number[] };
   readonly expected: ReadonlyMap<string, RawTensor>;
 }
@@ -52,11 +50,14 @@ export function expectedFloats(reference: ReferenceCase, name: string): Float32A
 /** Reads a reference folder (config.json, safetensors, inputs.safetensors, expected.safetensors, case.json). */
 export function readReferenceCase(dir: string): ReferenceCase {
   const file = JSON.parse(readFileSync(join(dir, 'case.json'), 'utf8')) as CaseFile;
-  const checkpoint = loadCheckpoint(dir);
+  const loaded = loadCheckpoint(dir);
   const inputs = readSafetensors(join(dir, 'inputs.safetensors'));
   const idTensor = tensorOf(inputs, 'input_ids', dir);
   const [rows = 0, length = 0] = idTensor.shape;
-  const labels = toInt32(tensorOf(inputs, 'labels', dir));
+  const ids = toInt32(idTensor);
+  const labels = inputs.has('labels')
+    ? toInt32(tensorOf(inputs, 'labels', dir))
+    : new Int32Array(ids.length).fill(-100);
   const supervised = { rows: [] as number[], targets: [] as number[] };
   for (let i = 0; i < rows * length; i++) {
     const next = labels[i + 1];
@@ -64,7 +65,8 @@ export function readReferenceCase(dir: string): ReferenceCase {
     supervised.rows.push(i);
     supervised.targets.push(next);
   }
-  const pixels = tensorOf(inputs, 'pixel_values', dir);
+  const pictures = referencePictures(loaded.config, file, ids, (name) => tensorOf(inputs, name, dir));
+  const checkpoint = { ...loaded, config: pictures.config };
   const adapterDir = `${dir.replace(/\/+$/, '')}-lora`;
   return {
     name: dir,
@@ -73,9 +75,9 @@ export function readReferenceCase(dir: string): ReferenceCase {
     adapter: existsSync(adapterDir) ? loadAdapter(adapterDir, checkpoint.config) : undefined,
     rows,
     length,
-    ids: toInt32(idTensor),
+    ids,
     attended: toInt32(tensorOf(inputs, 'attention_mask', dir)),
-    pixels: f32(toFloat32(pixels), pixels.shape),
+    pictures,
     supervised,
     expected: readSafetensors(join(dir, 'expected.safetensors')),
   };
@@ -83,21 +85,20 @@ export function readReferenceCase(dir: string): ReferenceCase {
 
 /** Feeds of the case's batch for a forward or training graph with pixels, a key bias and one causal block. */
 export function batchFeeds(reference: ReferenceCase): Record<string, Tensor> {
-  const { rows, length, ids } = reference;
-  const imageRows = [...ids.keys()].filter((i) => ids[i] === reference.checkpoint.config.imageToken);
+  const { rows, length, ids, pictures } = reference;
   return {
     ids: ints(ids, [rows, length]),
     positions: ints(
       Array.from(ids, (_, i) => i % length),
       [rows, length],
     ),
-    causal_bias: f32(causalBias(length), [length, length]),
+    causal_bias: f32(causalBias(length, 1, pictures.config.text.slidingWindow), [length, length]),
     key_bias: f32(
       Float32Array.from(reference.attended, (seen) => (seen === 0 ? -1e9 : 0)),
       [rows, 1, 1, length],
     ),
-    pixel_values: reference.pixels,
-    image_rows: ints(imageRows, [imageRows.length]),
+    ...pictures.feeds,
+    image_rows: ints(pictures.slotRows, [pictures.slotRows.length]),
   };
 }
 

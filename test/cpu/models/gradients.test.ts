@@ -94,7 +94,7 @@ test('a frozen tower can be computed beforehand', async () => {
   const session = await Session.create(tower.graph);
   const { vision_features } = await session.run({
     ...weightFeeds(tower.weights, weights),
-    pixel_values: reference.pixels,
+    ...reference.pictures.feeds,
   });
   await session.release();
   assert.ok(vision_features !== undefined);
