@@ -4,6 +4,7 @@ import { LIMITS } from '../../shared/contract/limits.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
 import { sha256File } from '../io/digest.ts';
 import { readConfig } from '../models/load.ts';
+import { hasPastWindow } from '../models/vlm.ts';
 import { bindTemplate, type ChatTemplate, templateByName, templateForLanguageModel } from '../text/templates.ts';
 import { loadTokenizer, type Tokenizer } from '../text/tokenizer.ts';
 import { type ImageRecipe, parseRecipe } from '../vision/recipes.ts';
@@ -32,6 +33,11 @@ const DEFAULT_MAX_NEW_TOKENS = 512;
  */
 export async function loadFront(id: string, dir: string): Promise<ModelFront> {
   const config = readConfig(dir);
+  if (config.family !== 'llava' || hasPastWindow(config))
+    throw new Error(
+      `config.json: serving supports LLaVA-type models without a sliding window; this one is ${config.family}` +
+        `${config.text.slidingWindow === undefined ? '' : ` with a window of ${config.text.slidingWindow}`}`,
+    );
   const tokenizer = loadTokenizer(dir, { reserved: ['<image>'] });
   const template = bindTemplate(readTemplate(dir), tokenizer);
   const generation = readJson(join(dir, 'generation_config.json')) ?? {};
