@@ -215,15 +215,17 @@ export class NanoStream {
     return assemble(rng, boxes, turns);
   }
 
-  /** Puts descriptions of some images at a random place: before the questions they help to answer, or after them as a task by itself. */
+  /**
+   * Puts descriptions of images at a random place: before the questions, which they then help to answer in words, or later as a task by
+   * itself. Towers are told in a few words, so their dialogues describe twice as often, and every image.
+   */
   #withDescriptions(rng: Rng, phase: Phase, boxes: readonly Box[], questions: Question[]): Question[] {
-    if (!rng.chance(phase.describeChance)) return questions;
-    const chosen = rng.sample(
-      boxes.map((_, i) => i),
-      rng.int(1, Math.min(3, boxes.length)),
-    );
+    const towers = boxes.every((box) => box.kind === 'tower');
+    if (!rng.chance(phase.describeChance * (towers ? 2 : 1))) return questions;
+    const all = boxes.map((_, i) => i);
+    const chosen = towers || rng.chance(0.3) ? all : rng.sample(all, rng.int(1, Math.min(3, all.length)));
     const descriptions = chosen.sort((a, b) => a - b).map((image) => describeQuestion(boxes, image));
-    const at = rng.chance(0.3) ? 0 : rng.int(0, questions.length);
+    const at = rng.chance(0.45) ? 0 : rng.int(0, questions.length);
     return questions.toSpliced(at, 0, ...descriptions);
   }
 }
