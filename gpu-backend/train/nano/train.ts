@@ -39,6 +39,8 @@ export interface NanoTrainOptions {
   readonly checkpointMinutes?: number;
   /** Minutes between points of the evaluation curve. Default 6. */
   readonly curveMinutes?: number;
+  /** Questions a point of the curve is made of. Default 60 for each skill and 240 of NLVR dev. */
+  readonly curveItems?: { readonly perSkill: number; readonly nlvr: number };
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: NanoProgress) => void;
   readonly onMessage?: (message: string) => void;
@@ -106,8 +108,8 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
     layout,
     decodePng,
     ...(options.nlvrDir === undefined ? {} : { nlvrDir: options.nlvrDir }),
-    itemsPerSkill: 60,
-    nlvrItems: 240,
+    itemsPerSkill: options.curveItems?.perSkill ?? 60,
+    nlvrItems: options.curveItems?.nlvr ?? 240,
     threads: 2,
   });
   const data = nanoData(recipe, seed, plan, real, layout);

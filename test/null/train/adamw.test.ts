@@ -84,3 +84,31 @@ test('decay leaves norms, biases and position tables alone', () => {
   assert.equal(decaysUnder('matrices', 'embeddings.position_embedding.weight', [4, 4]), false);
   assert.equal(decaysUnder('all', 'layers.0.input_layernorm.weight', [4]), true);
 });
+
+test('five clipped steps equal torch.optim.AdamW', () => {
+  // torch 2.13: AdamW([p, b], lr=1e-2, weight_decay=0.1) after clip_grad_norm_([p, b], 0.7), same inputs.
+  const golden = {
+    norms: [1.893074870109558, 1.8664580583572388, 1.876732587814331, 1.961956262588501, 2.1390678882598877],
+    p: [0.427791357, 0.763182044, 0.966364682, 1.002162457, 0.863775134, 0.575137377],
+    b: [0.448992103, -0.198937565],
+  };
+  const state = new ParameterState([
+    { name: 'p', shape: [2, 3] },
+    { name: 'b', shape: [2] },
+  ]);
+  const [p, b] = [state.get('p'), state.get('b')];
+  p.value.set(noise(6, 0));
+  b.value.set([0.5, -0.25]);
+  for (let step = 1; step <= 5; step++) {
+    p.grad.set(noise(6, step));
+    b.grad.set([0.3 * step, -0.1]);
+    const { norm } = state.update(1e-2, { adamw: { weightDecay: 0.1 }, decay: 'all', maxNorm: 0.7 });
+    assert.ok(Math.abs(norm - (golden.norms[step - 1] ?? 0)) < 2e-6);
+  }
+  golden.p.forEach((x, i) => {
+    assert.ok(Math.abs(x - (p.value[i] ?? 0)) < 1e-6, `p[${i}]`);
+  });
+  golden.b.forEach((x, i) => {
+    assert.ok(Math.abs(x - (b.value[i] ?? 0)) < 1e-6, `b[${i}]`);
+  });
+});

@@ -1,0 +1,75 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'node:test';
+import { sha256File } from '../../../gpu-backend/io/digest.ts';
+import { loadCheckpoint } from '../../../gpu-backend/models/load.ts';
+import { StepPlan } from '../../../gpu-backend/train/nano/plan.ts';
+import { NANO_RECIPE } from '../../../gpu-backend/train/nano/recipe.ts';
+import { type NanoTrainOptions, trainNano } from '../../../gpu-backend/train/nano/train.ts';
+
+const recipe = {
+  ...NANO_RECIPE,
+  vocab: 400,
+  visionHidden: 32,
+  visionLayers: 1,
+  visionHeads: 2,
+  visionIntermediate: 48,
+  hidden: 32,
+  layers: 1,
+  heads: 2,
+  kvHeads: 2,
+  intermediate: 48,
+  dialogues: 4,
+};
+
+test('a nano run that was stopped and started again ends with the same weights', async (t) => {
+  const dir = await mkdtemp(join(tmpdir(), 'mantis-nano-'));
+  t.after(() => rm(dir, { recursive: true, force: true }));
+  const options: NanoTrainOptions = {
+    out: join(dir, 'whole'),
+    steps: 6,
+    threads: 2,
+    recipe,
+    curveItems: { perSkill: 2, nlvr: 0 },
+  };
+  assert.equal((await trainNano(options)).outcome, 'complete');
+  const cut = { ...options, out: join(dir, 'cut') };
+  const stop = new AbortController();
+  const first = await trainNano({
+    ...cut,
+    signal: stop.signal,
+    onProgress: ({ metrics }) => {
+      if (metrics.step === 3) stop.abort();
+    },
+  });
+  assert.equal(first.outcome, 'aborted');
+  assert.equal(first.progress.step, 3);
+  const second = await trainNano(cut);
+  assert.deepEqual([second.outcome, second.progress.step], ['complete', 6]);
+  const weights = (out: string): Promise<string> => sha256File(join(out, 'model', 'model.safetensors'));
+  assert.equal(await weights(cut.out), await weights(options.out));
+
+  const { config } = loadCheckpoint(join(options.out, 'model'));
+  assert.equal(config.tokensPerImage, 25);
+  const tokenizerConfig = JSON.parse(await readFile(join(options.out, 'model', 'tokenizer_config.json'), 'utf8'));
+  assert.equal(tokenizerConfig.mantis_template, 'compact');
+  await assert.rejects(trainNano({ ...options, seed: 2 }), /another recipe or seed/);
+});
+
+test('a step plan holds for the steps it was made for', () => {
+  const plan = new StepPlan([{ fromStep: 1, totalSteps: 100 }]);
+  plan.revise(22, 80);
+  plan.revise(72, 80);
+  plan.revise(90, 85);
+  assert.deepEqual(plan.entries, [
+    { fromStep: 1, totalSteps: 100 },
+    { fromStep: 22, totalSteps: 80 },
+    { fromStep: 90, totalSteps: 90 },
+  ]);
+  assert.deepEqual(
+    [1, 21, 22, 89, 90].map((step) => plan.totalAt(step)),
+    [100, 100, 80, 80, 90],
+  );
+});
