@@ -12,6 +12,8 @@ const ROOT = join(dirname(fileURLToPath(import.meta.url)), '../../..');
 /** Issue bar: ready within 90 s of a start on a machine with two cores. */
 const READY_TIMEOUT_MS = 90_000;
 const STOP_TIMEOUT_MS = 30_000;
+/** A backend that falls this often before the first ready line has a reason that waiting does not cure. */
+const MAX_BACKEND_FALLS = 4;
 
 export interface StartOptions {
   /** Folder of everything that is kept; default a new one. Give the same one again to restart after a kill. */
@@ -67,12 +69,15 @@ export async function startProduct(options: StartOptions = {}): Promise<Product>
       reject(new Error(`the product ${why}; it printed:\n${output.slice(-4000)}`));
     };
     const timer = setTimeout(() => fail(`was not ready after ${READY_TIMEOUT_MS} ms`), READY_TIMEOUT_MS);
-    child.stdout.on('data', () => {
+    const look = (): void => {
+      if ((output.match(/backend_ended/g)?.length ?? 0) >= MAX_BACKEND_FALLS) fail('cannot keep its backend alive');
       const line = /^ready (http:\/\/127\.0\.0\.1:\d+)$/m.exec(output);
       if (line?.[1] === undefined) return;
       clearTimeout(timer);
       resolve(line[1]);
-    });
+    };
+    child.stdout.on('data', look);
+    child.stderr.on('data', look);
     child.once('exit', (code, signal) => {
       clearTimeout(timer);
       fail(`ended with ${signal ?? `exit code ${code}`} before it was ready`);
@@ -99,18 +104,9 @@ export async function startProduct(options: StartOptions = {}): Promise<Product>
   };
 }
 
-/** Starts a product for one test file; `stop` also removes its data. */
-export async function withProduct(options: StartOptions, use: (product: Product) => Promise<void>): Promise<void> {
-  const product = await startProduct(options);
-  try {
-    await use(product);
-  } finally {
-    await stopAndForget(product);
-  }
-}
-
-/** Ends a product and removes its data; safe after a kill. */
-export async function stopAndForget(product: Product): Promise<void> {
+/** Ends a product and removes its data; safe after a kill, and after a start that failed. */
+export async function stopAndForget(product: Product | undefined): Promise<void> {
+  if (product === undefined) return;
   await product.terminate();
   await rm(product.dataDir, { recursive: true, force: true });
 }
