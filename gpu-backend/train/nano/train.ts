@@ -60,7 +60,8 @@ interface RunFile {
   readonly plan: readonly PlanEntry[];
 }
 
-const REVISE_EVERY_STEPS = 50;
+/** Estimates of the length use the mean time of about this many steps, and are made this often: load on the machine swings. */
+const ESTIMATE_STEPS = 250;
 
 const decodePng: DecodePng = async (png) => {
   const { width, height, pixels_HWC } = await decodeImage(png);
@@ -115,7 +116,7 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
   const data = nanoData(recipe, seed, plan, real, layout);
   const computer = new ParallelComputer(spec, state, options.threads ?? 2);
   const log = join(options.out, 'log.jsonl');
-  const clock = { start: performance.now(), checkpoint: performance.now(), curve: performance.now(), stepMs: 0 };
+  const clock = { start: performance.now(), checkpoint: performance.now(), curve: performance.now(), stepMs: 0, steps: 0 };
   const scoreCurve = async (step: number): Promise<void> => {
     const begin = performance.now();
     const scores = await curve.score(state);
@@ -144,9 +145,10 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
       ...(resumed === undefined ? {} : { resume: resumed.progress }),
       ...(options.signal === undefined ? {} : { signal: options.signal }),
       onStep: async (metrics) => {
-        clock.stepMs = clock.stepMs === 0 ? metrics.ms : 0.95 * clock.stepMs + 0.05 * metrics.ms;
+        clock.steps++;
+        clock.stepMs += (metrics.ms - clock.stepMs) / Math.min(clock.steps, ESTIMATE_STEPS);
         const { step } = metrics;
-        if (options.finishBy !== undefined && step % REVISE_EVERY_STEPS === 20) {
+        if (options.finishBy !== undefined && clock.steps % ESTIMATE_STEPS === 60) {
           const remaining = Math.floor((options.finishBy - Date.now()) / clock.stepMs);
           // The next step's data are already made, so a new estimate holds from the one after.
           plan.revise(step + 2, step + Math.max(2, remaining));
