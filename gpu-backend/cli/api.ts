@@ -23,11 +23,13 @@ export class Api {
   readonly #apiKey: string;
 
   constructor(options: ApiOptions) {
-    if (options.apiKey === undefined)
+    if (options.apiKey === undefined || options.apiKey === '')
       throw new CliError(
         'an API key is needed: set MANTIS_API_KEY or give --api-key (npm start prints one at its first start)',
         2,
       );
+    if (!URL.canParse(options.url))
+      throw new CliError(`--url: expected an origin such as http://127.0.0.1:8787, received "${options.url}"`, 2);
     this.#origin = options.url.replace(/\/(v1\/?)?$/, '');
     this.#apiKey = options.apiKey;
   }

@@ -33,7 +33,7 @@ Examples:
     verifyCommand(),
     serveCommand(),
   ])
-    program.addCommand(command);
+    program.addCommand(command.copyInheritedSettings(program));
   try {
     await program.parseAsync([...argv]);
   } catch (error) {

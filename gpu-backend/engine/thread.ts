@@ -139,10 +139,13 @@ export class EngineThread {
   }
 }
 
-/** Starts `worker.ts` with the TypeScript loader that this process itself runs under. */
+/**
+ * Starts `worker.ts` with a TypeScript loader of its own: a worker does not inherit the loader of `--import tsx` on every Node
+ * 20. Both are named by full address, because code given as text resolves names from the current directory.
+ */
 function startWorker(workerData: { readonly featureCacheBytes: number }): Worker {
-  const script = new URL('./worker.ts', import.meta.url);
-  // A worker does not inherit loaders registered by `--import tsx` on every Node 20, so it registers its own first.
-  const start = `import('tsx/esm/api').then(({ register }) => { register(); return import(${JSON.stringify(script.href)}); });`;
+  const loader = JSON.stringify(import.meta.resolve('tsx/esm/api'));
+  const script = JSON.stringify(new URL('./worker.ts', import.meta.url).href);
+  const start = `import(${loader}).then(({ register }) => { register(); return import(${script}); });`;
   return new Worker(start, { eval: true, workerData, execArgv: [] });
 }
