@@ -73,10 +73,20 @@ test('a job survives kill -9 of everything', async (t) => {
   );
   assert.equal(steps.at(-1), STEPS);
   assert.equal(new Set(steps).size, steps.length, 'no checkpoint was made twice');
-  const { data: events } = await second.client.fineTuning.jobs.listEvents(created.id, { limit: 100 });
-  const resumed = events.map((event) => event.message).find((message) => /resum/i.test(message));
-  const fromStep = Number(/step (\d+)/.exec(resumed ?? '')?.[1]);
-  assert.ok(fromStep >= (seen.at(-1) ?? 0), `resumed from the last checkpoint (${seen.at(-1)}): ${resumed}`);
+  const messages: string[] = [];
+  const loggedSteps: number[] = [];
+  for await (const event of second.client.fineTuning.jobs.listEvents(created.id, { limit: 100 })) {
+    messages.push(event.message);
+    if (event.type === 'metrics') loggedSteps.push((event.data as { step: number }).step);
+  }
+  const resumed = messages.find((message) => /^Resuming at step/.test(message)) ?? assert.fail(messages.join('\n'));
+  assert.ok(Number(/step (\d+)/.exec(resumed)?.[1]) >= (seen.at(-1) ?? 0), `from the last checkpoint: ${resumed}`);
+  const wanted = Array.from({ length: STEPS }, (_, i) => i + 1);
+  assert.deepEqual(
+    loggedSteps.sort((a, b) => a - b),
+    wanted,
+    'the log of both lives has every step once',
+  );
 
   const delivery = await receiver.waitFor(1, 30_000);
   const headers = new Headers(Object.entries(delivery.headers).map(([name, value]) => [name, String(value)]));
