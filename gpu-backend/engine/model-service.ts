@@ -84,6 +84,7 @@ export class EngineModelService implements ModelService {
       }
       const id = `${request.requestId}#${this.#nextId++}`;
       const images = await this.#prepareImages(id, request, blobs, layout, front);
+      let heldId: string | null = id;
       const { sampling } = request;
       const events = this.#pool.thread.run(
         model,
@@ -104,8 +105,13 @@ export class EngineModelService implements ModelService {
         },
         signal,
       );
-      yield { type: 'started', promptTokens: layout.ids.length, imageTokens };
-      yield* relay(events, request, front, layout.ids.length, imageTokens);
+      try {
+        yield { type: 'started', promptTokens: layout.ids.length, imageTokens };
+        heldId = null; // the engine takes it over with the first event that is asked for
+        yield* relay(events, request, front, layout.ids.length, imageTokens);
+      } finally {
+        if (heldId !== null) this.#pool.thread.release(heldId);
+      }
     } finally {
       this.#inFlight--;
     }
