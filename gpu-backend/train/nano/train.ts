@@ -116,7 +116,13 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
   const data = nanoData(recipe, seed, plan, real, layout);
   const computer = new ParallelComputer(spec, state, options.threads ?? 2);
   const log = join(options.out, 'log.jsonl');
-  const clock = { start: performance.now(), checkpoint: performance.now(), curve: performance.now(), stepMs: 0, steps: 0 };
+  const clock = {
+    start: performance.now(),
+    checkpoint: performance.now(),
+    curve: performance.now(),
+    stepMs: 0,
+    steps: 0,
+  };
   const scoreCurve = async (step: number): Promise<void> => {
     const begin = performance.now();
     const scores = await curve.score(state);
