@@ -1,0 +1,56 @@
+/** What a README says is what the repository has: its code is that of the executed examples, its commands exist, its numbers are measured. */
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import { refuse, root } from './sources.ts';
+
+const readme = readFileSync(join(root, 'README.md'), 'utf8');
+
+test('code that is shown is a file that the tests run', () => {
+  const shown = [...readme.matchAll(/<!-- file: (\S+) -->\s*```\w+\n([\s\S]*?)```/g)];
+  assert.ok(shown.length >= 2, 'the README shows examples');
+  for (const [, path = '', code] of shown) {
+    assert.equal(code, readFileSync(join(root, path), 'utf8'), `${path} differs from what the README shows of it`);
+  }
+});
+
+test('npm scripts and paths in code blocks exist', () => {
+  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+    scripts: Record<string, string>;
+  };
+  const offences: string[] = [];
+  for (const [, script = ''] of readme.matchAll(/\bnpm (?:run )?(start|test|[\w:-]+)(?= |\n|`)/g)) {
+    if (!['ci', 'install', 'registry'].includes(script) && scripts[script] === undefined)
+      offences.push(`npm ${script}`);
+  }
+  for (const [, path = ''] of readme.matchAll(
+    /(?<![\w./-])((?:edge|gpu-backend|shared|deploy|test)\/[\w./-]*[\w/])/g,
+  )) {
+    if (!existsSync(join(root, path))) offences.push(path);
+  }
+  refuse(offences);
+});
+
+test('limits that are named are the limits that hold', () => {
+  const { images, request, files, dataset } = LIMITS;
+  const mib = (bytes: number): string => `${bytes / 2 ** 20} MiB`;
+  const rows: readonly [string, string][] = [
+    ['JSON body', mib(request.maxJsonBytes)],
+    ['one picture', mib(images.maxBytes)],
+    ['pixels of one picture', `${images.maxPixels / 1e6} million`],
+    ['longest side', `${images.maxSide} px`],
+    ['uploaded file', mib(files.maxBytes)],
+    ['lines of a training file', String(dataset.maxLines)],
+  ];
+  refuse(
+    rows
+      .filter(([name, value]) => !readme.includes(`| ${name} `) || !rowOf(name).includes(value))
+      .map((row) => row.join(': ')),
+  );
+});
+
+function rowOf(name: string): string {
+  return readme.split('\n').find((line) => line.startsWith(`| ${name} `)) ?? '';
+}
