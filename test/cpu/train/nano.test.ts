@@ -1,13 +1,16 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
 import { sha256File } from '../../../gpu-backend/io/digest.ts';
 import { loadCheckpoint } from '../../../gpu-backend/models/load.ts';
+import { vocabularyTexts } from '../../../gpu-backend/train/nano/corpus.ts';
 import { StepPlan } from '../../../gpu-backend/train/nano/plan.ts';
 import { NANO_RECIPE } from '../../../gpu-backend/train/nano/recipe.ts';
+import { NanoStream, nanoCurriculum } from '../../../gpu-backend/train/nano/samples.ts';
 import { type NanoTrainOptions, trainNano } from '../../../gpu-backend/train/nano/train.ts';
+import { trainTokenizer } from '../../../gpu-backend/train/nano/vocabulary.ts';
 
 const recipe = {
   ...NANO_RECIPE,
@@ -21,12 +24,20 @@ const recipe = {
   heads: 2,
   kvHeads: 2,
   intermediate: 48,
+  towerSteps: 2,
   dialogues: 4,
 };
 
 test('a nano run that was stopped and started again ends with the same weights', async (t) => {
   const dir = await mkdtemp(join(tmpdir(), 'mantis-nano-'));
   t.after(() => rm(dir, { recursive: true, force: true }));
+  // A small vocabulary, written beforehand: learning the real one is most of the time of such a short run.
+  const stream = new NanoStream({ seed: 9, phases: nanoCurriculum(60) });
+  const tokenizer = JSON.stringify(trainTokenizer(vocabularyTexts(stream, 60, []), 400));
+  for (const name of ['whole', 'cut']) {
+    await mkdir(join(dir, name));
+    await writeFile(join(dir, name, 'tokenizer.json'), tokenizer);
+  }
   const options: NanoTrainOptions = {
     out: join(dir, 'whole'),
     steps: 6,
