@@ -165,14 +165,13 @@ export const gelu: OpRow<'gelu'> = {
       const pdf = one(graph.emit('exp', [mulOp(c, mulOp(c, x, k(-0.5)), x)], {}));
       return [mulOp(c, c.g, add(cdf, mulOp(c, mulOp(c, x, k(1 / Math.sqrt(2 * Math.PI))), pdf)))];
     }
-    // u = c (x + a x^3), t = tanh u: 0.5 (1 + t) + 0.5 x (1 - t^2) c (1 + 3 a x^2)
+    // 0.5 (1 + tanh u) = sigmoid(2u), so with v = 2u = 2c (x + a x^3) and h = sigmoid(v): y = x h and dy/dx = h + y (1 - h) dv/dx.
     const x2 = mulOp(c, x, x);
-    const u = mulOp(c, x, add(mulOp(c, x2, k(TANH_SCALE * TANH_CUBIC)), k(TANH_SCALE)));
-    const h = add(mulOp(c, one(graph.emit('tanh', [u], {})), k(0.5)), k(0.5));
-    // With h = 0.5 (1 + t): 0.5 (1 - t^2) = 2 h (1 - h).
-    const bell = one(graph.emit('sub', [h, mulOp(c, h, h)], {}));
-    const du = add(mulOp(c, x2, k(6 * TANH_SCALE * TANH_CUBIC)), k(2 * TANH_SCALE));
-    return [mulOp(c, c.g, add(h, mulOp(c, mulOp(c, bell, x), du)))];
+    const v = mulOp(c, x, add(mulOp(c, x2, k(2 * TANH_SCALE * TANH_CUBIC)), k(2 * TANH_SCALE)));
+    const h = one(graph.emit('sigmoid', [v], {}));
+    const rest = one(graph.emit('sub', [y, mulOp(c, y, h)], {}));
+    const dv = add(mulOp(c, x2, k(6 * TANH_SCALE * TANH_CUBIC)), k(2 * TANH_SCALE));
+    return [mulOp(c, c.g, add(h, mulOp(c, rest, dv)))];
   },
   lower: (ctx, node) => {
     const x = ctx.name(arg(node.inputs, 0, 'x'));

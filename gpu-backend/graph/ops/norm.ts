@@ -1,7 +1,7 @@
-import type { Dim } from '../dim.ts';
+import { type Dim, productOf } from '../dim.ts';
 import type { Graph, Value } from '../graph.ts';
 import { at, nd } from '../nd.ts';
-import { arg, expectSame, one, unbroadcast, withAxis } from './infer.ts';
+import { arg, expectSame, one, scalar, unbroadcast, withAxis } from './infer.ts';
 import { rowsOf } from './linalg.ts';
 import type { OpRow } from './row.ts';
 
@@ -65,8 +65,8 @@ export const layerNorm: OpRow<'layerNorm'> = {
 };
 
 /**
- * RMSNorm over the last axis (Zhang & Sennrich, 2019). With x̂ = x invStd and h = g w:
- * dx = invStd (h - x̂ mean(h x̂)), dw = Σ g x̂.
+ * RMSNorm over the last axis (Zhang & Sennrich, 2019). With r = invStd and t = g x, reduced to what needs whole passes over
+ * the activations: dx = r (g w) - x r³ (t · w) / D, dw = Σ_rows r t. The two sums are matrix-vector products that read t once.
  */
 export const rmsNorm: OpRow<'rmsNorm'> = {
   infer: (inputs) => {
@@ -75,17 +75,22 @@ export const rmsNorm: OpRow<'rmsNorm'> = {
     return [x, { dtype: 'f32', shape: statsShape(x.shape) }];
   },
   grad: (c) => {
+    const { graph, g } = c;
     const [x, w] = [arg(c.inputs, 0, 'x'), arg(c.inputs, 1, 'weight')];
     const invStd = arg(c.outputs, 1, 'invStd');
-    const xhat = mulOf(c.graph, x, invStd);
+    const width = arg(x.shape, x.shape.length - 1, 'D');
+    if (typeof width !== 'number') throw new Error('rmsNorm needs a static last axis for its gradient');
+    const rows = productOf(x.shape.slice(0, -1));
+    const view = (v: Value, shape: readonly Dim[]): Value => one(graph.emit('reshape', [v], { shape }));
+    const product = (a: Value, b: Value): Value =>
+      one(graph.emit('gemm', [a, b], { transA: false, transB: false, alpha: 1, beta: 1 }));
+    const t = view(mulOf(graph, g, x), [rows, width]);
     const dx = (): Value => {
-      const h = mulOf(c.graph, c.g, w);
-      return mulOf(c.graph, subOf(c.graph, h, mulOf(c.graph, xhat, meanOf(c.graph, mulOf(c.graph, h, xhat)))), invStd);
+      const along = view(product(t, view(w, [width, 1])), statsShape(x.shape));
+      const cube = mulOf(graph, mulOf(graph, invStd, invStd), mulOf(graph, invStd, scalar(graph, 1 / width)));
+      return subOf(graph, mulOf(graph, mulOf(graph, g, w), invStd), mulOf(graph, x, mulOf(graph, cube, along)));
     };
-    return [
-      c.wants[0] ? dx() : undefined,
-      c.wants[1] ? unbroadcast(c.graph, mulOf(c.graph, c.g, xhat), w.shape) : undefined,
-    ];
+    return [c.wants[0] ? dx() : undefined, c.wants[1] ? view(product(view(invStd, [1, rows]), t), [width]) : undefined];
   },
   lower: (ctx, node) => {
     const [x, w] = [ctx.name(arg(node.inputs, 0, 'x')), ctx.name(arg(node.inputs, 1, 'weight'))];
