@@ -20,6 +20,8 @@ export interface NanoRecipe {
   readonly heads: number;
   readonly kvHeads: number;
   readonly intermediate: number;
+  /** Optimizer steps of stage 0, in which the vision tower alone learns to see (tower.ts); 0 leaves it out. */
+  readonly towerSteps: number;
   /** Conversations of one optimizer step. */
   readonly dialogues: number;
   /** Largest micro-batch, tokens with padding. */
@@ -46,6 +48,7 @@ export const NANO_RECIPE: NanoRecipe = {
   heads: 5,
   kvHeads: 5,
   intermediate: 448,
+  towerSteps: 4500,
   dialogues: 32,
   microBatchTokens: 1500,
   schedule: { kind: 'cosine', peak: 2e-3, warmupShare: 0.01, floorShare: 0.01 },

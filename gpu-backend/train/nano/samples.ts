@@ -43,8 +43,8 @@ export interface Phase {
 }
 
 /**
- * The shipped order of things: say what is in a picture, then judge statements about one picture, then about sets, then people's own. Captions carry the most answer
- * tokens for the compute and teach the encoder to see; true or false alone teaches a blind model little.
+ * The shipped order of things, after a vision tower that already sees (tower.ts): say what is in a picture, then judge statements about one picture, then about sets,
+ * then people's own. Captions carry the most answer tokens for the compute; true or false alone teaches little at first.
  * @param total dialogues of the whole run
  */
 export function nanoCurriculum(total: number): Phase[] {
@@ -52,17 +52,17 @@ export function nanoCurriculum(total: number): Phase[] {
   const easySets = { statementSets: [1, 1, 2, 3], skillSets: [2, 2, 3] };
   const fullSets = { statementSets: [2, 3, 3, 3, 3, 3], skillSets: heldOutSetSizes };
   return [
-    { until: upTo(0.18), mix: { caption: 7, perception: 2, statements: 1 }, turns, describeChance: 0.6, ...easySets },
+    { until: upTo(0.07), mix: { caption: 6, perception: 2, statements: 2 }, turns, describeChance: 0.6, ...easySets },
     {
-      until: upTo(0.4),
-      mix: { caption: 3, perception: 1, statements: 5, skills: 1, temporal: 0.6 },
+      until: upTo(0.25),
+      mix: { caption: 1.5, perception: 1.2, statements: 5, skills: 1, temporal: 0.6 },
       turns,
       describeChance: 0.3,
       ...easySets,
     },
     {
-      until: upTo(0.78),
-      mix: { caption: 1, perception: 0.7, statements: 5, skills: 2, temporal: 1.2, real: 0.7 },
+      until: upTo(0.7),
+      mix: { caption: 0.4, perception: 0.6, statements: 5, skills: 2, temporal: 1.2, real: 0.7 },
       turns,
       describeChance: 0.25,
       ...fullSets,

@@ -1,0 +1,210 @@
+import * as g from '../../graph/builder.ts';
+import { mulDims, symbol } from '../../graph/dim.ts';
+import { gradients } from '../../graph/grad.ts';
+import { Graph, type Value } from '../../graph/graph.ts';
+import type { LlavaConfig } from '../../models/config.ts';
+import { initWeights } from '../../models/presets.ts';
+import { visionTower } from '../../models/vit.ts';
+import { Weights } from '../../models/weights.ts';
+import { f32, ints, Session, type Tensor } from '../../runtime/session.ts';
+import { learningRateAt, progressOf } from '../schedule.ts';
+import { ParameterState } from '../state.ts';
+import { boxPixels } from './encode.ts';
+import { randomScatter, randomTower } from './generate.ts';
+import { Rng } from './random.ts';
+import type { RealData } from './real.ts';
+import { type Box, boxSidePx, colors, renderBox, shapes, sizesPx } from './scene.ts';
+
+/**
+ * Stage 0, what a published Mantis gets from SigLIP: a vision tower that already sees. The tower learns to say, for every
+ * cell of 10 px, which object has its centre there (nothing, or one of 27 looks) and where in the cell. Objects keep a
+ * pixel apart and are at least 10 px wide, so no two centres share a cell. The probe that reads the answers is thrown away.
+ */
+const cellPx = 10;
+const looks = 1 + shapes.length * colors.length * sizesPx.length;
+const outputsPerCell = looks + 2 * cellPx;
+
+export interface TowerTargets {
+  /** [cells] 0 or the look, cells in the order patch by patch. */
+  readonly looks: Int32Array;
+  /** [objects] cell index, then the centre's offset in it, px. */
+  readonly cells: Int32Array;
+  readonly dx: Int32Array;
+  readonly dy: Int32Array;
+}
+
+/** Answers for some boxes. Cells are numbered box by box, patch by patch, row-major inside the patch. */
+export function towerTargets(boxes: readonly Box[], patchPx: number): TowerTargets {
+  const side = boxSidePx / patchPx;
+  const perPatch = patchPx / cellPx;
+  const perBox = (boxSidePx / cellPx) ** 2;
+  const lookOf = new Int32Array(boxes.length * perBox);
+  const [cells, dx, dy]: [number[], number[], number[]] = [[], [], []];
+  boxes.forEach((box, b) => {
+    for (const o of box.objects) {
+      const [cx, cy] = [Math.min(o.x + o.size / 2, boxSidePx - 1), Math.min(o.y + o.size / 2, boxSidePx - 1)];
+      const [column, row] = [Math.floor(cx / cellPx), Math.floor(cy / cellPx)];
+      const patch = Math.floor(row / perPatch) * side + Math.floor(column / perPatch);
+      const cell = b * perBox + patch * perPatch ** 2 + (row % perPatch) * perPatch + (column % perPatch);
+      lookOf[cell] =
+        1 +
+        (shapes.indexOf(o.shape) * colors.length + colors.indexOf(o.color)) * sizesPx.length +
+        sizesPx.indexOf(o.size);
+      cells.push(cell);
+      dx.push(cx % cellPx);
+      dy.push(cy % cellPx);
+    }
+  });
+  return { looks: lookOf, cells: Int32Array.from(cells), dx: Int32Array.from(dx), dy: Int32Array.from(dy) };
+}
+
+/** Loss and gradients of tower and probe over pixels [N, 3, H, W]. */
+function towerGraph(config: LlavaConfig): { graph: Graph; weights: Map<string, readonly number[]> } {
+  const graph = new Graph();
+  const w = new Weights(graph);
+  const side = config.vision.imageSize;
+  const perPatch = (config.vision.patchSize / cellPx) ** 2;
+  const pixels = graph.input('pixel_values', 'f32', [symbol('N'), 3, side, side]);
+  const x = visionTower(w, config, pixels);
+  const width = perPatch * outputsPerCell;
+  const scores = g.linear(graph, x, w.get('probe.weight', [width, config.vision.hidden]), w.get('probe.bias', [width]));
+  const cells = mulDims(mulDims(symbol('N'), config.tokensPerImage), perPatch);
+  const perCell = g.reshape(graph, scores, [cells, outputsPerCell]);
+  const part = (v: Value, from: number, to: number): Value => g.slice(graph, v, 1, from, to);
+  const objects = g.gather(graph, perCell, graph.input('cells', 'i64', [symbol('K')]));
+  const target = (name: string): Value => graph.input(name, 'i64', [name === 'looks' ? cells : symbol('K')]);
+  const lookWeights = graph.input('look_weights', 'f32', [cells]);
+  const offsetWeights = graph.input('offset_weights', 'f32', [symbol('K')]);
+  const lookScores = part(perCell, 0, looks);
+  const [xScores, yScores] = [part(objects, looks, looks + cellPx), part(objects, looks + cellPx, outputsPerCell)];
+  const loss = g.add(
+    graph,
+    g.crossEntropy(graph, lookScores, target('looks'), lookWeights),
+    g.add(
+      graph,
+      g.crossEntropy(graph, xScores, target('dx'), offsetWeights),
+      g.crossEntropy(graph, yScores, target('dy'), offsetWeights),
+    ),
+  );
+  const params = graph.inputs.filter((i) => i.kind === 'param');
+  graph.output('loss', loss);
+  gradients(
+    graph,
+    loss,
+    params.map((p) => p.value),
+  ).forEach((grad, i) => graph.output(`grad.${params[i]?.name}`, grad));
+  graph.output('look_scores', lookScores);
+  graph.output('x_scores', xScores);
+  graph.output('y_scores', yScores);
+  return { graph, weights: new Map(params.map((p) => [p.name, p.value.shape as number[]])) };
+}
+
+const argmaxRow = (scores: Float32Array, row: number, width: number): number => {
+  let best = 0;
+  for (let j = 1; j < width; j++)
+    if ((scores[row * width + j] as number) > (scores[row * width + best] as number)) best = j;
+  return best;
+};
+
+/** Shares of the boxes' objects found with their look, placed to the pixel, and of whole boxes without any mistake of look. */
+export interface TowerScores {
+  readonly found: number;
+  readonly placed: number;
+  readonly exactBoxes: number;
+}
+
+function score(out: Readonly<Record<string, Tensor>>, targets: TowerTargets, boxes: number): TowerScores {
+  const lookScores = out.look_scores?.data as Float32Array;
+  const perBox = targets.looks.length / boxes;
+  const wrong = new Set<number>();
+  targets.looks.forEach((want, cell) => {
+    if (argmaxRow(lookScores, cell, looks) !== want) wrong.add(cell);
+  });
+  const badBoxes = new Set([...wrong].map((cell) => Math.floor(cell / perBox)));
+  let [found, placed] = [0, 0];
+  targets.cells.forEach((cell, k) => {
+    if (wrong.has(cell)) return;
+    found++;
+    const x = argmaxRow(out.x_scores?.data as Float32Array, k, cellPx);
+    const y = argmaxRow(out.y_scores?.data as Float32Array, k, cellPx);
+    if (x === targets.dx[k] && y === targets.dy[k]) placed++;
+  });
+  const objects = targets.cells.length;
+  return { found: found / objects, placed: placed / objects, exactBoxes: 1 - badBoxes.size / boxes };
+}
+
+export interface TowerOptions {
+  readonly config: LlavaConfig;
+  readonly seed: number;
+  readonly steps: number;
+  /** Boxes of one step. Default 64. */
+  readonly boxes?: number;
+  /** Peak learning rate; cosine down to 2 %. Default 2e-3. */
+  readonly peak?: number;
+  readonly threads?: number;
+  /** Half of the boxes come from the NLVR training pictures where they are given. */
+  readonly real?: RealData;
+  readonly signal?: AbortSignal;
+  readonly onStep?: (step: number, loss: number, scores: TowerScores | undefined) => void;
+}
+
+/** Trains the tower from random weights; its weights by canonical name. Depends on seed and steps alone. */
+export async function pretrainTower(options: TowerOptions): Promise<Map<string, Float32Array>> {
+  const { config, seed, steps, boxes: count = 64, peak = 2e-3, real } = options;
+  const { graph, weights } = towerGraph(config);
+  const session = await Session.create(graph, { threads: options.threads ?? 2 });
+  const state = new ParameterState([...weights].map(([name, shape]) => ({ name, shape })));
+  const initial = initWeights(config, seed);
+  const noise = new Rng(seed, 1);
+  for (const p of state.parameters) {
+    const start = initial.get(p.name)?.data as Float32Array | undefined;
+    if (start !== undefined) p.value.set(start);
+    else if (p.name === 'probe.weight') p.value.forEach((_, i) => (p.value[i] = 0.04 * (noise.unit() - 0.5)));
+  }
+  const patchPx = config.vision.patchSize;
+  const pool = real?.sets ?? [];
+  const draw = (rng: Rng): Box => {
+    if (pool.length > 0 && rng.chance(0.5)) {
+      const box = rng.pick(rng.pick(pool));
+      if (box !== undefined && box.objects.length > 0) return box;
+    }
+    return rng.chance(0.3) ? randomTower(rng) : randomScatter(rng);
+  };
+  for (let step = 1; step <= steps && options.signal?.aborted !== true; step++) {
+    const rng = new Rng(seed + 7_919, step);
+    const boxes = Array.from({ length: count }, () => draw(rng));
+    const side = config.vision.imageSize;
+    const pixels = new Float32Array(count * 3 * side * side);
+    boxes.forEach((box, i) => pixels.set(boxPixels(renderBox(box), side), i * 3 * side * side));
+    const targets = towerTargets(boxes, patchPx);
+    const objects = targets.cells.length;
+    const feeds: Record<string, Tensor> = {
+      pixel_values: f32(pixels, [count, 3, side, side]),
+      looks: ints(targets.looks, [targets.looks.length]),
+      look_weights: f32(
+        Float32Array.from(targets.looks, (l) => (l === 0 ? 0.2 : 1) / objects),
+        [targets.looks.length],
+      ),
+      cells: ints(targets.cells, [objects]),
+      dx: ints(targets.dx, [objects]),
+      dy: ints(targets.dy, [objects]),
+      offset_weights: f32(new Float32Array(objects).fill(0.5 / objects), [objects]),
+    };
+    for (const p of state.parameters) feeds[p.name] = f32(p.value, p.shape);
+    const scored = step % 200 === 0 || step === steps;
+    const grads = state.parameters.map((p) => `grad.${p.name}`);
+    const out = await session.run(feeds, [
+      'loss',
+      ...grads,
+      ...(scored ? ['look_scores', 'x_scores', 'y_scores'] : []),
+    ]);
+    for (const p of state.parameters) p.grad.set(out[`grad.${p.name}`]?.data as Float32Array);
+    const rate = learningRateAt({ kind: 'cosine', peak, warmupShare: 0.02, floorShare: 0.02 }, progressOf(step, steps));
+    state.update(rate, { maxNorm: 1, adamw: { beta2: 0.99, weightDecay: 0.02 } });
+    options.onStep?.(step, out.loss?.data[0] as number, scored ? score(out, targets, count) : undefined);
+  }
+  await session.release();
+  return new Map(
+    state.parameters.filter((p) => !p.name.startsWith('probe.')).map((p) => [p.name, Float32Array.from(p.value)]),
+  );
+}
