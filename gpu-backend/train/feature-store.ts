@@ -33,6 +33,12 @@ export class FeatureStore {
     return new FeatureStore(session, own, config, options.maxBytes ?? 512 * 1024 * 1024);
   }
 
+  /** Whether one more picture would push an older one out. */
+  get isFull(): boolean {
+    const [any] = this.kept.values();
+    return this.bytes + (any?.byteLength ?? 0) > this.maxBytes;
+  }
+
   /**
    * Features [tokensPerImage · vision hidden] of a picture.
    * @param key equal keys mean equal pixels

@@ -147,6 +147,9 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
     if (training.examples.length < training.total)
       await say('warn', `${training.total - training.examples.length} examples without images are left out.`);
 
+    const seen = await samples.look([...training.examples, ...(validation?.examples ?? [])], hooks.signal);
+    if (seen > 0) await say('info', `${seen} pictures seen; their features are kept.`);
+
     const { session } = await sessions.get(true);
     const state = new ParameterState(
       session.graph.trainable.map((name) => ({ name, shape: session.graph.weights.get(name) ?? [] })),
@@ -273,6 +276,20 @@ class SampleMaker {
     for (const example of all) this.layout(example);
     const examples = stage === 'projector' ? all.filter((e) => e.images.length > 0) : all;
     return { examples, total: all.length };
+  }
+
+  /**
+   * Decodes and encodes pictures before the first step, so that a broken one fails the job at once; it stops early when they do
+   * not all fit the store (they would only push each other out) or on `signal`.
+   * @returns number of pictures of the examples looked at @throws DatasetError
+   */
+  async look(examples: readonly ChatExample[], signal: AbortSignal | undefined): Promise<number> {
+    let count = 0;
+    for (const example of examples) {
+      if (signal?.aborted === true || this.features.isFull) break;
+      count += (await this.make(example)).images.length;
+    }
+    return count;
   }
 
   private layout(example: ChatExample): ReturnType<typeof layoutConversation> {

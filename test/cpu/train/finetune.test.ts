@@ -106,6 +106,15 @@ test('bad examples fail the job with line and field', async (t) => {
     [
       JSON.stringify({
         messages: [
+          { role: 'user', content: [{ type: 'image_url', image_url: { url: 'data:image/png;base64,AAAA' } }] },
+          { role: 'assistant', content: 'no' },
+        ],
+      }),
+      /line 3: image_url: /,
+    ],
+    [
+      JSON.stringify({
+        messages: [
           { role: 'user', content: 'long '.repeat(2000) },
           { role: 'assistant', content: 'no' },
         ],
