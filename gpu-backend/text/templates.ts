@@ -1,11 +1,18 @@
+import { closingToken, type JinjaTemplate } from './jinja.ts';
 import { type Tokenizer, TokenizerError } from './tokenizer.ts';
 
-/** A piece of a template: a special token by its written form, or ordinary text. `{k}` in a wrapper's text is the image number. */
-export type TemplatePiece = { readonly special: string } | { readonly text: string };
+/**
+ * A piece of a template: a special token by its written form, or ordinary text. `{k}` in a wrapper's text is the image number.
+ * After a special that `joins`, text goes on as if nothing stood between: no space is put in front by tokenizers that do so at
+ * the start of a text.
+ */
+export type TemplatePiece = { readonly special: string; readonly joins?: boolean } | { readonly text: string };
 
 /** What stands before and after the content of one turn. */
 export interface TurnFormat {
   readonly before: readonly TemplatePiece[];
+  /** In place of `before` where the content starts with text rather than an image. Default: `before`. */
+  readonly beforeText?: readonly TemplatePiece[];
   readonly after: readonly TemplatePiece[];
 }
 
@@ -40,6 +47,23 @@ export interface ChatTemplate {
   readonly stop: readonly string[];
   /** False for formats that have no place for a user's words: text in a user turn is then refused. */
   readonly takesUserText: boolean;
+  /** The checkpoint's own template, which then says how turns look; `image` still says what stands around an image. */
+  readonly jinja?: JinjaTemplate;
+  /** Written forms of the tokens that fill image slots. Default: `<image>`. */
+  readonly slotTokens?: readonly string[];
+}
+
+/** What typed text must never become in this format: its special tokens and the tokens of image slots. */
+export function reservedTokens(template: ChatTemplate): string[] {
+  const { start, system, user, assistant, generationPrompt, image, stop, slotTokens = ['<image>'] } = template;
+  const pieces = [
+    ...start,
+    ...generationPrompt,
+    ...[system, user, assistant, image].flatMap(({ before, after }) => [...before, ...after]),
+  ];
+  return [
+    ...new Set([...pieces.flatMap((piece) => ('special' in piece ? [piece.special] : [])), ...stop, ...slotTokens]),
+  ];
 }
 
 /** "(image 2: <Image><image></Image>)"; only `<image>` is a token, the rest is ordinary text (Mantis, processing_llava.py). */
@@ -130,6 +154,47 @@ export const IDEFICS2_TEMPLATE: ChatTemplate = {
   takesUserText: true,
 };
 
+/** Idefics2 as it is asked (its Hugging Face template): a space follows the colon where a message starts with text. */
+export const IDEFICS2_CHAT_TEMPLATE: ChatTemplate = {
+  ...IDEFICS2_TEMPLATE,
+  name: 'idefics2-chat',
+  system: {
+    before: [{ text: 'System:' }],
+    beforeText: [{ text: 'System: ' }],
+    after: [{ special: '<end_of_utterance>' }, { text: '\n' }],
+  },
+  user: { ...IDEFICS2_TEMPLATE.user, beforeText: [{ text: 'User: ' }] },
+  assistant: { ...IDEFICS2_TEMPLATE.assistant, beforeText: [{ text: 'Assistant: ' }] },
+};
+
+/**
+ * Mantis-Fuyu (conv_mfuyu_v1 and MFuyuProcessor): the text is cut at the images, each piece gets `<s>` in front and is
+ * tokenised alone, and pictures are numbered from zero. Within a piece `<0x04>` and `|ENDOFTEXT|` do not start a new text.
+ */
+export const FUYU_TEMPLATE: ChatTemplate = {
+  name: 'fuyu',
+  start: [{ special: '<s>' }],
+  system: { before: [], after: [{ text: '\n' }] },
+  defaultSystem:
+    'You are a helpful language and vision assistant. ' +
+    'You are able to understand the visual content that the user provides, ' +
+    'and assist the user with a variety of tasks using natural language.',
+  user: { before: [{ text: 'USER: ' }], after: [{ special: '<0x04>', joins: true }] },
+  assistant: { before: [{ text: 'ASSISTANT: ' }], after: [{ special: '|ENDOFTEXT|', joins: true }] },
+  generationPrompt: [{ text: 'ASSISTANT:' }],
+  image: {
+    before: [{ text: 'image {k}: ' }, { special: '|IMAGE|' }],
+    // What follows a picture is never empty: at least the turn's end belongs to the next piece, which starts with <s>.
+    after: [{ special: '|ENDOFIMAGE|' }, { special: '<s>' }],
+    firstNumber: 0,
+    sharesSpecials: false,
+  },
+  lossOn: 'mantis',
+  stop: ['|ENDOFTEXT|'],
+  takesUserText: true,
+  slotTokens: ['|SPEAKER|', '|NEWLINE|'],
+};
+
 /** Stage 1, captions: images, then the caption and a newline. Only image parts may stand in user turns. */
 export const PLAIN_TEMPLATE: ChatTemplate = {
   name: 'plain',
@@ -151,6 +216,8 @@ const TEMPLATES: readonly ChatTemplate[] = [
   COMPACT_TEMPLATE,
   VICUNA_TEMPLATE,
   IDEFICS2_TEMPLATE,
+  IDEFICS2_CHAT_TEMPLATE,
+  FUYU_TEMPLATE,
   PLAIN_TEMPLATE,
 ];
 
@@ -180,17 +247,23 @@ export function templateForLanguageModel(nameOrPath: string): ChatTemplate {
  */
 export function bindTemplate(template: ChatTemplate, tokenizer: Tokenizer): ChatTemplate {
   const exists = (piece: TemplatePiece): boolean => 'text' in piece || tokenizer.idOf(piece.special) !== undefined;
-  const turns = [
-    template.user,
-    template.assistant,
-    ...(template.defaultSystem === null ? [] : [template.system]),
-    template.image,
-  ];
+  const turns =
+    template.jinja !== undefined
+      ? [template.image]
+      : [
+          template.user,
+          template.assistant,
+          ...(template.defaultSystem === null ? [] : [template.system]),
+          template.image,
+        ];
   const missing = turns
-    .flatMap(({ before, after }) => [...before, ...after])
+    .flatMap(({ before, beforeText = [], after }) => [...before, ...beforeText, ...after])
     .filter((piece) => !exists(piece))
     .map((piece) => ('special' in piece ? piece.special : ''));
-  const stop = template.stop.filter((token) => tokenizer.idOf(token) !== undefined);
+  const closing = template.jinja === undefined ? null : closingToken(template.jinja, tokenizer);
+  const stop = [...new Set([...(closing === null ? [] : [closing]), ...template.stop])].filter(
+    (token) => tokenizer.idOf(token) !== undefined,
+  );
   if (stop.length === 0) missing.push(`one of ${template.stop.join(', ')}`);
   if (missing.length > 0) {
     throw new TokenizerError(

@@ -9,8 +9,12 @@ export interface Tokenizer {
   readonly vocabSize: number;
   /** Written form → id of every token that ordinary text can never become. */
   readonly specials: ReadonlyMap<string, number>;
-  /** Ids of text as it stands: "<|eot_id|>" or "<image>" typed by a user becomes several ordinary tokens. */
-  encode(text: string): number[];
+  /**
+   * Ids of text as it stands: "<|eot_id|>" or "<image>" typed by a user becomes several ordinary tokens. `continues`: the text
+   * goes on within a longer one, so a tokenizer that puts a space in front of a text leaves it out.
+   * @throws TokenizerError where a character can only be written as a reserved token (a control character with byte fallback)
+   */
+  encode(text: string, options?: { readonly continues?: boolean }): number[];
   /** Ids with written special tokens recognised: for templates and tests, never for what a user typed. */
   encodeWithSpecials(text: string): number[];
   /** Id of a token in its written form, special or not. */
@@ -47,6 +51,7 @@ interface TokenizerJson {
   readonly added_tokens?: readonly AddedToken[];
   readonly decoder?: unknown;
   readonly pre_tokenizer?: unknown;
+  readonly normalizer?: unknown;
   readonly model: {
     readonly type?: string;
     readonly vocab: Record<string, number>;
@@ -55,7 +60,7 @@ interface TokenizerJson {
 }
 
 export interface TokenizerOptions {
-  /** Added tokens that text must never become although the file does not mark them special, e.g. an unmarked "<image>". */
+  /** Tokens that text must never become although the file does not mark them special, e.g. an unmarked "<image>". */
   readonly reserved?: readonly string[];
 }
 
@@ -93,13 +98,24 @@ export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): T
   const source = checkTokenizerJson(json);
   const added = source.added_tokens ?? [];
   const reserved = new Set(options.reserved ?? []);
-  const specials = new Map(
-    added.filter(({ special, content }) => special || reserved.has(content)).map(({ content, id }) => [content, id]),
-  );
+  const ownReserved = [...reserved].flatMap((token): [string, number][] => {
+    const id = Object.hasOwn(source.model.vocab, token) ? source.model.vocab[token] : undefined;
+    return id === undefined ? [] : [[token, id]];
+  });
+  const specials = new Map([
+    // Older checkpoints list their specials in the model's own vocabulary only.
+    ...ownReserved,
+    ...added
+      .filter(({ special, content }) => special || reserved.has(content))
+      .map(({ content, id }): [string, number] => [content, id]),
+  ]);
   const specialIds = new Set(specials.values());
   const addedIds = new Set(added.map(({ id }) => id));
   const withSpecials = build(source);
-  const textOnly = build(withoutSpecials(source, specials));
+  const plain = withoutSpecials(source, specials);
+  const textOnly = build(plain);
+  const continued = withoutPrefix(plain);
+  const textContinued = continued === plain ? textOnly : build(continued);
 
   const written: (string | undefined)[] = [];
   for (const [token, id] of Object.entries(source.model.vocab)) written[id] = token;
@@ -134,10 +150,13 @@ export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): T
   return {
     vocabSize: written.length,
     specials,
-    encode(text) {
-      const { ids } = textOnly.encode(text, { add_special_tokens: false });
+    encode(text, { continues = false } = {}) {
+      const { ids } = (continues ? textContinued : textOnly).encode(text, { add_special_tokens: false });
       for (const id of ids) {
-        if (specialIds.has(id)) throw new TokenizerError(`internal: text became the special token ${written[id]}`);
+        if (specialIds.has(id))
+          throw new TokenizerError(
+            `the text holds a character that this model can only write as its reserved token ${written[id]}: leave it out`,
+          );
       }
       return ids;
     },
@@ -173,15 +192,49 @@ function build(json: TokenizerJson): LibraryTokenizer {
 function withoutSpecials(json: TokenizerJson, specials: ReadonlyMap<string, number>): TokenizerJson {
   const added_tokens = (json.added_tokens ?? []).filter(({ content }) => !specials.has(content));
   const { vocab, merges } = json.model;
+  // Byte tokens stay: no merge leads to them, only their byte itself, which `encode` refuses by name.
+  const isRemoved = (token: string): boolean => specials.has(token) && !/^<0x[0-9A-F]{2}>$/.test(token);
   if (![...specials.keys()].some((token) => Object.hasOwn(vocab, token))) return { ...json, added_tokens };
   const model = {
     ...json.model,
-    vocab: Object.fromEntries(Object.entries(vocab).filter(([token]) => !specials.has(token))),
+    vocab: Object.fromEntries(Object.entries(vocab).filter(([token]) => !isRemoved(token))),
     merges: merges.filter(
       (merge) => !specials.has(typeof merge === 'string' ? merge.replace(' ', '') : merge.join('')),
     ),
   };
   return { ...json, added_tokens, model };
+}
+
+interface NormalizerEntry {
+  readonly type?: string;
+  readonly normalizers?: readonly NormalizerEntry[];
+  readonly pretokenizers?: readonly NormalizerEntry[];
+  readonly prepend_scheme?: string;
+}
+
+/** The same tokenizer without the space that it puts in front of a text; the same object where it puts none. */
+function withoutPrefix(json: TokenizerJson): TokenizerJson {
+  const isPrepend = ({ type }: NormalizerEntry): boolean => type === 'Prepend';
+  const isMetaspace = ({ type, prepend_scheme }: NormalizerEntry): boolean =>
+    type === 'Metaspace' && prepend_scheme !== 'never';
+  const normalizer = json.normalizer as NormalizerEntry | null | undefined;
+  const splitter = json.pre_tokenizer as NormalizerEntry | null | undefined;
+  const normalizers = normalizer?.normalizers ?? (normalizer ? [normalizer] : []);
+  const splitters = splitter?.pretokenizers ?? (splitter ? [splitter] : []);
+  if (!normalizers.some(isPrepend) && !splitters.some(isMetaspace)) return json;
+  return {
+    ...json,
+    normalizer: { type: 'Sequence', normalizers: normalizers.filter((entry) => !isPrepend(entry)) },
+    pre_tokenizer:
+      splitters.length === 0
+        ? null
+        : {
+            type: 'Sequence',
+            pretokenizers: splitters.map((entry) =>
+              isMetaspace(entry) ? { ...entry, prepend_scheme: 'never', add_prefix_space: false } : entry,
+            ),
+          },
+  };
 }
 
 function checkTokenizerJson(json: unknown): TokenizerJson {

@@ -33,8 +33,30 @@ export function preprocessRgb(image: RgbImage, recipe: ImageRecipe): Preprocesse
   };
 }
 
-/** Resizing and cropping alone: 8-bit pixels of the size the model sees. */
+/** Resizing, cropping and filling alone: 8-bit pixels of the size the model sees. */
 export function fitRgb(image: RgbImage, recipe: ImageRecipe): RgbImage {
+  const fitted = cropOrKeep(image, recipe);
+  return recipe.padTo === undefined ? fitted : padRgb(fitted, recipe.padTo.multiple, recipe.padTo.value);
+}
+
+/** The size the model sees of a picture of this size, without looking at pixels. */
+export function modelSize(width: number, height: number, recipe: ImageRecipe): { width: number; height: number } {
+  const planned = recipe.centerCrop ?? planSize(width, height, recipe.resize);
+  const multiple = recipe.padTo?.multiple ?? 1;
+  const up = (side: number): number => Math.ceil(side / multiple) * multiple;
+  return { width: up(planned.width), height: up(planned.height) };
+}
+
+/** Filled up at the right and bottom with one grey value. */
+function padRgb({ width, height, pixels_HWC }: RgbImage, multiple: number, value: number): RgbImage {
+  const [wide, high] = [Math.ceil(width / multiple) * multiple, Math.ceil(height / multiple) * multiple];
+  if (wide === width && high === height) return { width, height, pixels_HWC };
+  const padded = new Uint8Array(wide * high * 3).fill(value);
+  for (let y = 0; y < height; y++) padded.set(pixels_HWC.subarray(y * width * 3, (y + 1) * width * 3), y * wide * 3);
+  return { width: wide, height: high, pixels_HWC: padded };
+}
+
+function cropOrKeep(image: RgbImage, recipe: ImageRecipe): RgbImage {
   const { width, height } = planSize(image.width, image.height, recipe.resize);
   const resized = resizeRgb(image, width, height, recipe.filter);
   const crop = recipe.centerCrop;
@@ -55,6 +77,11 @@ export function planSize(width: number, height: number, rule: ResizeRule): { wid
     case 'shortest': {
       const long = Math.max(1, Math.trunc((rule.shortest * Math.max(width, height)) / Math.min(width, height)));
       return width <= height ? { width: rule.shortest, height: long } : { width: long, height: rule.shortest };
+    }
+    case 'fit': {
+      if (width <= rule.width && height <= rule.height) return { width, height };
+      const factor = Math.min(rule.height / height, rule.width / width);
+      return { width: Math.max(1, Math.trunc(width * factor)), height: Math.max(1, Math.trunc(height * factor)) };
     }
     case 'bounds': {
       const aspect = width / height;

@@ -9,7 +9,9 @@ export type ResizeRule =
   /** Shortest side to `shortest`, shape kept. */
   | { readonly kind: 'shortest'; readonly shortest: number }
   /** Longest side at most `longest`, shape kept; then each side at least `shortest`, which may change it (Idefics2). */
-  | { readonly kind: 'bounds'; readonly longest: number; readonly shortest: number };
+  | { readonly kind: 'bounds'; readonly longest: number; readonly shortest: number }
+  /** Into this size, shape kept; smaller pictures stay as they are (Fuyu). */
+  | { readonly kind: 'fit'; readonly width: number; readonly height: number };
 
 /** What a model wants done to a picture, as data; the fields are those of Hugging Face's preprocessor_config.json. */
 export interface ImageRecipe {
@@ -23,6 +25,8 @@ export interface ImageRecipe {
   readonly alpha: AlphaRule;
   /** True when pictures of one batch keep their own sizes and are padded to the largest with a pixel mask. */
   readonly padsBatch: boolean;
+  /** Filled up at the right and bottom until both sides are multiples, with an 8-bit grey value (Fuyu's patches). Default: not. */
+  readonly padTo?: { readonly multiple: number; readonly value: number };
 }
 
 const HALF = [0.5, 0.5, 0.5] as const;
@@ -64,6 +68,22 @@ export function nanoRecipe(side: number): ImageRecipe {
   return { ...siglipRecipe(side), filter: 'bilinear', alpha: 'white' };
 }
 
+/** Side of Fuyu's patches, pixels. */
+const FUYU_PATCH = 30;
+
+/**
+ * Fuyu: made to fit, bilinear, filled up to whole patches. The value 1 is what the reference fills with before it divides by
+ * 255, so padding is almost black. Mantis-Fuyu was tuned with 1290x720 at most.
+ */
+export function fuyuRecipe(width = 1920, height = 1080): ImageRecipe {
+  return {
+    ...siglipRecipe(1),
+    resize: { kind: 'fit', width, height },
+    filter: 'bilinear',
+    padTo: { multiple: FUYU_PATCH, value: 1 },
+  };
+}
+
 /** PIL's numbers for its filters, as they stand in `resample`. */
 const FILTER_OF_NUMBER: readonly (ResampleFilter | null)[] = [null, 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming'];
 
@@ -72,6 +92,7 @@ const DEFAULTS: readonly (readonly [RegExp, () => ImageRecipe])[] = [
   [/^Siglip/, () => siglipRecipe(224)],
   [/^(CLIP|Llava|MLlava)/, () => clipRecipe(224)],
   [/^Idefics2/, () => idefics2Recipe()],
+  [/^Fuyu/, () => fuyuRecipe()],
 ];
 
 export class RecipeError extends Error {
@@ -79,7 +100,7 @@ export class RecipeError extends Error {
 }
 
 /**
- * Reads preprocessor_config.json of a SigLIP-, CLIP- or Idefics2-type checkpoint; fields left out take the processor's
+ * Reads preprocessor_config.json of a SigLIP-, CLIP-, Idefics2- or Fuyu-type checkpoint; fields left out take the processor's
  * defaults. `alpha_rule` is our own field ("white" or "drop").
  *
  * @throws RecipeError that names the field
@@ -90,17 +111,19 @@ export function parseRecipe(config: unknown): ImageRecipe {
   const base = DEFAULTS.find(([pattern]) => typeof type === 'string' && pattern.test(type))?.[1]();
   if (!base)
     throw new RecipeError(
-      `image_processor_type: expected a Siglip, CLIP, Llava or Idefics2 processor, got ${JSON.stringify(type)}`,
+      `image_processor_type: expected a Siglip, CLIP, Llava, Idefics2 or Fuyu processor, got ${JSON.stringify(type)}`,
     );
   const doNormalize = config.do_normalize !== false;
   const doesCrop = config.do_center_crop ?? base.centerCrop !== null;
+  const resize: ResizeRule =
+    config.do_resize === false
+      ? { kind: 'none' }
+      : config.size === undefined
+        ? base.resize
+        : parseSize(config.size, base.resize);
+  const padTo = base.padTo === undefined ? undefined : parsePadding(config, base.padTo, resize);
   return {
-    resize:
-      config.do_resize === false
-        ? { kind: 'none' }
-        : config.size === undefined
-          ? base.resize
-          : parseSize(config.size, base.resize),
+    resize,
     filter: config.resample === undefined ? base.filter : parseFilter(config.resample),
     centerCrop: doesCrop ? (config.crop_size === undefined ? base.centerCrop : parseCrop(config.crop_size)) : null,
     rescale: config.do_rescale === false ? 1 : parseNumber(config.rescale_factor ?? base.rescale, 'rescale_factor'),
@@ -108,14 +131,38 @@ export function parseRecipe(config: unknown): ImageRecipe {
     std: doNormalize ? parseTriple(config.image_std ?? base.std, 'image_std') : [1, 1, 1],
     alpha: config.alpha_rule === 'white' || config.alpha_rule === 'drop' ? config.alpha_rule : base.alpha,
     padsBatch: base.padsBatch,
+    ...(padTo === undefined ? {} : { padTo }),
   };
+}
+
+function parsePadding(
+  config: Record<string, unknown>,
+  base: NonNullable<ImageRecipe['padTo']>,
+  resize: ResizeRule,
+): NonNullable<ImageRecipe['padTo']> {
+  if (config.do_pad === false) throw new RecipeError('do_pad: expected true, pictures are cut into whole patches');
+  if ((config.padding_mode ?? 'constant') !== 'constant')
+    throw new RecipeError(`padding_mode: expected "constant", got ${JSON.stringify(config.padding_mode)}`);
+  const patch = config.patch_size ?? { height: base.multiple, width: base.multiple };
+  const multiple = parseSide(isObject(patch) ? patch.height : patch, 'patch_size.height');
+  if (isObject(patch) && patch.width !== multiple)
+    throw new RecipeError(`patch_size: expected a square, got ${JSON.stringify(patch)}`);
+  if (resize.kind === 'fit' && (resize.width % multiple !== 0 || resize.height % multiple !== 0))
+    throw new RecipeError(
+      `size: expected multiples of the patch size ${multiple}, got ${resize.width}x${resize.height}`,
+    );
+  const value = parseNumber(config.padding_value ?? base.value, 'padding_value');
+  if (!(Number.isInteger(value) && value >= 0 && value <= 255))
+    throw new RecipeError(`padding_value: expected an 8-bit value, 0 to 255, got ${value}`);
+  return { multiple, value };
 }
 
 /** A recipe in the form of preprocessor_config.json; `parseRecipe` gives it back. */
 export function formatRecipe(recipe: ImageRecipe): Record<string, unknown> {
   const { resize, centerCrop } = recipe;
-  const type =
-    resize.kind === 'bounds'
+  const type = recipe.padTo
+    ? 'FuyuImageProcessor'
+    : resize.kind === 'bounds'
       ? 'Idefics2ImageProcessor'
       : resize.kind === 'shortest'
         ? 'CLIPImageProcessor'
@@ -124,6 +171,7 @@ export function formatRecipe(recipe: ImageRecipe): Record<string, unknown> {
     none: undefined,
     exact: resize.kind === 'exact' ? { height: resize.height, width: resize.width } : undefined,
     shortest: resize.kind === 'shortest' ? { shortest_edge: resize.shortest } : undefined,
+    fit: resize.kind === 'fit' ? { height: resize.height, width: resize.width } : undefined,
     bounds: resize.kind === 'bounds' ? { longest_edge: resize.longest, shortest_edge: resize.shortest } : undefined,
   };
   return {
@@ -139,6 +187,12 @@ export function formatRecipe(recipe: ImageRecipe): Record<string, unknown> {
     image_mean: [...recipe.mean],
     image_std: [...recipe.std],
     do_image_splitting: false,
+    ...(recipe.padTo
+      ? {
+          patch_size: { height: recipe.padTo.multiple, width: recipe.padTo.multiple },
+          padding_value: recipe.padTo.value,
+        }
+      : {}),
     alpha_rule: recipe.alpha,
   };
 }
@@ -161,6 +215,7 @@ function parseSide(value: unknown, field: string): number {
 }
 
 function parseTriple(value: unknown, field: string): readonly [number, number, number] {
+  if (typeof value === 'number') return [value, value, value];
   if (!Array.isArray(value) || value.length !== 3)
     throw new RecipeError(`${field}: expected three numbers, got ${JSON.stringify(value)}`);
   const [red, green, blue] = value.map((item) => parseNumber(item, field)) as [number, number, number];
@@ -182,11 +237,15 @@ function parseSize(size: unknown, base: ResizeRule): ResizeRule {
     const side = parseSide(size, 'size');
     return base.kind === 'shortest'
       ? { kind: 'shortest', shortest: side }
-      : { kind: 'exact', width: side, height: side };
+      : { kind: base.kind === 'fit' ? 'fit' : 'exact', width: side, height: side };
   }
   if (!isObject(size)) throw new RecipeError(`size: expected a number or an object, got ${JSON.stringify(size)}`);
   if (size.height !== undefined || size.width !== undefined) {
-    return { kind: 'exact', width: parseSide(size.width, 'size.width'), height: parseSide(size.height, 'size.height') };
+    return {
+      kind: base.kind === 'fit' ? 'fit' : 'exact',
+      width: parseSide(size.width, 'size.width'),
+      height: parseSide(size.height, 'size.height'),
+    };
   }
   const shortest = parseSide(size.shortest_edge, 'size.shortest_edge');
   if (size.longest_edge === undefined || size.longest_edge === null) return { kind: 'shortest', shortest };
