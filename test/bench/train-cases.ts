@@ -71,6 +71,19 @@ export const TRAIN_CASES: readonly TrainCase[] = [
   },
 ];
 
+/** A case by name, optionally with other causal blocks and another micro-batch: `a`, `a:6`, `a:6:8`. */
+export function findCase(text: string): TrainCase {
+  const [name, blocks, microBatch] = text.split(':');
+  const found = TRAIN_CASES.find((c) => c.name === name);
+  if (found === undefined) throw new Error(`no case "${name}"; there are ${TRAIN_CASES.map((c) => c.name).join(', ')}`);
+  return {
+    ...found,
+    name: text,
+    causalBlocks: blocks === undefined ? found.causalBlocks : Number(blocks),
+    microBatch: microBatch === undefined ? found.microBatch : Number(microBatch),
+  };
+}
+
 /** Small deterministic generator (mulberry32): the batch is the same for every engine and run. */
 function random(seed: number): () => number {
   let s = seed;

@@ -3,6 +3,8 @@
  * writeCase, with this project's engine. Ends with one JSON line.
  *
  *     node --import tsx test/bench/train-ort.ts DIR CASE THREADS WARMUP STEPS
+ *
+ * CASE may carry other causal blocks and another micro-batch, as a:6:8.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -14,24 +16,29 @@ import { trainGraph } from '../../gpu-backend/models/train-graph.ts';
 import { causalBias } from '../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../gpu-backend/runtime/session.ts';
 import { ParameterState } from '../../gpu-backend/train/state.ts';
-import { TRAIN_CASES, type TrainCase } from './train-cases.ts';
+import { findCase, type TrainCase } from './train-cases.ts';
 
-/** Feeds of one micro-batch, rows from..to of the written batch. */
+/** Feeds of one micro-batch, rows from..to of the written batch, each padded at the end to a multiple of the causal blocks. */
 function feedsOf(dir: string, c: TrainCase, from: number, to: number): Record<string, Tensor> {
   const batch = readSafetensors(join(dir, 'batch.safetensors'));
-  const pick = (name: string): Int32Array => {
+  const block = Math.ceil(c.length / c.causalBlocks);
+  const length = block * c.causalBlocks;
+  const pick = (name: string, fill: number): Int32Array => {
     const tensor = batch.get(name);
     if (tensor === undefined) throw new Error(`batch.safetensors has no ${name}`);
-    return toInt32(tensor).subarray(from * c.length, to * c.length);
+    const all = toInt32(tensor);
+    const padded = new Int32Array((to - from) * length).fill(fill);
+    for (let row = from; row < to; row++)
+      padded.set(all.subarray(row * c.length, (row + 1) * c.length), (row - from) * length);
+    return padded;
   };
-  const [ids, labels] = [pick('ids'), pick('labels')];
+  const [ids, labels] = [pick('ids', 0), pick('labels', -100)];
   const rows: number[] = [];
   const targets: number[] = [];
   labels.forEach((label, i) => {
-    if (label !== -100) {
-      rows.push(i - 1);
-      targets.push(label);
-    }
+    if (label === -100) return;
+    rows.push(i - 1);
+    targets.push(label);
   });
   const count = (c.supervisedPerRow - 1) * c.batch;
   const imageRows = [...ids.keys()].filter((i) => ids[i] === c.config.imageToken);
@@ -39,15 +46,14 @@ function feedsOf(dir: string, c: TrainCase, from: number, to: number): Record<st
   if (pixels === undefined) throw new Error('batch.safetensors has no pixel_values');
   const { imageSize: side } = c.config.vision;
   const perRow = c.imagesPerRow * 3 * side * side;
-  const shape = [to - from, c.length];
-  const block = c.length / c.causalBlocks;
+  const shape = [to - from, length];
   return {
     ids: ints(ids, shape),
     positions: ints(
-      Array.from(ids, (_, i) => i % c.length),
+      Array.from(ids, (_, i) => i % length),
       shape,
     ),
-    causal_bias: f32(causalBias(block, c.causalBlocks), [block, c.length]),
+    causal_bias: f32(causalBias(block, c.causalBlocks), [block, length]),
     image_rows: ints(imageRows, [imageRows.length]),
     pixel_values: f32(toFloat32(pixels).slice(from * perRow, to * perRow), [
       (to - from) * c.imagesPerRow,
@@ -67,8 +73,7 @@ function peakRssMb(): number {
 }
 
 const [dir = '', name = '', threads = '1', warmup = '2', steps = '5'] = process.argv.slice(2);
-const found = TRAIN_CASES.find((c) => c.name === name);
-if (found === undefined) throw new Error(`no case "${name}"; there are ${TRAIN_CASES.map((c) => c.name).join(', ')}`);
+const found = findCase(name);
 
 async function measure(c: TrainCase): Promise<void> {
   const started = performance.now();

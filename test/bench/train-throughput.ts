@@ -15,7 +15,7 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parameterCount } from '../../gpu-backend/models/presets.ts';
-import { TRAIN_CASES, type TrainCase, writeCase } from './train-cases.ts';
+import { findCase, type TrainCase, writeCase } from './train-cases.ts';
 
 interface Measurement {
   readonly wallMs: readonly number[];
@@ -107,11 +107,7 @@ const { values } = parseArgs({
     'all-rows': { type: 'boolean', default: false },
   },
 });
-const chosen = values.cases.split(',').map((name) => {
-  const found = TRAIN_CASES.find((c) => c.name === name);
-  if (found === undefined) throw new Error(`no case "${name}"; there are ${TRAIN_CASES.map((c) => c.name).join(', ')}`);
-  return found;
-});
+const chosen = values.cases.split(',').map(findCase);
 const scratch = mkdtempSync(join(tmpdir(), 'mantis-bench-'));
 const python = peerPython();
 const unlock = python === undefined ? undefined : buildUnlock(scratch);
