@@ -22,6 +22,8 @@ export interface NanoRecipe {
   readonly intermediate: number;
   /** Optimizer steps of stage 0, in which the vision tower alone learns to see (tower.ts); 0 leaves it out. */
   readonly towerSteps: number;
+  /** Factor on the tower's learning rate after stage 0, so that an untrained decoder does not undo what it sees. */
+  readonly towerRate: number;
   /** Conversations of one optimizer step. */
   readonly dialogues: number;
   /** Largest micro-batch, tokens with padding. */
@@ -49,6 +51,7 @@ export const NANO_RECIPE: NanoRecipe = {
   kvHeads: 5,
   intermediate: 448,
   towerSteps: 4500,
+  towerRate: 0.1,
   dialogues: 32,
   microBatchTokens: 1500,
   schedule: { kind: 'cosine', peak: 2e-3, warmupShare: 0.01, floorShare: 0.01 },

@@ -155,6 +155,7 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
       totalSteps: Number.POSITIVE_INFINITY,
       isDone: (step) => step >= plan.totalAt(step),
       learningRate: (step) => learningRateAt(recipe.schedule, progressOf(step, plan.totalAt(step))),
+      rateFactor: (name) => (recipe.towerSteps > 0 && name.startsWith('vision_tower.') ? recipe.towerRate : 1),
       adamw: { weightDecay: recipe.weightDecay, beta2: recipe.beta2 },
       maxNorm: recipe.maxNorm,
       microBatchTokens: recipe.microBatchTokens,
