@@ -74,7 +74,10 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     ],
   });
   try {
-    await miniflare.ready;
+    await miniflare.ready.catch((error: unknown) => {
+      if (!String(error).includes('ERR_ADDRESS_IN_USE')) throw error;
+      throw new Error(`PORT: expected a free port, ${options.port} is in use. Stop what runs there or set another.`);
+    });
     const url = (await miniflare.unsafeGetDirectURL(WORKER)).href.replace(/\/$/, '');
     const guard = await guardWorkerd();
     const db = await miniflare.getD1Database('DB');

@@ -70,7 +70,12 @@ export async function generate(
         signal,
       });
     } catch (error) {
-      if (signal.aborted) throw error;
+      if (signal.aborted) {
+        throw new ApiError(
+          'deadline_exceeded',
+          `No answer within ${request.deadlineMs} ms. Request id: ${request.requestId}.`,
+        );
+      }
       console.error(
         JSON.stringify({
           level: 'warn',

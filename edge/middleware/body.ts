@@ -1,5 +1,5 @@
 import type { Context } from 'hono';
-import { ApiError, errorMessage, violationsOf } from '../../shared/contract/errors.ts';
+import { ApiError, errorMessage, violation, violationsOf } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { AppEnv } from '../env.ts';
 
@@ -66,12 +66,14 @@ async function* largeChunks(body: ReadableStream): AsyncGenerator<Uint8Array, vo
   }
 }
 
+export type JsonOptions = {
+  maxBytes?: number;
+  /** Fields that exist elsewhere but not here: refused in those words instead of as unknown. */
+  unsupported?: ReadonlySet<string>;
+};
+
 /** A JSON body that fits the schema, or a 400 with every violation. */
-export async function readJson<T>(
-  c: Context<AppEnv>,
-  schema: Schema<T>,
-  maxBytes: number = LIMITS.request.maxJsonBytes,
-): Promise<T> {
+export async function readJson<T>(c: Context<AppEnv>, schema: Schema<T>, options: JsonOptions = {}): Promise<T> {
   const type = (c.req.header('content-type') ?? '').split(';')[0]?.trim().toLowerCase();
   if (type !== 'application/json') {
     throw new ApiError(
@@ -79,10 +81,10 @@ export async function readJson<T>(
       errorMessage('content-type', { expected: 'application/json', received: type || 'nothing' }),
     );
   }
-  return parseJson(await readBody(c.req.raw, maxBytes), schema);
+  return parseJson(await readBody(c.req.raw, options.maxBytes ?? LIMITS.request.maxJsonBytes), schema, options);
 }
 
-export function parseJson<T>(bytes: Uint8Array, schema: Schema<T>): T {
+export function parseJson<T>(bytes: Uint8Array, schema: Schema<T>, { unsupported = new Set() }: JsonOptions = {}): T {
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes));
@@ -97,6 +99,15 @@ export function parseJson<T>(bytes: Uint8Array, schema: Schema<T>): T {
     );
   }
   const parsed = schema.safeParse(value);
-  if (!parsed.success) throw ApiError.from(violationsOf(parsed.error.issues, value));
-  return parsed.data;
+  if (parsed.success) return parsed.data;
+  throw ApiError.from(
+    violationsOf(parsed.error.issues, value).map((problem) =>
+      problem.code === 'unknown_parameter' && unsupported.has(problem.param ?? '')
+        ? violation('unsupported_parameter', problem.param, {
+            expected: 'no such field',
+            remedy: 'It is not supported yet; leave it out.',
+          })
+        : problem,
+    ),
+  );
 }

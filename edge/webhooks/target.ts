@@ -43,7 +43,7 @@ export function checkTarget(
     host.startsWith('[') ||
     /^[\d.]+$/.test(host) ||
     !host.includes('.') ||
-    /\.(localhost|local|internal|lan|home|arpa)$/.test(host)
+    /\.(localhost|localdomain|local|internal|lan|home|arpa)$/.test(host)
   ) {
     return refuse('a public host name');
   }

@@ -44,6 +44,21 @@ export const ChatMessage = z.strictObject({
 });
 export type ChatMessage = z.infer<typeof ChatMessage>;
 
+/** OpenAI's fields that would change the answer and are not built: refused by name. */
+export const UNSUPPORTED_CHAT_FIELDS: ReadonlySet<string> = new Set([
+  'audio',
+  'function_call',
+  'functions',
+  'logit_bias',
+  'parallel_tool_calls',
+  'prediction',
+  'reasoning_effort',
+  'tool_choice',
+  'tools',
+  'verbosity',
+  'web_search_options',
+]);
+
 /** `POST /v1/chat/completions`. Fields that change the answer but are not built yet are refused, not ignored. */
 export const ChatRequest = z.strictObject({
   model: z.string().check(z.minLength(1)),

@@ -86,6 +86,7 @@ describe('webhook target', () => {
       'https://api.localhost/',
       'https://intranet/',
       'https://printer.local/',
+      'https://localhost.localdomain/',
       'https://127.0.0.1/',
       'https://0x7f.1/',
       'https://2130706433/',
