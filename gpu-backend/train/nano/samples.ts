@@ -40,6 +40,8 @@ export interface Phase {
   skillSets: readonly number[];
   /** Chance that a dialogue also lists what is in one or more images. */
   describeChance: number;
+  /** Loss weight of such a list. Its many tokens would otherwise drown the one token of a true or false. Default 1. */
+  describeWeight?: number;
 }
 
 /**
@@ -65,6 +67,7 @@ export function nanoCurriculum(total: number): Phase[] {
       mix: { caption: 0.4, perception: 0.6, statements: 5, skills: 2, temporal: 1.2, real: 0.7 },
       turns,
       describeChance: 0.25,
+      describeWeight: 0.3,
       ...fullSets,
     },
     {
@@ -72,6 +75,7 @@ export function nanoCurriculum(total: number): Phase[] {
       mix: { perception: 0.3, statements: 4.5, skills: 2, temporal: 1.2, real: 2 },
       turns,
       describeChance: 0.1,
+      describeWeight: 0.3,
       ...fullSets,
     },
   ];
@@ -219,12 +223,15 @@ export class NanoStream {
    * Puts descriptions of images at a random place: before the questions, which they then help to answer in words, or later as a task by
    * itself. Towers are told in a few words, so their dialogues describe twice as often, and every image.
    */
-  #withDescriptions(rng: Rng, phase: Phase, boxes: readonly Box[], questions: Question[]): Question[] {
+  #withDescriptions(rng: Rng, phase: Phase, boxes: readonly Box[], questions: readonly Turn[]): readonly Turn[] {
     const towers = boxes.every((box) => box.kind === 'tower');
     if (!rng.chance(phase.describeChance * (towers ? 2 : 1))) return questions;
     const all = boxes.map((_, i) => i);
     const chosen = towers || rng.chance(0.3) ? all : rng.sample(all, rng.int(1, Math.min(3, all.length)));
-    const descriptions = chosen.sort((a, b) => a - b).map((image) => describeQuestion(boxes, image));
+    const weight = phase.describeWeight ?? 1;
+    const descriptions = chosen
+      .sort((a, b) => a - b)
+      .map((image): Turn => ({ ...describeQuestion(boxes, image), weight }));
     const at = rng.chance(0.45) ? 0 : rng.int(0, questions.length);
     return questions.toSpliced(at, 0, ...descriptions);
   }
