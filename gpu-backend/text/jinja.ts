@@ -126,8 +126,8 @@ function cutAtSpecials(text: string, tokenizer: Tokenizer): Rendered[] {
 
 /**
  * Lays out a conversation by the checkpoint's template. Each image token that the template writes is the next image; what the
- * family puts around it and how long its slot is comes from the options. In the loss are an assistant's text and what
- * follows it up to and with the next special token, its closing one.
+ * family puts around it and how long its slot is comes from the options. In the loss are an assistant's text, the template's text
+ * right before it, and what follows up to and with the next special token, its closing one.
  */
 export function layoutRendered(messages: readonly Message[], jinja: JinjaTemplate, options: LayoutOptions): Layout {
   const { tokenizer, imageTokenId, addGenerationPrompt = false } = options;
@@ -143,14 +143,17 @@ export function layoutRendered(messages: readonly Message[], jinja: JinjaTemplat
   if (jinja.addsBos && jinja.bosToken !== null && !hasBos) writer.pieces([{ special: jinja.bosToken }], false);
   let next = 0;
   let isAnswer = false;
-  for (const piece of pieces) {
-    if (piece.kind === 'content') {
-      const message = messages[piece.message];
-      isAnswer = message?.role === 'assistant';
-      writer.weight = isAnswer ? checkWeight(message?.weight, `messages[${piece.message}]`) : 0;
+  for (const [i, piece] of pieces.entries()) {
+    if (piece.kind === 'content' || piece.kind === 'text') {
+      // Text right before an answer belongs to its run, and a run is in the loss as a whole.
+      const owner = piece.kind === 'content' ? piece : pieces.slice(i).find(({ kind }) => kind !== 'text');
+      if (owner?.kind === 'content') {
+        const message = messages[owner.message];
+        isAnswer = message?.role === 'assistant';
+        writer.weight = isAnswer ? checkWeight(message?.weight, `messages[${owner.message}]`) : 0;
+      }
       writer.text(piece.text, isAnswer);
-    } else if (piece.kind === 'text') writer.text(piece.text, isAnswer);
-    else if (tokenizer.idOf(piece.token) === imageTokenId) {
+    } else if (tokenizer.idOf(piece.token) === imageTokenId) {
       const image = images[next++];
       if (image === undefined)
         throw new LayoutError(

@@ -84,8 +84,11 @@ export function layoutConversation(messages: readonly Message[], options: Layout
     const [closing, tail] = splitAfterClosing(format);
     writer.pieces(closing, isLossOn.all || isAssistant);
     const next = turns[i + 1];
-    const isTailInLoss = isLossOn.mantis && next?.role === 'assistant';
-    if (isTailInLoss) writer.weight = checkWeight(next.weight, `messages[${i + 1 - indexShift}]`);
+    // A prompt for an answer is cut into tokens as the answered conversation would be, so its tail counts with the header too.
+    const isPrompt = next === undefined && options.addGenerationPrompt === true;
+    const isTailInLoss = isLossOn.mantis && (next?.role === 'assistant' || isPrompt);
+    if (isTailInLoss)
+      writer.weight = next === undefined ? 0 : checkWeight(next.weight, `messages[${i + 1 - indexShift}]`);
     writer.pieces(tail, isLossOn.all || isTailInLoss);
   }
   if (options.addGenerationPrompt) {

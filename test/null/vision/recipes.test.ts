@@ -70,7 +70,7 @@ test('published files are read, old and new spellings', () => {
 
 const refused: [unknown, RegExp][] = [
   [null, /expected preprocessor_config\.json to hold an object/],
-  [{ image_processor_type: 'FuyuImageProcessor' }, /image_processor_type/],
+  [{ image_processor_type: 'PixtralImageProcessor' }, /image_processor_type/],
   [{ size: { height: 0, width: 4 } }, /size\.height: expected 1 to 16384 pixels, got 0/],
   [{ size: 'big' }, /size: expected a number or an object/],
   [{ resample: 9 }, /resample/],
