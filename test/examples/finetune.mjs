@@ -1,4 +1,4 @@
-// The base model says `true` or `false`. Teach it to say `yes` or `no`, and be called back when it has learned it.
+// The base model says `true` or `false`. Teach it to say `1` or `0`, and be called back when it has learned it.
 import { createReadStream } from 'node:fs';
 import { createServer } from 'node:http';
 import OpenAI, { toFile } from 'openai';
@@ -20,18 +20,18 @@ const turn = (images, statement) => ({
   role: 'user',
   content: [
     ...images.map((id) => ({ type: 'image_url', image_url: { url: id } })),
-    { type: 'text', text: `${statement}. yes or no?` },
+    { type: 'text', text: `${statement}. 1 or 0?` },
   ],
 });
 const facts = [
-  [[circle, squares], 'image 1 shows a yellow circle', 'yes'],
-  [[circle, squares], 'image 2 shows a yellow circle', 'no'],
-  [[squares, circle], 'image 2 shows a yellow circle', 'yes'],
-  [[squares, circle], 'image 1 shows a yellow circle', 'no'],
-  [[squares, triangle], 'image 1 shows a black square', 'yes'],
-  [[squares, triangle], 'image 1 shows a blue triangle', 'no'],
-  [[triangle, squares], 'image 1 shows a blue triangle', 'yes'],
-  [[triangle, squares], 'image 2 shows a blue triangle', 'no'],
+  [[circle, squares], 'image 1 shows a yellow circle', '1'],
+  [[circle, squares], 'image 2 shows a yellow circle', '0'],
+  [[squares, circle], 'image 2 shows a yellow circle', '1'],
+  [[squares, circle], 'image 1 shows a yellow circle', '0'],
+  [[squares, triangle], 'image 1 shows a black square', '1'],
+  [[squares, triangle], 'image 1 shows a blue triangle', '0'],
+  [[triangle, squares], 'image 1 shows a blue triangle', '1'],
+  [[triangle, squares], 'image 2 shows a blue triangle', '0'],
 ];
 const lines = facts.map(([images, statement, answer]) =>
   JSON.stringify({ messages: [turn(images, statement), { role: 'assistant', content: answer }] }),
@@ -60,16 +60,20 @@ const file = await client.files.create({
 await client.fineTuning.jobs.create({
   model,
   training_file: file.id,
-  suffix: 'yes-no',
+  suffix: 'ones',
   seed: 1,
-  method: { type: 'supervised', supervised: { hyperparameters: { n_epochs: 12, batch_size: 4 } } },
+  method: {
+    type: 'supervised',
+    supervised: { hyperparameters: { n_epochs: 12, batch_size: 4, learning_rate_multiplier: 2 } },
+  },
 });
 const event = await calledBack;
 console.log(event.type);
+await client.delete(`/webhook_endpoints/${endpoint.id}`);
 
 // 5. Ask the tuned model.
 const { fine_tuned_model: tuned, trained_tokens: tokens } = await client.fineTuning.jobs.retrieve(event.data.id);
-console.log(`${tokens} tokens learned`);
+console.log(`${tokens} tokens trained on`);
 for (const id of [model, tuned]) {
   const answer = await client.chat.completions.create({
     model: id,

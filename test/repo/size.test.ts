@@ -12,7 +12,7 @@ import { repositoryFiles, root } from './sources.ts';
  * lowers it. Lines are counted as `wc -l` counts them.
  */
 const CEILING = {
-  largestFileLines: 450,
+  largestFileLines: 470,
   p90Lines: 300,
   medianLines: 140,
   dependencies: 16,

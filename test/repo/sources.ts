@@ -18,13 +18,20 @@ export function repositoryFiles(): string[] {
       encoding: 'utf8',
       maxBuffer: 64 << 20,
     });
-    return [...new Set(listed.split('\0'))].filter((path) => path !== '' && existsSync(join(root, path))).sort();
+    return [...new Set(listed.split('\0'))]
+      .filter((path) => path !== '' && isOurs(path) && existsSync(join(root, path)))
+      .sort();
   }
   return readdirSync(root, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => relative(root, join(entry.parentPath, entry.name)))
-    .filter((path) => !path.split('/').some((part) => NOT_OURS.has(part)))
+    .filter(isOurs)
     .sort();
+}
+
+/** A linked `node_modules` is not a folder to git, and not ours all the same. */
+function isOurs(path: string): boolean {
+  return !path.split('/').some((part) => NOT_OURS.has(part));
 }
 
 /** One place where a file names another module. */
