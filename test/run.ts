@@ -41,14 +41,13 @@ interface FileProgress {
 }
 
 async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSignal): Promise<void> {
-  const reason = tier.cannotRun?.();
+  const reason = tier.cannotRun?.() ?? (files.length === 0 ? 'it has no tests yet' : undefined);
   console.log(`\n${tier.name} ${dim(`· ${tier.about} · ${files.length} files`)}`);
   if (reason !== undefined) {
     tally.skips.push({ name: `tier ${tier.name}`, reason });
     console.log(dim(`  skipped: ${reason}`));
     return;
   }
-  if (files.length === 0) return;
 
   const startedAt = performance.now();
   const progress = new Map<string, FileProgress>();
