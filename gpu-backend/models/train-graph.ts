@@ -17,6 +17,8 @@ export interface TrainOptions {
   readonly train: TrainMode;
   /** Needed by the two lora modes, refused by the others. */
   readonly lora?: LoraSpec;
+  /** Weights trained besides those of the mode, by canonical name. */
+  readonly alsoTrain?: readonly string[];
   /** Query blocks of causal attention; S must be a multiple. Default 1. Two pay from S = 512 on, eight at 2048. */
   readonly causalBlocks?: number;
   /** Adds the input `key_bias` [B, 1, 1, S]: needed for left padding only. Default false. */
@@ -72,6 +74,10 @@ export function trainGraph(config: VlmConfig, options: TrainOptions): TrainGraph
   const wantsLora = options.train === 'lora' || options.train === 'lora+projector';
   if (wantsLora !== (options.lora !== undefined))
     throw new Error(`mode "${options.train}" ${wantsLora ? 'needs' : 'does not take'} the option lora`);
+  if (options.lora?.dora === true)
+    throw new Error(
+      'training weight-decomposed adapters (DoRA) is not supported: merge the adapter and train another on top',
+    );
   if (options.train === 'all' && options.images === 'towerFeatures')
     throw new Error('mode "all" trains the vision tower, so it needs images: "pixels"');
   const checkpointing = options.checkpointing ?? 'none';
@@ -99,7 +105,9 @@ export function trainGraph(config: VlmConfig, options: TrainOptions): TrainGraph
     graph.input('weights', 'f32', [count]),
   );
   const zero = checkpointing === 'none' ? undefined : graph.input('zero', 'f32', []);
-  const trained = [...w.params].filter(([name]) => isTrainable(name, options.train));
+  const trained = [...w.params].filter(
+    ([name]) => isTrainable(name, options.train) || options.alsoTrain?.includes(name) === true,
+  );
   if (trained.length === 0) throw new Error(`mode "${options.train}" trains nothing of this graph`);
   graph.output('loss', loss);
   if (options.logits === true) graph.output('logits', logits);

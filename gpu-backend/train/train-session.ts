@@ -19,9 +19,7 @@ export interface TrainSession {
 }
 
 export async function createTrainSession({ config, options, threads }: TrainSessionSpec): Promise<TrainSession> {
-  const built = trainGraph(config, options);
-  const logits = built.graph.nodes.find((node) => node.op === 'crossEntropy')?.inputs[0];
-  if (logits !== undefined) built.graph.output('logits', logits);
+  const built = trainGraph(config, { ...options, logits: true });
   const session = await Session.create(built.graph, { threads });
   return { graph: built, session, feeds: (batch) => batchFeeds(batch, config, options) };
 }
