@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { GenerateRequest } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
@@ -10,6 +11,8 @@ export interface LoadedModel {
   /** Id in the engine thread. */
   readonly id: string;
   readonly front: ModelFront;
+  /** To be called once when the request is over: until then the model stays loaded. */
+  readonly release: () => void;
 }
 
 /** Files of a fine-tune on this machine. */
@@ -33,8 +36,10 @@ export interface ModelPoolOptions {
 }
 
 interface Tuned {
-  readonly ready: Promise<LoadedModel>;
+  readonly ready: Promise<Pick<LoadedModel, 'id' | 'front'>>;
   usedAt: number;
+  /** Requests between `resolve` and `release`. */
+  users: number;
 }
 
 /** The models of this process: bases loaded at start, fine-tunes on demand and least recently used out first. */
@@ -46,6 +51,8 @@ export class ModelPool {
   #ready: Promise<void> = Promise.resolve();
   #tuned = new Map<string, Tuned>();
   #uses = 0;
+  /** Deaths of the engine thread since it last loaded everything. */
+  #deaths = 0;
   #closed = false;
 
   constructor(options: ModelPoolOptions) {
@@ -84,7 +91,7 @@ export class ModelPool {
   async resolve(request: Pick<GenerateRequest, 'model' | 'adapter'>): Promise<LoadedModel> {
     await this.#ready;
     const front = this.#fronts.get(request.model);
-    if (front !== undefined) return { id: request.model, front };
+    if (front !== undefined) return { id: request.model, front, release: () => {} };
     if (request.adapter === undefined && !request.model.startsWith('ft:'))
       throw new ApiError(
         'model_not_found',
@@ -103,18 +110,29 @@ export class ModelPool {
     const overlay = await this.#o.fetchOverlay(request);
     let tuned = this.#tuned.get(overlay.key);
     if (tuned === undefined) {
-      tuned = { ready: this.#loadTuned(request.model, overlay), usedAt: 0 };
+      tuned = { ready: this.#loadTuned(request.model, overlay), usedAt: 0, users: 0 };
       const loading = tuned;
       this.#tuned.set(overlay.key, loading);
       loading.ready.catch(() => {
         if (this.#tuned.get(overlay.key) === loading) this.#tuned.delete(overlay.key);
       });
     }
-    tuned.usedAt = ++this.#uses;
-    return await tuned.ready;
+    const mine = tuned;
+    mine.usedAt = ++this.#uses;
+    mine.users++;
+    const release = () => {
+      mine.users--;
+      void this.#makeRoom();
+    };
+    try {
+      return { ...(await mine.ready), release };
+    } catch (error) {
+      release();
+      throw error;
+    }
   }
 
-  async #loadTuned(model: string, overlay: Overlay): Promise<LoadedModel> {
+  async #loadTuned(model: string, overlay: Overlay): Promise<Pick<LoadedModel, 'id' | 'front'>> {
     const base = this.#fronts.get(overlay.base);
     const dir = this.baseDirOf(overlay.base);
     if (base === undefined || dir === null)
@@ -132,16 +150,24 @@ export class ModelPool {
     return { id, front: { ...base, visionDigest: overlay.key } };
   }
 
-  /** Unloads the fine-tune that was not used for longest; one that is answering stays and the next is tried. */
+  /** Unloads fine-tunes that nobody uses, the one that was not used for longest first. */
   async #makeRoom(): Promise<void> {
-    const idleFirst = [...this.#tuned].sort(([, a], [, b]) => a.usedAt - b.usedAt);
-    for (const [key] of idleFirst) {
-      if (this.#tuned.size <= this.#o.maxOverlays) return;
-      const unloaded = await this.#thread.call('unload', { model: `tuned ${key}` }).then(
+    while (this.#tuned.size > this.#o.maxOverlays) {
+      // Chosen anew every time: while one is unloaded, others come into use.
+      const idle = [...this.#tuned].filter(([, { users }]) => users === 0);
+      const [oldest] = idle.sort(([, a], [, b]) => a.usedAt - b.usedAt);
+      if (oldest === undefined) return;
+      const [key, tuned] = oldest;
+      // Out of the books before the thread is told: who asks meanwhile loads it again, behind the unloading.
+      this.#tuned.delete(key);
+      const isGone = await this.#thread.call('unload', { model: `tuned ${key}` }).then(
         () => true,
         () => false,
       );
-      if (unloaded) this.#tuned.delete(key);
+      if (isGone) continue;
+      // A cancelled row is still leaving; the next request that needs room tries again.
+      if (!this.#tuned.has(key)) this.#tuned.set(key, tuned);
+      return;
     }
   }
 
@@ -150,16 +176,23 @@ export class ModelPool {
     await this.#thread.call('load', { model: id, dir, overlayDir: null, capacity, threads });
   }
 
+  /** A new thread starts empty: bases are loaded again before the next request, fine-tunes when they are asked for. */
+  async #restart(): Promise<void> {
+    this.#tuned = new Map();
+    this.#thread = this.#newThread();
+    // A thread that dies at once would otherwise be started as fast as the machine can.
+    await sleep(Math.min(100 * 2 ** this.#deaths++, 10_000));
+    for (const { id, dir } of this.#o.models) await this.#loadBase(id, dir);
+    this.#deaths = 0;
+  }
+
   #newThread(): EngineThread {
     return new EngineThread({
       featureCacheBytes: this.#o.featureCacheBytes,
       onDeath: (error) => {
         if (this.#closed) return;
         this.#o.onEngineDeath(error);
-        // A new thread starts empty: bases are loaded again before the next request, fine-tunes when they are asked for.
-        this.#tuned = new Map();
-        this.#thread = this.#newThread();
-        this.#ready = Promise.all(this.#o.models.map(({ id, dir }) => this.#loadBase(id, dir))).then(() => {});
+        this.#ready = this.#restart();
         this.#ready.catch(() => {});
       },
     });

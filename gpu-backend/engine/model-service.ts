@@ -50,7 +50,8 @@ export class EngineModelService implements ModelService {
   }
 
   async count(request: GenerateRequest, blobs: readonly Uint8Array[]): Promise<CountResponse> {
-    const { front } = await this.#pool.resolve(request);
+    const { front, release } = await this.#pool.resolve(request);
+    release(); // counting needs no weights
     const layout = layOut(request, blobs, front);
     return { promptTokens: layout.ids.length, imageTokens: layout.images.map(({ tokenCount }) => tokenCount) };
   }
@@ -62,8 +63,10 @@ export class EngineModelService implements ModelService {
   ): AsyncGenerator<GenerateEvent, void, undefined> {
     const deadlineAtMs = Date.now() + request.deadlineMs;
     this.#inFlight++;
+    let releaseModel = () => {};
     try {
-      const { id: model, front } = await this.#pool.resolve(request);
+      const { id: model, front, release } = await this.#pool.resolve(request);
+      releaseModel = release;
       const layout = layOut(request, blobs, front);
       const imageTokens = layout.images.map(({ tokenCount }) => tokenCount);
       const admitted = admit(
@@ -113,6 +116,7 @@ export class EngineModelService implements ModelService {
         if (heldId !== null) this.#pool.thread.release(heldId);
       }
     } finally {
+      releaseModel();
       this.#inFlight--;
     }
   }

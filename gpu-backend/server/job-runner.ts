@@ -39,6 +39,8 @@ export interface JobRunnerOptions {
 export class JobRunner {
   readonly #o: JobRunnerOptions;
   #wake: (() => void) | null = null;
+  /** A wake-up came while nobody was waiting for one: a job may have been queued after the last claim. */
+  #isWoken = false;
   #draining = false;
   #current: { readonly child: ChildProcess; stop: (reason: StopReason) => void } | null = null;
   #loop: Promise<void> | null = null;
@@ -53,6 +55,7 @@ export class JobRunner {
 
   /** Look for jobs now instead of at the next poll. */
   wake(): void {
+    this.#isWoken = true;
     this.#wake?.();
   }
 
@@ -73,7 +76,10 @@ export class JobRunner {
   }
 
   async #idle(): Promise<void> {
-    if (this.#draining) return;
+    if (this.#isWoken || this.#draining) {
+      this.#isWoken = false;
+      return;
+    }
     const timer = new AbortController();
     await Promise.race([
       sleep(this.#o.pollEveryMs ?? 5_000, undefined, { signal: timer.signal }).catch(() => {}),
@@ -83,6 +89,7 @@ export class JobRunner {
     ]);
     timer.abort();
     this.#wake = null;
+    this.#isWoken = false;
   }
 
   async #claim(): Promise<ClaimResponse | null> {
@@ -118,8 +125,10 @@ export class JobRunner {
   /** Runs the child to its end. Gives what it reported, or what its way of dying means. */
   async #train(job: JobSpec, lease: Lease, workDir: string, log: Logger): Promise<JobOutcome | 'lost'> {
     const baseDir = this.#o.baseDirOf(job.adapter?.base ?? job.baseModel);
-    if (baseDir === null) {
-      log.warn('this backend does not have the base model; giving the job back');
+    if (baseDir === null || this.#draining) {
+      log.warn(
+        `${baseDir === null ? 'this backend lacks the base model' : 'this backend is going down'}; giving the job back`,
+      );
       return { status: 'released', trainedTokens: null };
     }
     const child = fork(fileURLToPath(new URL('./job-child.ts', import.meta.url)), {
@@ -158,7 +167,6 @@ export class JobRunner {
       threads: this.#o.threads,
     };
     send(start);
-    if (this.#draining) stop('drain');
 
     const heart = this.#keepLease(job.id, lease, log, {
       onCancel: () => stop('cancel'),

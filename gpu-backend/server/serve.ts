@@ -7,6 +7,7 @@ import { ApiError } from '../../shared/contract/errors.ts';
 import { randomText } from '../../shared/wire/ids.ts';
 import { ModelPool } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
+import type { EngineStats } from '../engine/protocol.ts';
 import type { Capacity } from '../engine/scheduler.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { createApp } from './app.ts';
@@ -44,6 +45,7 @@ export interface RunningServer {
 /** Requests that may wait for a row, for each row there is. */
 const QUEUE_PER_ROW = 8;
 const MAX_OVERLAYS = 4;
+const NO_STATS: EngineStats = { models: [], cache: { bytes: 0, entries: 0, queries: 0, hits: 0 } };
 
 /** Starts a backend: models, HTTP, registration, jobs. Resolves when it answers. @throws Error when a model cannot be served */
 export async function serve(options: ServeOptions): Promise<RunningServer> {
@@ -77,7 +79,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   });
   const decoders = new DecodePool({ processes: options.threads });
   const service = new EngineModelService(pool, capacity, decoders);
-  const metrics = createMetrics(() => service.stats());
+  // While the engine thread is being replaced there is nothing to read; the rest of the metrics still counts.
+  const metrics = createMetrics(() => service.stats().catch(() => NO_STATS));
   let draining = false;
   let jobs: JobRunner | null = null;
   const maxInFlight = options.maxRows * (1 + QUEUE_PER_ROW);

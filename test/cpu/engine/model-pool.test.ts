@@ -1,0 +1,98 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { ModelPool } from '../../../gpu-backend/engine/model-pool.ts';
+import { EngineModelService } from '../../../gpu-backend/engine/model-service.ts';
+import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
+import { writeAdapter } from '../../../gpu-backend/models/adapter.ts';
+import { readConfig } from '../../../gpu-backend/models/load.ts';
+import { initAdapter } from '../../../gpu-backend/models/presets.ts';
+import { LLAMA_LINEARS } from '../../../gpu-backend/models/weights.ts';
+import { DecodePool } from '../../../gpu-backend/vision/pool.ts';
+import type { GenerateEvent, GenerateRequest } from '../../../shared/contract/backend.ts';
+import { writeRandomNano } from '../../fixtures/random-nano.ts';
+
+const TUNED = 6;
+const capacity: Capacity = {
+  maxRows: 4,
+  kvTokens: 4096,
+  kvStepTokens: 64,
+  idleChunkTokens: 128,
+  busyChunkTokens: 32,
+  imagesPerRun: 4,
+};
+
+describe('ModelPool', () => {
+  let dir: string;
+  let pool: ModelPool;
+  let service: EngineModelService;
+  const decoders = new DecodePool();
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'mantis-pool-'));
+    await writeRandomNano(join(dir, 'nano'));
+    const config = readConfig(join(dir, 'nano'));
+    const lora = { r: 4, alpha: 8, targets: [...LLAMA_LINEARS] };
+    for (let i = 0; i < TUNED; i++) {
+      const weights = initAdapter(config, lora, i);
+      // B starts at zero, which changes nothing: give it values, so that every adapter is a model of its own.
+      for (const [name, { data }] of weights)
+        if (name.endsWith('.lora_B.weight'))
+          (data as Float32Array).forEach((_, at, all) => (all[at] = Math.sin(at + i)));
+      await writeAdapter(join(dir, `ft${i}`), { lora, weights });
+    }
+    pool = new ModelPool({
+      models: [{ id: 'nano', dir: join(dir, 'nano') }],
+      capacity,
+      threads: 1,
+      featureCacheBytes: 1 << 20,
+      maxOverlays: 2,
+      fetchOverlay: async ({ model }) => ({ base: 'nano', dir: join(dir, model.slice(3)), key: model }),
+      onEngineDeath: (error) => assert.fail(error.message),
+    });
+    service = new EngineModelService(pool, capacity, decoders);
+    await pool.start();
+  });
+  after(async () => {
+    await decoders.close();
+    await pool.close();
+    await rm(dir, { recursive: true, force: true });
+  });
+
+  const request = (model: string): GenerateRequest => ({
+    requestId: model,
+    model,
+    messages: [{ role: 'user', parts: [{ type: 'text', text: 'How many blue squares are there?' }] }],
+    sampling: { maxTokens: 16, temperature: 0, topP: 1, stop: [] },
+    deadlineMs: 60_000,
+  });
+  async function ask(model: string): Promise<string> {
+    let text = '';
+    for await (const event of service.generate(
+      request(model),
+      [],
+      new AbortController().signal,
+    ) as AsyncIterable<GenerateEvent>)
+      if (event.type === 'delta') text += event.text;
+    return text;
+  }
+
+  it('fine-tunes answer for themselves, leave the base alone, and come and go within their limit', async () => {
+    const names = Array.from({ length: TUNED }, (_, i) => `ft:ft${i}`);
+    const base = await ask('nano');
+    const alone: string[] = [];
+    for (const name of names) alone.push(await ask(name));
+    assert.equal(new Set([base, ...alone]).size, TUNED + 1, 'seven models, seven answers');
+    // Two rounds at once: every model is loaded again while others answer.
+    const together = await Promise.all([...names, 'nano', ...names].map(ask));
+    assert.deepEqual(together, [...alone, base, ...alone]);
+    for (const name of names) await ask(name);
+    const { models } = await service.stats();
+    assert.ok(models.length <= 1 + 3, `${models.length} models are loaded`);
+  });
+
+  it('an unknown model is refused with the names there are', async () => {
+    await assert.rejects(ask('mantis-giga'), /model: expected one of nano, received "mantis-giga"/);
+  });
+});
