@@ -88,7 +88,7 @@ export async function startProduct(options: StartOptions = {}): Promise<Product>
     url,
     apiKey,
     dataDir,
-    client: new OpenAI({ apiKey, baseURL: `${url}/v1`, maxRetries: 0, timeout: 120_000 }),
+    client: new OpenAI({ apiKey, baseURL: `${url}/v1`, timeout: 120_000 }),
     readyAfterMs: performance.now() - startedAt,
     output: () => output,
     processes: () => treeOf(child),
