@@ -29,6 +29,66 @@ export function describeQuestion(boxes: readonly Box[], image: number): Question
   return { user: `describe image ${image + 1}`, answer: describe(boxes[image] as Box) };
 }
 
+const tallies = (label: string, counts: readonly number[]): string => `${label} ${counts.join(' ')}`;
+
+/**
+ * Everything that statements count, as one dense answer: a dozen numbers for a few words of question, in the fixed order
+ * of colors, shapes, sizes. `with` counts the images that have at least one.
+ */
+export function tallyQuestion(boxes: readonly Box[]): Question {
+  const objects = boxes.flatMap((box) => box.objects);
+  const perColor = (pick: (box: Box) => readonly SceneObject[]): number[] =>
+    colors.map((color) => boxes.filter((box) => pick(box).some((o) => o.color === color)).length);
+  const groups = [
+    tallies(
+      'each',
+      boxes.map((box) => box.objects.length),
+    ),
+    tallies(
+      'colors',
+      colors.map((color) => objects.filter((o) => o.color === color).length),
+    ),
+    tallies(
+      'with',
+      perColor((box) => box.objects),
+    ),
+  ];
+  if (boxes.every((box) => box.kind === 'tower')) {
+    groups.push(
+      tallies(
+        'base',
+        perColor((box) => box.objects.slice(0, 1)),
+      ),
+    );
+    groups.push(
+      tallies(
+        'top',
+        perColor((box) => box.objects.slice(-1)),
+      ),
+    );
+  } else {
+    for (const [label, values, of] of [
+      ['shapes', shapes, (o: SceneObject) => o.shape],
+      ['sizes', [10, 20, 30], (o: SceneObject) => o.size],
+    ] as const) {
+      const has = (o: SceneObject, value: string | number): boolean => of(o) === value;
+      groups.push(
+        tallies(
+          label,
+          values.map((v) => objects.filter((o) => has(o, v)).length),
+        ),
+      );
+      groups.push(
+        tallies(
+          'with',
+          values.map((v) => boxes.filter((box) => box.objects.some((o) => has(o, v))).length),
+        ),
+      );
+    }
+  }
+  return { user: 'count all images', answer: groups.join(', ') };
+}
+
 /** A short question about one image: how many, which colour, which shape. */
 export function perceptionQuestion(rng: Rng, boxes: readonly Box[], image = rng.int(0, boxes.length - 1)): Question {
   const box = boxes[image] as Box;

@@ -1,7 +1,7 @@
 import { randomScatter, randomSet, randomTower } from './generate.ts';
 import { BalancedClaims } from './grammar.ts';
 import { heldOutSetSizes, towerShare } from './heldout.ts';
-import { describeQuestion, perceptionQuestion, type Question, truthText } from './perception.ts';
+import { describeQuestion, perceptionQuestion, type Question, tallyQuestion, truthText } from './perception.ts';
 import { Rng } from './random.ts';
 import type { RealData } from './real.ts';
 import { type Box, renderBox } from './scene.ts';
@@ -40,6 +40,8 @@ export interface Phase {
   skillSets: readonly number[];
   /** Chance that a dialogue also lists what is in one or more images. */
   describeChance: number;
+  /** Chance that a dialogue also counts everything over its images (tallyQuestion). Default 0. */
+  tallyChance?: number;
   /** Loss weight of such a list. Its many tokens would otherwise drown the one token of a true or false. Default 1. */
   describeWeight?: number;
 }
@@ -63,10 +65,11 @@ export function nanoCurriculum(total: number): Phase[] {
       ...easySets,
     },
     {
-      until: upTo(0.7),
+      until: upTo(0.65),
       mix: { caption: 0.4, perception: 0.6, statements: 5, skills: 2, temporal: 1.2, real: 0.7 },
       turns,
-      describeChance: 0.25,
+      describeChance: 0.08,
+      tallyChance: 0.6,
       describeWeight: 0.3,
       ...fullSets,
     },
@@ -74,7 +77,8 @@ export function nanoCurriculum(total: number): Phase[] {
       until: Infinity,
       mix: { perception: 0.3, statements: 4.5, skills: 2, temporal: 1.2, real: 2 },
       turns,
-      describeChance: 0.1,
+      describeChance: 0.05,
+      tallyChance: 0.4,
       describeWeight: 0.3,
       ...fullSets,
     },
@@ -220,12 +224,16 @@ export class NanoStream {
   }
 
   /**
-   * Puts descriptions of images at a random place: before the questions, which they then help to answer in words, or later as a task by
-   * itself. Towers are told in a few words, so their dialogues describe twice as often, and every image.
+   * Puts a tally, or descriptions of images, at a random place: before the questions, which they then help to answer in
+   * words, or later as a task by itself. Towers are told in a few words, so every one is described.
    */
   #withDescriptions(rng: Rng, phase: Phase, boxes: readonly Box[], questions: readonly Turn[]): readonly Turn[] {
+    if (rng.chance(phase.tallyChance ?? 0)) {
+      const at = rng.chance(0.4) ? 0 : rng.int(0, questions.length);
+      return questions.toSpliced(at, 0, tallyQuestion(boxes));
+    }
     const towers = boxes.every((box) => box.kind === 'tower');
-    if (!rng.chance(phase.describeChance * (towers ? 2 : 1))) return questions;
+    if (!rng.chance(phase.describeChance)) return questions;
     const all = boxes.map((_, i) => i);
     const chosen = towers || rng.chance(0.3) ? all : rng.sample(all, rng.int(1, Math.min(3, all.length)));
     const weight = phase.describeWeight ?? 1;
