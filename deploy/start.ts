@@ -66,6 +66,8 @@ async function main(): Promise<void> {
     });
   }
 
+  if (process.env.npm_lifecycle_event !== undefined) stopWithParent(stop);
+
   const edge = await startEdge({ ...settings, backendSecret: secret });
   if (edge.newApiKey !== null) console.log(`api key ${edge.newApiKey} (shown this once; MANTIS_API_KEY replaces it)`);
   const backend = new BackendProcess({ edgeUrl: edge.url, secret, dataDir: settings.dataDir });
@@ -78,6 +80,14 @@ async function main(): Promise<void> {
   // Keeps the process alive and the door open while running answers end.
   await backend.stop(settings.drainMs + STOP_SLACK_MS);
   await edge.dispose();
+}
+
+/** npm that is killed, or whose shell took the signal for itself, must not leave the product behind. */
+function stopWithParent(stop: AbortController): void {
+  const parent = process.ppid;
+  setInterval(() => {
+    if (process.ppid !== parent) stop.abort();
+  }, 500).unref();
 }
 
 async function isReady(url: string): Promise<boolean> {

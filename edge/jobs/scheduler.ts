@@ -9,12 +9,16 @@ const MIN_GAP_MS = 250;
 const BUSY_GAP_MS = 1_000;
 /** Even with nothing to do the rows are looked at this often: a wake-up may have been lost. */
 const IDLE_GAP_MS = 15_000;
+/** A receiver that takes its 15 s must hold up neither the sweep nor, alone, the others' deliveries. */
+const MAX_SENDERS = 4;
 
 /**
  * The installation's clock: one alarm that gives back dead workers' jobs and sends due webhooks, then sets itself again. The alarm is stored, so it also
  * fires after a crash; what it does is in D1, so it may fire twice.
  */
 export class Scheduler extends DurableObject<Env> {
+  #senders = 0;
+
   /** Makes sure that an alarm is set. */
   async ensure(): Promise<void> {
     if ((await this.ctx.storage.getAlarm()) === null) await this.ctx.storage.setAlarm(Date.now());
@@ -29,7 +33,7 @@ export class Scheduler extends DurableObject<Env> {
     let gapMs = BUSY_GAP_MS;
     try {
       await sweepLeases(this.env, Date.now());
-      await deliverDue(this.env, Date.now);
+      this.#deliver();
       const [running, nextAt] = await Promise.all([countRunning(this.env.DB), nextDeliveryAt(this.env.DB)]);
       const idle = running > 0 ? BUSY_GAP_MS : IDLE_GAP_MS;
       gapMs = nextAt === null ? idle : Math.min(idle, Math.max(nextAt - Date.now(), MIN_GAP_MS));
@@ -37,6 +41,23 @@ export class Scheduler extends DurableObject<Env> {
       // An alarm that throws is repeated six times and then gone for good.
       console.error(JSON.stringify({ level: 'error', event: 'scheduler', error: String(error) }));
     }
+    await this.#armAfter(gapMs);
+  }
+
+  /** Starts a sender beside those that are still at work; a claim gives each delivery to one of them. */
+  #deliver(): void {
+    if (this.#senders >= MAX_SENDERS) return;
+    this.#senders++;
+    const sender = deliverDue(this.env, Date.now)
+      .then((made) => (made > 0 ? this.#armAfter(MIN_GAP_MS) : undefined))
+      .catch((error: unknown) =>
+        console.error(JSON.stringify({ level: 'error', event: 'deliver', error: String(error) })),
+      )
+      .finally(() => this.#senders--);
+    this.ctx.waitUntil(sender);
+  }
+
+  async #armAfter(gapMs: number): Promise<void> {
     // A wake-up that came meanwhile has set an earlier alarm.
     const set = await this.ctx.storage.getAlarm();
     if (set === null || set > Date.now() + gapMs) await this.ctx.storage.setAlarm(Date.now() + gapMs);

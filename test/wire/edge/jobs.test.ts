@@ -4,13 +4,15 @@ import { createHash } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import OpenAI, { toFile } from 'openai';
+import { MantisClient } from '../../../shared/client/client.ts';
+import { ClientError } from '../../../shared/client/http.ts';
 import type { ClaimResponse } from '../../../shared/contract/backend.ts';
 import type { FineTuningJob } from '../../../shared/contract/jobs.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { signatureHeaders, UNSIGNED_PAYLOAD } from '../../../shared/wire/signature.ts';
 import { png } from '../../null/edge/pictures.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
-import { type Installation, SECRET, startInstallation, until } from './installation.ts';
+import { API_KEY, type Installation, SECRET, startInstallation, until } from './installation.ts';
 import { type Receiver, startReceiver } from './receiver.ts';
 
 let door: Installation;
@@ -350,6 +352,17 @@ describe('a job', () => {
     const ids = await whole;
     assert.equal(ids.length, 4);
     assert.deepEqual(await follow({ 'last-event-id': String(ids[1]) }), ids.slice(2));
+
+    const client = new MantisClient({ baseUrl: door.url, apiKey: API_KEY });
+    const updates = [];
+    for await (const update of client.jobs.follow(job.id)) updates.push(update);
+    assert.equal(updates.length, ids.length + 1);
+    assert.deepEqual(updates.at(-1), { type: 'end', status: 'failed', fineTunedModel: null });
+    assert.equal((await client.jobs.retrieve(job.id)).error?.code, 'diverged');
+    const details = await client.jobs
+      .create({ model: FAULT_CARD.id, training_file: 'x', seed: -1 })
+      .catch((error: unknown) => error);
+    assert.ok(details instanceof ClientError && details.status === 400 && details.param === 'seed', String(details));
   });
 
   it('pages through lists', async () => {
