@@ -1,38 +1,22 @@
-import { createHash } from 'node:crypto';
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sha256File } from '../io/digest.ts';
 import { writeSafetensors } from '../io/safetensors-write.ts';
 import { fromFloat32 } from '../io/tensor.ts';
 import { writeAdapter } from '../models/adapter.ts';
 import { initAdapter } from '../models/presets.ts';
-import type { TrainMode } from '../models/train-graph.ts';
 import { LLAMA_LINEARS, type LoraSpec } from '../models/weights.ts';
-import { f32, type Session, type Tensor } from '../runtime/session.ts';
-import { LayoutError, layoutConversation } from '../text/layout.ts';
-import { ImageError } from '../vision/image-error.ts';
-import { preprocessImage } from '../vision/preprocess.ts';
+import { f32, type Tensor } from '../runtime/session.ts';
 import { type BaseModel, loadBaseModel } from './base-model.ts';
-import type { CollatedBatch, TrainingSample } from './batch.ts';
-import { type ChatExample, DatasetError, dataUrlBytes, parseChatDataset } from './chat-dataset.ts';
+import { type ChatExample, DatasetError } from './chat-dataset.ts';
+import { SampleMaker } from './chat-samples.ts';
 import { loadCheckpoint, type Progress, saveCheckpoint } from './checkpoint.ts';
 import { FeatureStore } from './feature-store.ts';
 import { Rng } from './nano/random.ts';
 import { learningRateAt, progressOf } from './schedule.ts';
+import { type FineTuneStage, StageSessions } from './stage-sessions.ts';
 import { ParameterState } from './state.ts';
-import { createTrainSession, type TrainSession } from './train-session.ts';
-import {
-  countCorrect,
-  type DataSource,
-  type GradientComputer,
-  microBatches,
-  type StepMetrics,
-  sessionComputer,
-  train,
-} from './trainer.ts';
-
-/** Which weights move: the projector; low-rank adapters on the decoder; projector and decoder. The vision tower never does. */
-export type FineTuneStage = 'projector' | 'lora' | 'full';
+import { type DataSource, microBatches, type StepMetrics, train } from './trainer.ts';
 
 export interface FineTuneSpec {
   /** Checkpoint folder of the base model. */
@@ -104,14 +88,6 @@ export type FineTuneResult =
   | { readonly outcome: 'succeeded' | 'stopped'; readonly finalStep: number; readonly trainedTokens: number }
   | { readonly outcome: 'failed'; readonly code: string; readonly message: string; readonly trainedTokens: number };
 
-/**
- * Up to this many entries, the `lora` stage trains the output head too. A small vocabulary, fully trained, holds tokens that
- * never occurred: the head has learnt to rule them out, and adapters cannot bring them back (after 48 steps on answers of
- * new words the loss was still 4.5 nats a token). It is a few hundred kB beside the adapter.
- */
-const SMALL_VOCABULARY = 8192;
-const HEAD = 'language_model.lm_head.weight';
-
 const MICRO_BATCH_TOKENS = 1500;
 const DEFAULT_LORA = { r: 16, alpha: 32 };
 
@@ -142,10 +118,12 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
   const features = await FeatureStore.create(base.config, base.weights, { threads });
   const sessions = new StageSessions(base, spec.stage, lora, threads);
   try {
+    // The projector learns from images alone.
+    const needsImages = spec.stage === 'projector';
     const samples = new SampleMaker(base, features, hooks.readImage);
-    const training = await samples.prepare(spec.trainingFile, spec.stage);
+    const training = await samples.prepare(spec.trainingFile, needsImages);
     const validation =
-      spec.validationFile === undefined ? undefined : await samples.prepare(spec.validationFile, spec.stage);
+      spec.validationFile === undefined ? undefined : await samples.prepare(spec.validationFile, needsImages);
     if (training.examples.length === 0)
       return fail(
         'no_usable_examples',
@@ -262,182 +240,6 @@ function epochData(examples: readonly ChatExample[], samples: SampleMaker, spec:
       return { samples: await Promise.all(chosen.map((e) => samples.make(e))), cursor: end };
     },
   };
-}
-
-interface Prepared {
-  readonly examples: readonly ChatExample[];
-  readonly total: number;
-}
-
-/** Turns chat examples into samples: layout by the model's template, features of their pictures. */
-class SampleMaker {
-  constructor(
-    private readonly base: BaseModel,
-    private readonly features: FeatureStore,
-    private readonly readImage: FineTuneHooks['readImage'],
-  ) {}
-
-  /** Reads a file and checks every example's length before anything is trained. @throws DatasetError */
-  async prepare(path: string, stage: FineTuneStage): Promise<Prepared> {
-    const all = parseChatDataset(await readFile(path, 'utf8'));
-    for (const example of all) this.layout(example);
-    const examples = stage === 'projector' ? all.filter((e) => e.images.length > 0) : all;
-    return { examples, total: all.length };
-  }
-
-  /**
-   * Decodes and encodes pictures before the first step, so that a broken one fails the job at once; it stops early when they do
-   * not all fit the store (they would only push each other out) or on `signal`.
-   * @returns number of pictures of the examples looked at @throws DatasetError
-   */
-  async look(examples: readonly ChatExample[], signal: AbortSignal | undefined): Promise<number> {
-    let count = 0;
-    for (const example of examples) {
-      if (signal?.aborted === true || this.features.isFull) break;
-      count += (await this.make(example)).images.length;
-    }
-    return count;
-  }
-
-  private layout(example: ChatExample): ReturnType<typeof layoutConversation> {
-    let layout: ReturnType<typeof layoutConversation>;
-    try {
-      layout = layoutConversation(example.messages, this.base.layout);
-    } catch (error) {
-      if (error instanceof LayoutError) throw new DatasetError(example.line, error.path, error.message);
-      throw error;
-    }
-    const limit = this.base.config.text.maxPositions;
-    if (layout.ids.length > limit)
-      throw new DatasetError(
-        example.line,
-        'messages',
-        `the example takes ${layout.ids.length} tokens, the model's context holds ${limit}; shorten or split it`,
-      );
-    return layout;
-  }
-
-  async make(example: ChatExample): Promise<TrainingSample> {
-    const layout = this.layout(example);
-    const images: Float32Array[] = [];
-    for (const slot of layout.images) {
-      const reference = example.images[slot.image] ?? '';
-      const bytes = dataUrlBytes(reference);
-      const key = bytes === undefined ? reference : createHash('sha256').update(bytes).digest('hex');
-      images.push(
-        await this.features.get(key, async () => {
-          const file = bytes ?? (await this.readImage?.(reference));
-          if (file === undefined)
-            throw new DatasetError(
-              example.line,
-              'image_url',
-              `expected a data URL or a known file id, got ${reference.slice(0, 80)}`,
-            );
-          try {
-            return (await preprocessImage(file, this.base.recipe)).pixels_CHW;
-          } catch (error) {
-            if (error instanceof ImageError) throw new DatasetError(example.line, 'image_url', error.message);
-            throw error;
-          }
-        }),
-      );
-    }
-    return { layout, images };
-  }
-}
-
-/** Training sessions of a stage; batches without any picture need a graph of their own, made when first met. */
-class StageSessions {
-  private readonly made = new Map<boolean, Promise<{ session: TrainSession; computer: GradientComputer }>>();
-
-  constructor(
-    private readonly base: BaseModel,
-    private readonly stage: FineTuneStage,
-    private readonly lora: LoraSpec | undefined,
-    private readonly threads: number,
-  ) {}
-
-  get(withImages: boolean): Promise<{ session: TrainSession; computer: GradientComputer }> {
-    let entry = this.made.get(withImages);
-    if (entry === undefined) {
-      entry = this.create(withImages);
-      this.made.set(withImages, entry);
-    }
-    return entry;
-  }
-
-  private async create(withImages: boolean): Promise<{ session: TrainSession; computer: GradientComputer }> {
-    const train: TrainMode = this.stage;
-    const session = await createTrainSession({
-      config: this.base.config,
-      options: {
-        train,
-        images: withImages ? 'towerFeatures' : 'none',
-        // Recomputing layers pays where activations, not weights, fill the memory.
-        checkpointing: this.base.config.text.hidden >= 1024 ? 'layer' : 'none',
-        ...(this.lora === undefined ? {} : { lora: this.lora, alsoTrain: this.trainsHead() ? [HEAD] : [] }),
-      },
-      threads: this.threads,
-    });
-    const trained = new Set(session.graph.trainable);
-    const frozen: Record<string, Tensor> = {};
-    for (const name of session.graph.weights.keys()) {
-      const tensor = this.base.weights.get(name);
-      if (!trained.has(name) && tensor !== undefined) frozen[name] = tensor;
-    }
-    return { session, computer: sessionComputer(session.session, frozen, session.feeds, session.graph.trainable) };
-  }
-
-  private trainsHead(): boolean {
-    return this.base.config.text.vocab <= SMALL_VOCABULARY && this.base.weights.has(HEAD);
-  }
-
-  computer(): GradientComputer {
-    return {
-      accumulate: async (state, batches) => {
-        const totals = { loss: 0, correct: 0, supervised: 0, tokens: 0 };
-        for (const withImages of [true, false]) {
-          const own = batches.filter((b) => b.images.length > 0 === withImages);
-          if (own.length === 0) continue;
-          const part = await (await this.get(withImages)).computer.accumulate(state, own);
-          totals.loss += part.loss;
-          totals.correct += part.correct;
-          totals.supervised += part.supervised;
-          totals.tokens += part.tokens;
-        }
-        return totals;
-      },
-    };
-  }
-
-  /** Loss and right tokens of micro-batches whose weights add up to one. */
-  async evaluate(
-    state: ParameterState,
-    batches: readonly CollatedBatch[],
-  ): Promise<{ loss: number; correct: number; supervised: number }> {
-    const sum = { loss: 0, correct: 0, supervised: 0 };
-    for (const batch of batches) {
-      const { session } = await this.get(batch.images.length > 0);
-      const feeds: Record<string, Tensor> = { ...session.feeds(batch) };
-      for (const name of session.graph.weights.keys()) {
-        const tensor = this.base.weights.get(name);
-        if (tensor !== undefined) feeds[name] = tensor;
-      }
-      for (const name of session.graph.trainable) {
-        const p = state.get(name);
-        feeds[name] = f32(p.value, p.shape);
-      }
-      const results = await (session.session as Session).run(feeds, ['loss', 'logits']);
-      sum.loss += Number(results.loss?.data[0]);
-      sum.correct += countCorrect(results.logits, batch.targets);
-      sum.supervised += batch.rows.length;
-    }
-    return sum;
-  }
-
-  async release(): Promise<void> {
-    for (const entry of this.made.values()) await (await entry).session.session.release();
-  }
 }
 
 /** Writes what serving needs: a PEFT adapter, or the changed tensors under canonical names. */
