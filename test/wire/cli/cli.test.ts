@@ -1,0 +1,113 @@
+/** The command line against the whole product: what a person types. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import sharp from 'sharp';
+import { writeRandomNano } from '../../fixtures/random-nano.ts';
+import { type Product, startProduct, stopAndForget } from '../e2e/product.ts';
+
+const BIN = fileURLToPath(new URL('../../../gpu-backend/cli/mantis.mjs', import.meta.url));
+
+describe('mantis against the API', () => {
+  let dir: string;
+  let product: Product;
+  let pictures: string[];
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'mantis-cli-'));
+    await writeRandomNano(join(dir, 'nano'));
+    pictures = [join(dir, 'a.png'), join(dir, 'b.jpg')];
+    await Promise.all(
+      pictures.map((file, i) =>
+        sharp({ create: { width: 40, height: 30 + i, channels: 3, background: i === 0 ? '#f00' : '#00f' } }).toFile(
+          file,
+        ),
+      ),
+    );
+    product = await startProduct({ env: { MANTIS_MODELS: `mantis-nano=${join(dir, 'nano')}` } });
+  });
+  after(async () => {
+    await stopAndForget(product);
+    await rm(dir, { recursive: true, force: true });
+  });
+
+  async function mantis(...args: string[]): Promise<{ code: number | null; out: string; err: string }> {
+    const child = spawn(process.execPath, [BIN, ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { PATH: process.env.PATH, MANTIS_BASE_URL: product.url, MANTIS_API_KEY: product.apiKey },
+    });
+    let [out, err] = ['', ''];
+    child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()));
+    child.stderr.on('data', (chunk: Buffer) => (err += chunk.toString()));
+    const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
+    return { code, out, err };
+  }
+
+  it('lists the models with their limits', async () => {
+    const { code, out } = await mantis('models');
+    assert.equal(code, 0);
+    assert.match(out, /^mantis-nano {2}512 tokens, up to \d+ images of 16 tokens$/m);
+  });
+
+  it('asks about pictures, and the answer is the one the engine gives without a server', async () => {
+    const question = ['-i', pictures[0]!, '-i', pictures[1]!, 'What changed?', '--max-tokens', '12'];
+    const [served, local] = await Promise.all([
+      mantis('ask', ...question),
+      mantis('ask', '--local', join(dir, 'nano'), ...question),
+    ]);
+    assert.equal(served.code, 0, served.err);
+    assert.ok(served.out.trim().length > 0);
+    assert.equal(served.out, local.out);
+  });
+
+  it('tunes a model, follows the job, and asks what came out', async () => {
+    const png = await sharp(pictures[0]!).toBuffer();
+    const line = JSON.stringify({
+      messages: [
+        {
+          role: 'user',
+          content: [
+            { type: 'image_url', image_url: { url: `data:image/png;base64,${png.toString('base64')}` } },
+            { type: 'text', text: 'Which?' },
+          ],
+        },
+        { role: 'assistant', content: 'red' },
+      ],
+    });
+    const file = join(dir, 'lesson.jsonl');
+    await writeFile(file, Array(4).fill(line).join('\n'));
+    const tuned = await mantis(
+      'finetune',
+      file,
+      '--epochs',
+      '2',
+      '--batch-size',
+      '2',
+      '--suffix',
+      'cli',
+      '--seed',
+      '1',
+    );
+    assert.equal(tuned.code, 0, tuned.err);
+    assert.match(tuned.err, /uploaded .*lesson\.jsonl as file-/);
+    assert.match(tuned.err, /step 4\/4 100 %/);
+    const model = tuned.out.trim();
+    assert.match(model, /^ft:mantis-nano:[^:]+:cli:/);
+    const answer = await mantis('ask', '--model', model, '-i', pictures[0]!, 'Which?', '--max-tokens', '4');
+    assert.equal(answer.code, 0, answer.err);
+  });
+
+  it('what the API refuses is told in the API’s own sentence', async () => {
+    const unknown = await mantis('ask', '--model', 'no-such-model', 'hi');
+    assert.equal(unknown.code, 1);
+    assert.match(unknown.err, /^mantis: .*no-such-model/m);
+    const file = join(dir, 'bad.jsonl');
+    await writeFile(file, '{"messages": []}\n');
+    const bad = await mantis('finetune', file);
+    assert.equal(bad.code, 1);
+    assert.match(bad.err, /line 1/);
+  });
+});
