@@ -1,5 +1,6 @@
 /** Messages between the server's thread and the engine's. Plain data only: everything here crosses by structured clone. */
-import type { EngineCounters, EngineEvent, EngineRequest } from './engine.ts';
+import type { EngineCounters, EngineEvent } from './engine.ts';
+import type { EngineRequest } from './live-request.ts';
 import type { Capacity } from './scheduler.ts';
 
 /** What the engine thread loads: a checkpoint folder, optionally with tuned weights laid over it. */

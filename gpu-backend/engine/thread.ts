@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
-import type { EngineEvent, EngineRequest } from './engine.ts';
+import type { EngineEvent } from './engine.ts';
+import type { EngineRequest } from './live-request.ts';
 import type { CallName, Calls, FromWorker, ToWorker } from './protocol.ts';
 
 /** The engine thread ended by itself: a defect, or the runtime took it down. In-flight requests have failed; a new thread is needed. */

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
-import { Engine, type EngineEvent, type EngineRequest } from '../../../gpu-backend/engine/engine.ts';
+import { Engine, type EngineEvent } from '../../../gpu-backend/engine/engine.ts';
 import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
+import type { EngineRequest } from '../../../gpu-backend/engine/live-request.ts';
 import { OnnxRunner, RunnerSessions } from '../../../gpu-backend/engine/onnx-runner.ts';
 import { uniform } from '../../../gpu-backend/engine/random.ts';
 import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { Engine, type EngineEvent, type EngineRequest } from '../../../gpu-backend/engine/engine.ts';
+import { Engine, type EngineEvent } from '../../../gpu-backend/engine/engine.ts';
 import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
+import type { EngineRequest } from '../../../gpu-backend/engine/live-request.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from '../../../gpu-backend/engine/runner.ts';
 import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
 
