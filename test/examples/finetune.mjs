@@ -77,7 +77,7 @@ console.log(`${tokens} tokens trained on`);
 for (const id of [model, tuned]) {
   const answer = await client.chat.completions.create({
     model: id,
-    messages: [turn([circle, triangle], 'image 2 shows a blue triangle')],
+    messages: [turn([circle, triangle], 'image 1 shows a yellow circle')],
     temperature: 0,
   });
   console.log(`${id === tuned ? 'tuned' : 'base'}: ${answer.choices[0].message.content}`);

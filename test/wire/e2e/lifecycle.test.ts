@@ -119,17 +119,19 @@ test('a life from the first start to SIGTERM', async (t) => {
   });
 });
 
-test('when the start process is killed, its children notice and end', async (t) => {
-  const product = await startProduct();
-  t.after(() => rm(product.dataDir, { recursive: true, force: true }));
-  assert.ok(!product.output().includes(product.apiKey), 'a given key is not printed');
-  const pids = await product.processes();
-  assert.ok(pids.length >= 3, 'start, workerd and backend');
-  process.kill(pids[0] ?? assert.fail('the start process is the first'), 'SIGKILL');
-  const left = await eventuallyGone(pids, 15_000);
-  for (const pid of left) process.kill(pid, 'SIGKILL');
-  assert.deepEqual(left, []);
-});
+for (const victim of ['npm start', 'deploy/start.ts']) {
+  test(`when ${victim} is killed, everything it started notices and ends`, async (t) => {
+    const product = await startProduct();
+    t.after(() => rm(product.dataDir, { recursive: true, force: true }));
+    assert.ok(!product.output().includes(product.apiKey), 'a given key is not printed');
+    const pids = await product.processes();
+    assert.ok(pids.length >= 4, 'npm, start, workerd and backend');
+    process.kill(await findProcess(pids, victim), 'SIGKILL');
+    const left = await eventuallyGone(pids, 20_000);
+    for (const pid of left) process.kill(pid, 'SIGKILL');
+    assert.deepEqual(left, []);
+  });
+}
 
 test('a wrong setting ends the start with one sentence and exit code 1', () => {
   const root = join(dirname(fileURLToPath(import.meta.url)), '../../..');
@@ -152,7 +154,7 @@ function assertIsUnavailable(error: unknown): false {
 async function findProcess(pids: readonly number[], word: string): Promise<number> {
   for (const pid of pids) {
     const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-    if (command.includes(word)) return pid;
+    if (command.split('\0').join(' ').includes(word)) return pid;
   }
   throw new Error(`no process of ${pids.join(' ')} has '${word}' in its command line`);
 }

@@ -1,4 +1,4 @@
-/** Starts the whole product as its users do, `npm start`'s own entry in a process of its own, and talks to it only through the public door. */
+/** Starts the whole product as its users do, with `npm start`, and talks to it only through the public door. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
@@ -47,7 +47,7 @@ export async function startProduct(options: StartOptions = {}): Promise<Product>
   const apiKey = options.apiKey ?? 'mk_test_0123456789abcdef0123456789abcdef';
   const port = await freePort();
   const startedAt = performance.now();
-  const child = spawn(process.execPath, ['--import', 'tsx', 'deploy/start.ts'], {
+  const child = spawn('npm', ['start'], {
     cwd: ROOT,
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
