@@ -71,6 +71,23 @@ export function parseFuyu(top: Fields): FuyuConfig {
 
 export function formatFuyu(config: FuyuConfig): Record<string, unknown> {
   const { vision, text } = config;
+  const rotary = (text.rotaryDim ?? text.headDim) / text.headDim;
+  const decoder = {
+    hidden_act: 'relu2',
+    hidden_size: text.hidden,
+    intermediate_size: text.intermediate,
+    num_hidden_layers: text.layers,
+    num_attention_heads: text.heads,
+    vocab_size: text.vocab,
+    rope_theta: text.ropeTheta,
+    partial_rotary_factor: rotary,
+    rope_parameters: { rope_type: 'default', rope_theta: text.ropeTheta, partial_rotary_factor: rotary },
+    layer_norm_eps: text.layerNormEpsilon,
+    max_position_embeddings: text.maxPositions,
+    qk_layernorm: text.qkNorm,
+    tie_word_embeddings: text.tiedHead,
+    ...formatTokens(text),
+  };
   return {
     architectures: ['FuyuForCausalLM'],
     model_type: 'fuyu',
@@ -80,28 +97,8 @@ export function formatFuyu(config: FuyuConfig): Record<string, unknown> {
     image_token_id: config.imageToken,
     // Our own field: the published processor looks |NEWLINE| up in its tokenizer.
     image_newline_token_id: config.newlineToken,
-    tie_word_embeddings: text.tiedHead,
-    ...formatTokens(text),
-    text_config: {
-      model_type: 'persimmon',
-      hidden_act: 'relu2',
-      hidden_size: text.hidden,
-      intermediate_size: text.intermediate,
-      num_hidden_layers: text.layers,
-      num_attention_heads: text.heads,
-      vocab_size: text.vocab,
-      rope_theta: text.ropeTheta,
-      partial_rotary_factor: (text.rotaryDim ?? text.headDim) / text.headDim,
-      rope_parameters: {
-        rope_type: 'default',
-        rope_theta: text.ropeTheta,
-        partial_rotary_factor: (text.rotaryDim ?? text.headDim) / text.headDim,
-      },
-      layer_norm_eps: text.layerNormEpsilon,
-      max_position_embeddings: text.maxPositions,
-      qk_layernorm: text.qkNorm,
-      tie_word_embeddings: text.tiedHead,
-      ...formatTokens(text),
-    },
+    // transformers takes the decoder's dimensions from text_config and those of the patch layer from the top.
+    ...decoder,
+    text_config: { model_type: 'persimmon', ...decoder },
   };
 }

@@ -37,9 +37,9 @@ export function declaredWeights(w: Weights): ReadonlyMap<string, readonly number
  * Vision encoder and projector. Inputs: what the family's `pictureFeeds` gives. Output: `image_features` [F, D], the rows of
  * all pictures in order.
  */
-export function visionGraph(config: VlmConfig): ModelGraph {
+export function visionGraph(config: VlmConfig, lora?: LoraSpec): ModelGraph {
   const graph = new Graph();
-  const w = new Weights(graph);
+  const w = new Weights(graph, lora);
   graph.output('image_features', familyOf(config).imageFeatures(w, config, 'pixels', false));
   return { graph, weights: declaredWeights(w) };
 }

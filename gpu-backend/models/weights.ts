@@ -79,19 +79,32 @@ export class Weights {
     const weight = this.get(`${module}.weight`, [out, width]);
     const bias = options.bias === true ? this.get(`${module}.bias`, [out]) : undefined;
     const c = bias ?? options.residual;
-    const y =
-      this.lora !== undefined && this.adapts(module)
-        ? g.loraLinear(
-            this.graph,
-            x,
-            weight,
-            this.get(`${module}.lora_A.weight`, [this.lora.r, width]),
-            this.get(`${module}.lora_B.weight`, [out, this.lora.r]),
-            this.lora.alpha / this.lora.r,
-            c,
-          )
-        : g.linear(this.graph, x, weight, c);
+    if (this.lora === undefined || !this.adapts(module)) {
+      const y = g.linear(this.graph, x, weight, c);
+      return bias !== undefined && options.residual !== undefined ? g.add(this.graph, y, options.residual) : y;
+    }
+    const { r, alpha, dora } = this.lora;
+    const a = this.get(`${module}.lora_A.weight`, [r, width]);
+    const b = this.get(`${module}.lora_B.weight`, [out, r]);
+    if (dora === true) {
+      const y = g.loraLinear(this.graph, x, weight, a, b, alpha / r);
+      const scaled = g.mul(this.graph, y, this.rowScale(module, weight, a, b, alpha / r));
+      const addends = [bias, options.residual].filter((v) => v !== undefined);
+      return addends.reduce((sum, v) => g.add(this.graph, sum, v), scaled);
+    }
+    const y = g.loraLinear(this.graph, x, weight, a, b, alpha / r, c);
     return bias !== undefined && options.residual !== undefined ? g.add(this.graph, y, options.residual) : y;
+  }
+
+  /** DoRA's factor of each output [out]: learned length over the length of the row of W + scaling · B A. */
+  private rowScale(module: string, weight: Value, a: Value, b: Value, scaling: number): Value {
+    const { graph } = this;
+    const out = weight.shape[0];
+    const magnitude = this.get(`${module}.lora_magnitude_vector`, [out as number]);
+    const attrs = { transA: false, transB: false, alpha: scaling, beta: 1 };
+    const [adapted] = graph.emit('gemm', [b, a, weight], attrs);
+    if (adapted === undefined) throw new Error('gemm has no output');
+    return g.div(graph, magnitude, g.sqrt(graph, g.reduceSum(graph, g.mul(graph, adapted, adapted), [1])));
   }
 }
 

@@ -15,7 +15,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'mantis-models-'));
 after(() => rmSync(scratch, { recursive: true, force: true }));
 
 test('a checkpoint survives saving, in either layout it came from', async () => {
-  for (const name of ['tiny-siglip', 'tiny-clip']) {
+  for (const name of ['tiny-siglip', 'tiny-clip', 'tiny-idefics2', 'tiny-fuyu']) {
     const loaded = loadCheckpoint(join(fixtures, name));
     const dir = join(scratch, name);
     await writeCheckpoint(dir, loaded);
@@ -72,10 +72,11 @@ test('adapter options that change the computation are refused', () => {
     writeFileSync(join(dir, 'adapter_config.json'), JSON.stringify({ ...json, ...change }));
     assert.throws(() => loadAdapter(dir, config), message);
   };
-  refuse({ use_dora: true }, /use_dora is not supported/);
+  refuse({ use_dora: true }, /does not fit the model; .*missing: .*lora_magnitude_vector/);
+  refuse({ layers_to_transform: [0] }, /layers_to_transform is not supported/);
   refuse({ peft_type: 'IA3' }, /peft_type must be LORA/);
   refuse({ r: 0 }, /r must be a positive integer/);
-  refuse({ r: 3 }, /lora_A\.weight is \[2,48\], the model needs \[3,48\]/);
+  refuse({ r: 3 }, /lora_A\.weight is \[2,48\], the model needs \[3,48\]: its rank is not the r/);
   refuse({ target_modules: ['q_proj', 'router'] }, /target_modules names \["router"\]/);
   refuse({ target_modules: ['q_proj'] }, /does not fit the model; unexpected/);
 });
