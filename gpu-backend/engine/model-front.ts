@@ -51,7 +51,13 @@ export async function loadFront(id: string, dir: string): Promise<ModelFront> {
     recipe: parseRecipe(readJson(join(dir, 'preprocessor_config.json')) ?? {}),
     imageTokenId: config.imageToken,
     tokensPerImage,
-    stopIds: [...new Set([...config.text.eosTokens, ...template.stop.map((token) => tokenizer.requireId(token))])],
+    stopIds: [
+      ...new Set([
+        ...config.text.eosTokens,
+        ...[generation.eos_token_id].flat().filter((id) => typeof id === 'number'),
+        ...template.stop.map((token) => tokenizer.requireId(token)),
+      ]),
+    ],
     visionDigest: digest,
     card: {
       id,
