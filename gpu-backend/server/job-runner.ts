@@ -180,7 +180,11 @@ export class JobRunner {
         log.error({ err: error }, 'the trainer process failed');
         resolve([1, null]);
       });
-      child.once('exit', (exitCode, exitSignal) => resolve([exitCode, exitSignal]));
+      child.once('exit', (exitCode, exitSignal) => {
+        // Its last words may still be in the channel; 'disconnect' comes after them.
+        if (!child.connected) resolve([exitCode, exitSignal]);
+        else child.once('disconnect', () => resolve([exitCode, exitSignal]));
+      });
     });
     heart.stop();
     clearTimeout(killer);
