@@ -9,20 +9,23 @@ const show = async (name) => {
 };
 const say = (text) => ({ type: 'text', text });
 
+const messages = [];
+const ask = async (content) => {
+  messages.push({ role: 'user', content });
+  const answer = await client.chat.completions.create({ model: 'mantis-nano', messages, temperature: 0, stream: true });
+  let text = '';
+  for await (const chunk of answer) text += chunk.choices[0]?.delta.content ?? '';
+  messages.push({ role: 'assistant', content: text });
+  console.log(text);
+};
+
 // Text and pictures in any order; the model knows them as image 1, image 2, image 3.
-const content = [
-  say('here is one box:'),
-  await show('yellow-circle'),
-  say('here are two more:'),
-  await show('two-black-squares'),
-  await show('blue-triangle'),
-  say('which image shows a yellow circle?'),
-];
-const answer = await client.chat.completions.create({
-  model: 'mantis-nano',
-  messages: [{ role: 'user', content }],
-  temperature: 0,
-  stream: true,
-});
-for await (const chunk of answer) process.stdout.write(chunk.choices[0]?.delta.content ?? '');
-process.stdout.write('\n');
+await ask([
+  say('here is a tower:'),
+  await show('tower-of-3'),
+  say('and here are two more:'),
+  await show('tower-of-2'),
+  await show('tower-of-4'),
+  say('describe image 2'),
+]);
+await ask('which image has the most blocks?');

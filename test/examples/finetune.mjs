@@ -18,10 +18,7 @@ const triangle = await upload('blue-triangle');
 // 2. Write conversations, one a line. Assistant turns are what is learned.
 const turn = (images, statement) => ({
   role: 'user',
-  content: [
-    ...images.map((id) => ({ type: 'image_url', image_url: { url: id } })),
-    { type: 'text', text: `${statement}. 1 or 0?` },
-  ],
+  content: [...images.map((id) => ({ type: 'image_url', image_url: { url: id } })), { type: 'text', text: statement }],
 });
 const facts = [
   [[circle, squares], 'image 1 shows a yellow circle', '1'],
@@ -77,7 +74,7 @@ console.log(`${tokens} tokens trained on`);
 for (const id of [model, tuned]) {
   const answer = await client.chat.completions.create({
     model: id,
-    messages: [turn([circle, triangle], 'image 1 shows a yellow circle')],
+    messages: [turn([circle, squares], 'image 1 shows a yellow circle')],
     temperature: 0,
   });
   console.log(`${id === tuned ? 'tuned' : 'base'}: ${answer.choices[0].message.content}`);
