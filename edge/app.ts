@@ -35,7 +35,7 @@ export function createApp(): Hono<AppEnv> {
   const app = new Hono<AppEnv>();
   app.use(requestId(), log());
   app.onError(onError);
-  app.notFound(notFound);
+  app.notFound((c) => notFound(app.routes)(c));
 
   app.get('/health', health);
   app.get('/health/live', live);

@@ -26,8 +26,40 @@ export function onError(error: Error, c: Context<AppEnv>): Response {
   return errorResponse(new ApiError('server_error', `The server failed to answer. Request id: ${requestId}.`));
 }
 
-export function notFound(c: Context<AppEnv>): Response {
-  return errorResponse(
-    new ApiError('not_found', `${c.req.method} ${c.req.path}: no such route. /openapi.json lists the routes.`),
-  );
+/** Methods that the route table has for a path: `/v1/files/:id` matches one segment, `:id{.+}` any number. */
+export function methodsFor(
+  path: string,
+  routes: readonly { readonly method: string; readonly path: string }[],
+): string[] {
+  const matches = (pattern: string): boolean => {
+    const source = pattern
+      .split('/')
+      .map((part) => (part.startsWith(':') ? (part.endsWith('{.+}') ? '.+' : '[^/]+') : part.replace(/[.]/g, '\\.')))
+      .join('/');
+    return new RegExp(`^${source}$`).test(path);
+  };
+  const methods = routes
+    .filter(({ method, path: pattern }) => method !== 'ALL' && matches(pattern))
+    .map((r) => r.method);
+  return [...new Set(methods)].sort();
+}
+
+/** 405 with `allow` for a known path with another method, 404 for an unknown path. */
+export function notFound(routes: readonly { readonly method: string; readonly path: string }[]) {
+  return (c: Context<AppEnv>): Response => {
+    const allowed = methodsFor(c.req.path, routes);
+    if (allowed.length === 0)
+      return errorResponse(
+        new ApiError('not_found', `${c.req.method} ${c.req.path}: no such route. /openapi.json lists the routes.`),
+      );
+    const methods = allowed.join(', ');
+    const response = errorResponse(
+      new ApiError(
+        'method_not_allowed',
+        `${c.req.method} ${c.req.path}: expected ${methods}. /openapi.json lists the routes.`,
+      ),
+    );
+    response.headers.set('allow', methods);
+    return response;
+  };
 }

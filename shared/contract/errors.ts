@@ -40,7 +40,6 @@ export const ERRORS = {
   // Who.
   invalid_api_key: { status: 401, type: 'authentication_error' },
   invalid_signature: { status: 401, type: 'authentication_error' },
-  rate_limit_exceeded: { status: 429, type: 'rate_limit_error' },
   // Us.
   server_error: { status: 500, type: 'server_error' },
   backend_failed: { status: 502, type: 'server_error' },
