@@ -116,11 +116,10 @@ test('what is not a BPE tokenizer, or would lose text, is refused', () => {
   assert.throws(() => parseTokenizer(json), /lacks byte 0x61/);
 });
 
-test('a million characters take seconds at most', () => {
+// A quadratic merge loop would need hours; the limit only ends a hang.
+test('a million repeated characters are encoded and come back', { timeout: 120_000 }, () => {
   for (const text of ['x', ' ', '\n ', "'", 'é'].map((unit) => unit.repeat(200_000))) {
-    const start = performance.now();
-    assert.ok(tokenizer.encode(text).length > 0);
-    assert.ok(performance.now() - start < 5000);
+    assert.equal(tokenizer.decode(tokenizer.encode(text)), text);
   }
 });
 
