@@ -21,11 +21,11 @@ const ask = async (content) => {
 
 // Text and pictures in any order; the model knows them as image 1, image 2, image 3.
 await ask([
-  say('here is a tower:'),
-  await show('tower-of-3'),
+  say('here is a picture:'),
+  await show('yellow-circle'),
   say('and here are two more:'),
-  await show('tower-of-2'),
+  await show('two-black-squares'),
   await show('tower-of-4'),
   say('describe image 2'),
 ]);
-await ask('which image has the most blocks?');
+await ask('how many blocks are in image 3?');
