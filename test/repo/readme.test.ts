@@ -52,6 +52,15 @@ test('limits that are named are the limits that hold', () => {
   );
 });
 
+test('accuracies of the bundled model are those of its card', () => {
+  const section =
+    /^## The bundled model$([\s\S]*?)^## /m.exec(readme)?.[1] ?? assert.fail('the README has the section');
+  const card = readFileSync(join(root, 'gpu-backend/models/nano/README.md'), 'utf8');
+  const shown = section.match(/\d+\.\d %/g) ?? [];
+  assert.ok(shown.length >= 4, 'the README states accuracies');
+  refuse(shown.filter((accuracy) => !card.includes(accuracy)));
+});
+
 function rowOf(name: string): string {
   return readme.split('\n').find((line) => line.startsWith(`| ${name} `)) ?? '';
 }
