@@ -160,6 +160,8 @@ describe('a failing backend', () => {
 describe('what reaches a backend', () => {
   before(async () => {
     backend = await FaultBackend.join(door);
+    // The isolate reads the list of backends anew every half second.
+    await sleep(1_000);
   });
   after(() => backend.close());
 
