@@ -38,7 +38,7 @@ export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return typeof error === 'string' ? error : inspect(error, { depth: 6, colors: color });
   // The runner wraps what a test threw; for a crashed file it has nothing to say beyond 'test failed'.
   const wrapped = 'failureType' in error && error.cause !== undefined;
-  if (wrapped) return describeError(error.cause);
+  if (wrapped) return describeError(error.cause) + describeExit(error);
   const text = (error.stack ?? error.message)
     .split('\n')
     .filter((line) => !/^\s+at .*(node:internal\/|node:async_hooks)/.test(line))
@@ -52,6 +52,13 @@ export function indent(text: string, by = '      '): string {
     .split('\n')
     .map((line) => by + line)
     .join('\n');
+}
+
+/** How the process of a crashed file ended: a signal means that somebody, or the system, killed it. */
+function describeExit(error: Error): string {
+  const { exitCode, signal } = error as { exitCode?: unknown; signal?: unknown };
+  if (typeof signal === 'string') return `: its process was ended by ${signal}`;
+  return typeof exitCode === 'number' ? `: its process ended with exit code ${exitCode}` : '';
 }
 
 /** The beginning of a long text, and how much was left out. */
