@@ -21,6 +21,7 @@ export class BackendProcess {
   #stopping = false;
   #pauseMs = FIRST_PAUSE_MS;
   #timer: ReturnType<typeof setTimeout> | null = null;
+  #failedStarts = 0;
 
   constructor(readonly options: BackendOptions) {
     this.#start();
@@ -29,6 +30,11 @@ export class BackendProcess {
   /** Process id of the running backend, for tests that kill it. */
   get pid(): number | undefined {
     return this.#child?.pid;
+  }
+
+  /** Runs in a row that ended before they counted as healthy. */
+  get failedStarts(): number {
+    return this.#failedStarts;
   }
 
   #start(): void {
@@ -59,7 +65,9 @@ export class BackendProcess {
       ended = true;
       this.#child = null;
       if (this.#stopping) return;
-      if (Date.now() - startedMs > HEALTHY_MS) this.#pauseMs = FIRST_PAUSE_MS;
+      const wasHealthy = Date.now() - startedMs > HEALTHY_MS;
+      if (wasHealthy) this.#pauseMs = FIRST_PAUSE_MS;
+      this.#failedStarts = wasHealthy ? 0 : this.#failedStarts + 1;
       console.error(JSON.stringify({ level: 'warn', event: 'backend_ended', reason, restart_in_ms: this.#pauseMs }));
       this.#timer = setTimeout(() => this.#start(), this.#pauseMs);
       this.#pauseMs = Math.min(this.#pauseMs * 2, MAX_PAUSE_MS);

@@ -18,6 +18,9 @@ const HELP = `mantis-edge on this machine.
 /** Longer than the backend's own drain, so that it can end by itself. */
 const STOP_SLACK_MS = 5_000;
 
+/** A backend that ended this often before the first `ready` is misconfigured; once ready, it is restarted for ever. */
+const MAX_FAILED_STARTS = 5;
+
 type Settings = { port: number; dataDir: string; apiKey: string | undefined; egressAllow: string; drainMs: number };
 
 function readSettings(env: NodeJS.ProcessEnv): Settings {
@@ -72,7 +75,16 @@ async function main(): Promise<void> {
   if (edge.newApiKey !== null) console.log(`api key ${edge.newApiKey} (shown this once; MANTIS_API_KEY replaces it)`);
   const backend = new BackendProcess({ edgeUrl: edge.url, secret, dataDir: settings.dataDir });
 
-  while (!stop.signal.aborted && !(await isReady(edge.url))) await sleep(100);
+  while (!stop.signal.aborted && !(await isReady(edge.url))) {
+    if (backend.failedStarts >= MAX_FAILED_STARTS) {
+      console.error(
+        `the backend ended ${MAX_FAILED_STARTS} times before it was ready; its reason stands above. Giving up.`,
+      );
+      process.exitCode = 1;
+      stop.abort();
+    }
+    await sleep(100);
+  }
   if (!stop.signal.aborted) console.log(`ready ${edge.url}`);
   if (!stop.signal.aborted)
     await new Promise<void>((resolve) => stop.signal.addEventListener('abort', () => resolve()));
