@@ -3,33 +3,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as z from 'zod/mini';
 import { violationsOf } from '../shared/contract/errors.ts';
+import type { ServeOptions } from './server/serve.ts';
 
 /** Everything a backend can be told, read from the environment once at start. */
-export interface Config {
-  /** Origin of the edge to register with; `null` = serve alone (no jobs, no `ft:` models). */
-  readonly edgeUrl: string | null;
-  /** Shared by edge and backends; signs every call both ways. */
-  readonly secret: string;
-  readonly host: string;
-  /** 0 = a free one, printed when listening. */
-  readonly port: number;
-  /** How the edge reaches this backend; `null` = http://host:port. */
-  readonly publicUrl: string | null;
-  /** Caches and work folders of jobs. */
-  readonly dataDir: string;
-  /** Folders of served models: `id=folder`, or a folder alone (its name is the id). */
-  readonly models: readonly { readonly id: string; readonly dir: string }[];
-  /** Threads of one ONNX Runtime session. */
-  readonly threads: number;
-  readonly maxRows: number;
-  readonly kvTokens: number;
-  readonly featureCacheBytes: number;
-  /** Whether this backend takes fine-tuning jobs. */
-  readonly takesJobs: boolean;
-  /** After SIGTERM, running answers may take this long to end. */
-  readonly drainMs: number;
+export interface Config extends ServeOptions {
+  /** Process whose end ends the backend too; `null` = none. */
   readonly parentPid: number | null;
-  readonly logLevel: string;
 }
 
 const bundledModel = fileURLToPath(new URL('./models/nano', import.meta.url));

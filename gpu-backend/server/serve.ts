@@ -19,19 +19,27 @@ import { Registration } from './registration.ts';
 
 /** What a backend needs to know; `config.ts` reads it from the environment. */
 export interface ServeOptions {
-  /** Origin of the edge; `null` = alone: no registration, no jobs, no fine-tuned models. */
+  /** Origin of the edge to register with; `null` = alone: no registration, no jobs, no `ft:` models. */
   readonly edgeUrl: string | null;
+  /** Shared by edge and backends; signs every call both ways. */
   readonly secret: string;
   readonly host: string;
+  /** 0 = a free one, printed when listening. */
   readonly port: number;
+  /** How the edge reaches this backend; `null` = http://host:port. */
   readonly publicUrl: string | null;
+  /** Caches and work folders of jobs. */
   readonly dataDir: string;
+  /** Folders of served models: `id=folder`, or a folder alone (its name is the id). */
   readonly models: readonly { readonly id: string; readonly dir: string }[];
+  /** Threads of one ONNX Runtime session. */
   readonly threads: number;
   readonly maxRows: number;
   readonly kvTokens: number;
   readonly featureCacheBytes: number;
+  /** Whether this backend takes fine-tuning jobs. */
   readonly takesJobs: boolean;
+  /** After SIGTERM, running answers may take this long to end. */
   readonly drainMs: number;
   readonly logLevel: string;
 }
