@@ -1,11 +1,5 @@
-import { existsSync } from 'node:fs';
 import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { readSafetensors } from '../../io/safetensors.ts';
-import { writeSafetensors } from '../../io/safetensors-write.ts';
-import { toFloat32 } from '../../io/tensor.ts';
-import type { VlmConfig } from '../../models/config.ts';
-import { expectedWeights } from '../../models/load.ts';
 import { initWeights } from '../../models/presets.ts';
 import { trainGraph } from '../../models/train-graph.ts';
 import type { LayoutOptions } from '../../text/layout.ts';
@@ -27,7 +21,7 @@ import { type PlanEntry, StepPlan } from './plan.ts';
 import { loadRealData, type RealData } from './real.ts';
 import { NANO_RECIPE, type NanoRecipe, nanoModelConfig, nanoPhases } from './recipe.ts';
 import { NanoStream } from './samples.ts';
-import { pretrainTower } from './tower.ts';
+import { trainedTower } from './tower-stage.ts';
 
 export interface NanoTrainOptions {
   /** Folder of the run: checkpoints, log, and the model in `model/`. The same command on the same folder goes on. */
@@ -203,50 +197,6 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
   } finally {
     await computer.close();
   }
-}
-
-/**
- * Stage 0: the vision tower of the run, from `tower.safetensors` in its folder or trained now and written there.
- * @returns undefined when it was aborted; the stage then starts again with the next command
- */
-async function trainedTower(
-  options: NanoTrainOptions,
-  recipe: NanoRecipe,
-  config: VlmConfig,
-  seed: number,
-  real: RealData | undefined,
-): Promise<ReadonlyMap<string, Float32Array> | undefined> {
-  if (recipe.towerSteps === 0) return new Map();
-  if (config.family !== 'llava') throw new Error('stage 0 trains the tower of a LLaVA-type model');
-  const path = join(options.out, 'tower.safetensors');
-  if (existsSync(path)) {
-    const stored = await readSafetensors(path);
-    return new Map([...stored].map(([name, tensor]) => [name, toFloat32(tensor)]));
-  }
-  const say = options.onMessage ?? (() => {});
-  const weights = await pretrainTower({
-    config,
-    seed,
-    steps: recipe.towerSteps,
-    threads: options.threads ?? 2,
-    ...(real === undefined ? {} : { real }),
-    ...(options.signal === undefined ? {} : { signal: options.signal }),
-    onStep: (step, loss, scores) => {
-      if (scores === undefined) return;
-      const share = (value: number): string => `${(100 * value).toFixed(1)} %`;
-      say(
-        `tower ${step}/${recipe.towerSteps}: loss ${loss.toFixed(3)}, objects found ${share(scores.found)}, ` +
-          `placed ${share(scores.placed)}, boxes without a mistake ${share(scores.exactBoxes)}`,
-      );
-    },
-  });
-  if (options.signal?.aborted === true) return undefined;
-  const shapes = expectedWeights(config);
-  await writeSafetensors(
-    path,
-    [...weights].map(([name, data]) => [name, { dtype: 'f32', shape: shapes.get(name) ?? [data.length], data }]),
-  );
-  return weights;
 }
 
 function nanoData(
