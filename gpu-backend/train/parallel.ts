@@ -4,7 +4,7 @@ import type { CollatedBatch } from './batch.ts';
 import type { GradientAnswer, GradientRequest, GradientWorkerData } from './gradient-worker.ts';
 import type { ParameterState } from './state.ts';
 import type { TrainSessionSpec } from './train-session.ts';
-import type { GradientComputer, StepTotals } from './trainer.ts';
+import { addTotals, type GradientComputer, type StepTotals } from './trainer.ts';
 
 /**
  * Splits micro-batches over threads so that each gets about the same number of tokens. The split depends on the batches
@@ -65,12 +65,7 @@ export class ParallelComputer implements GradientComputer {
         at += p.grad.length;
       }
     }
-    return answers.reduce((sum, t) => ({
-      loss: sum.loss + t.loss,
-      correct: sum.correct + t.correct,
-      supervised: sum.supervised + t.supervised,
-      tokens: sum.tokens + t.tokens,
-    }));
+    return answers.reduce(addTotals);
   }
 
   async close(): Promise<void> {

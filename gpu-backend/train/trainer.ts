@@ -1,3 +1,4 @@
+import { collectGarbage } from '../runtime/garbage.ts';
 import type { Session, Tensor } from '../runtime/session.ts';
 import type { AdamWOptions, DecayRule } from './adamw.ts';
 import { type CollatedBatch, collate, planForThreads, supervisedWeight, type TrainingSample } from './batch.ts';
@@ -60,23 +61,42 @@ export function sessionComputer(
       const weights: Record<string, Tensor> = { ...frozen };
       const own = trained === undefined ? state.parameters : trained.map((name) => state.get(name));
       for (const p of own) weights[p.name] = { dtype: 'f32', shape: p.shape, data: p.value };
-      let totals: StepTotals = { loss: 0, correct: 0, supervised: 0, tokens: 0 };
-      for (const batch of batches) {
+      // The results live in a function of their own, so that they are dead when they are collected.
+      const compute = async (batch: CollatedBatch): Promise<StepTotals> => {
         const results = await session.run({ ...weights, ...feedsOf(batch) });
         for (const p of own) {
           const gradient = results[GRADIENT_PREFIX + p.name];
           if (gradient === undefined) throw new Error(`the training graph gives no gradient for ${p.name}`);
           state.addGradient(p.name, gradient.data as Float32Array);
         }
-        totals = {
-          loss: totals.loss + Number(results.loss?.data[0]),
-          correct: totals.correct + countCorrect(results.logits, batch.targets),
-          supervised: totals.supervised + batch.rows.length,
-          tokens: totals.tokens + batch.tokens,
+        return {
+          loss: Number(results.loss?.data[0]),
+          correct: countCorrect(results.logits, batch.targets),
+          supervised: batch.rows.length,
+          tokens: batch.tokens,
         };
+      };
+      const isLarge = own.reduce((bytes, p) => bytes + 4 * p.value.length, 0) >= COLLECT_BYTES;
+      let totals: StepTotals = { loss: 0, correct: 0, supervised: 0, tokens: 0 };
+      for (const batch of batches) {
+        totals = addTotals(totals, await compute(batch));
+        if (isLarge) collectGarbage();
       }
       return totals;
     },
+  };
+}
+
+/** Gradients of this size are not left to V8's own timing; smaller ones cost less than a collection. */
+export const COLLECT_BYTES = 64 * 1024 ** 2;
+
+/** Sums of two parts of a step. */
+export function addTotals(a: StepTotals, b: StepTotals): StepTotals {
+  return {
+    loss: a.loss + b.loss,
+    correct: a.correct + b.correct,
+    supervised: a.supervised + b.supervised,
+    tokens: a.tokens + b.tokens,
   };
 }
 

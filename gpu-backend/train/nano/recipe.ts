@@ -54,7 +54,7 @@ export const NANO_RECIPE: NanoRecipe = {
   towerRate: 0.1,
   dialogues: 32,
   microBatchTokens: 1500,
-  schedule: { kind: 'trapezoid', peak: 2e-3, warmupShare: 0.01, floorShare: 0.01, decayShare: 0.3 },
+  schedule: { kind: 'trapezoid', peak: 1.5e-3, warmupShare: 0.01, floorShare: 0.01, decayShare: 0.6 },
   weightDecay: 0.05,
   beta2: 0.98,
   maxNorm: 1,

@@ -1,3 +1,4 @@
+import { eachQuestion } from './each.ts';
 import { randomScatter, randomSet, randomTower } from './generate.ts';
 import { BalancedClaims } from './grammar.ts';
 import { heldOutSetSizes, towerShare } from './heldout.ts';
@@ -27,7 +28,7 @@ export interface NanoDialogue {
   turns: NanoTurn[];
 }
 
-export type DialogueKind = 'caption' | 'perception' | 'statements' | 'skills' | 'temporal' | 'real';
+export type DialogueKind = 'caption' | 'perception' | 'statements' | 'skills' | 'temporal' | 'real' | 'blind';
 
 export interface Phase {
   /** First dialogue index that no longer belongs to this phase; Infinity in the last one. */
@@ -38,6 +39,8 @@ export interface Phase {
   /** Numbers of images that statements, and the skills, are asked about; drawn evenly. */
   statementSets: readonly number[];
   skillSets: readonly number[];
+  /** Chance of each question turn to be one that is answered image by image (each.ts) instead of its dialogue's kind. Default 0. */
+  eachShare?: number;
   /** Chance that a dialogue also lists what is in one or more images. */
   describeChance: number;
   /** Chance that a dialogue also counts everything over its images (tallyQuestion). Default 0. */
@@ -47,38 +50,51 @@ export interface Phase {
 }
 
 /**
- * The shipped order of things, after a vision tower that already sees (tower.ts): say what is in a picture, then judge statements about one picture, then about sets,
- * then people's own. Captions carry the most answer tokens for the compute; true or false alone teaches little at first.
+ * The shipped order of things, after a vision tower that already sees (tower.ts): say what is in a picture, then answer image by
+ * image, where every answer is several facts that the words do not give away, then judge statements about sets, then people's
+ * own. True or false alone teaches little at first: it is one bit a question, and no gradient until attributes are looked up.
  * @param total dialogues of the whole run
  */
 export function nanoCurriculum(total: number): Phase[] {
-  const [turns, upTo] = [[6, 9] as const, (share: number) => Math.round(share * total)];
-  const easySets = { statementSets: [1, 1, 2, 3], skillSets: [2, 2, 3] };
-  const fullSets = { statementSets: [2, 3, 3, 3, 3, 3], skillSets: heldOutSetSizes };
+  const [turns, upTo] = [[7, 11] as const, (share: number) => Math.round(share * total)];
+  const easySets = { statementSets: [1, 1, 2, 2, 3], skillSets: [2, 2, 3] };
+  const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3], skillSets: heldOutSetSizes };
   return [
-    { until: upTo(0.07), mix: { caption: 6, perception: 2, statements: 2 }, turns, describeChance: 0.6, ...easySets },
     {
-      until: upTo(0.25),
-      mix: { caption: 1.5, perception: 1.2, statements: 5, skills: 1, temporal: 0.6 },
+      until: upTo(0.04),
+      mix: { caption: 5, perception: 4 },
       turns,
-      describeChance: 0.3,
+      eachShare: 0.5,
+      describeChance: 0.4,
       ...easySets,
     },
     {
-      until: upTo(0.65),
-      mix: { caption: 0.4, perception: 0.6, statements: 5, skills: 2, temporal: 1.2, real: 0.7 },
+      until: upTo(0.25),
+      mix: { caption: 0.7, perception: 3, statements: 4, skills: 1, temporal: 0.7 },
       turns,
-      describeChance: 0.08,
-      tallyChance: 0.6,
+      eachShare: 0.6,
+      describeChance: 0.1,
+      tallyChance: 0.25,
+      describeWeight: 0.5,
+      ...easySets,
+    },
+    {
+      until: upTo(0.6),
+      mix: { perception: 0.8, statements: 4.5, skills: 2.5, temporal: 1.5, real: 0.8, blind: 0.1 },
+      turns,
+      eachShare: 0.35,
+      describeChance: 0.05,
+      tallyChance: 0.25,
       describeWeight: 0.3,
       ...fullSets,
     },
     {
       until: Infinity,
-      mix: { perception: 0.3, statements: 4.5, skills: 2, temporal: 1.2, real: 2 },
+      mix: { perception: 0.4, statements: 4, skills: 2.8, temporal: 1.5, real: 2, blind: 0.3 },
       turns,
-      describeChance: 0.05,
-      tallyChance: 0.4,
+      eachShare: 0.2,
+      describeChance: 0.03,
+      tallyChance: 0.2,
       describeWeight: 0.3,
       ...fullSets,
     },
@@ -132,7 +148,16 @@ export class NanoStream {
         return this.#temporal(rng, phase);
       case 'real':
         return this.#real(rng, phase);
+      case 'blind':
+        return this.#blind(rng, phase);
     }
+  }
+
+  /** Question turns of a dialogue: its own kind's, or image by image. */
+  #questions(rng: Rng, phase: Phase, count: number, boxes: readonly Box[], own: (i: number) => Question): Question[] {
+    return Array.from({ length: count }, (_, i) =>
+      rng.chance(phase.eachShare ?? 0) ? eachQuestion(rng, boxes) : own(i),
+    );
   }
 
   #set(rng: Rng, kind: Box['kind'], count: number): readonly Box[] {
@@ -166,7 +191,7 @@ export class NanoStream {
     // Images of both kinds side by side: naming an image must mean looking at that image.
     const boxes = Array.from({ length: count }, () => (rng.chance(0.35) ? randomTower(rng) : randomScatter(rng)));
     if (count > 1 && rng.chance(0.2)) return this.#pieceByPiece(rng, phase, boxes);
-    const questions = Array.from({ length: rng.int(...phase.turns) }, () => perceptionQuestion(rng, boxes));
+    const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () => perceptionQuestion(rng, boxes));
     return assemble(rng, boxes, this.#withDescriptions(rng, phase, boxes, questions));
   }
 
@@ -186,7 +211,7 @@ export class NanoStream {
 
   #statements(rng: Rng, phase: Phase): NanoDialogue {
     const boxes = this.#set(rng, this.#kind(rng), rng.pick(phase.statementSets));
-    const questions = Array.from({ length: rng.int(...phase.turns) }, (): Question => {
+    const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () => {
       if (rng.chance(0.12)) return coreference(rng, boxes, this.#claims);
       const { text, truth } = this.#claims.statement(rng, boxes);
       return { user: text, answer: truthText(truth) };
@@ -196,16 +221,17 @@ export class NanoStream {
 
   #skills(rng: Rng, phase: Phase): NanoDialogue {
     const boxes = this.#set(rng, this.#kind(rng), rng.pick(phase.skillSets));
-    const questions = Array.from({ length: rng.int(...phase.turns) }, () =>
-      rng.pick([coreference, comparison, reasoning])(rng, boxes, this.#claims),
+    const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () =>
+      rng.pick([coreference, comparison, comparison, reasoning])(rng, boxes, this.#claims),
     );
     return assemble(rng, boxes, this.#withDescriptions(rng, phase, boxes, questions));
   }
 
   #temporal(rng: Rng, phase: Phase): NanoDialogue {
     const sequence = randomSequence(rng, rng.pick(phase.skillSets), this.#kind(rng));
-    const questions = Array.from({ length: Math.max(3, rng.int(...phase.turns) - 3) }, (_, i) =>
-      i < 3 ? temporal(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),
+    const length = Math.max(3, rng.int(...phase.turns) - 3);
+    const questions = this.#questions(rng, phase, length, sequence.frames, (i) =>
+      i < 4 ? temporal(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),
     );
     return assemble(rng, sequence.frames, this.#withDescriptions(rng, phase, sequence.frames, questions));
   }
@@ -215,12 +241,26 @@ export class NanoStream {
     if (!real || real.statements.length === 0) return this.#statements(rng, phase);
     const { statement, label, boxes: set, weight } = rng.pick(real.statements);
     const boxes = rng.shuffle(set);
-    const turns = [{ user: statement, answer: truthText(label), weight }];
-    for (let more = rng.int(...phase.turns) - 1; more > 0; more--) {
+    const turns: Turn[] = [{ user: statement, answer: truthText(label), weight }];
+    const more = this.#questions(rng, phase, rng.int(...phase.turns) - 1, boxes, () => {
       const { text, truth } = this.#claims.statement(rng, boxes);
-      turns.push({ user: text, answer: truthText(truth), weight: 1 });
-    }
-    return assemble(rng, boxes, turns);
+      return { user: text, answer: truthText(truth) };
+    });
+    return assemble(rng, boxes, [...turns, ...more]);
+  }
+
+  /**
+   * People's statements without their pictures. Nothing tells whether they hold, so the answers are drawn at the rate of the
+   * training labels: a blind model shall fall back to the commoner answer, and not to what a sentence reminds it of.
+   */
+  #blind(rng: Rng, phase: Phase): NanoDialogue {
+    const { real } = this.#options;
+    if (!real || real.statements.length === 0) return this.#statements(rng, phase);
+    const turns = Array.from({ length: rng.int(...phase.turns) }, (): NanoTurn => {
+      const answer = truthText(rng.pick(real.statements).label);
+      return { user: [rng.pick(real.statements).statement], assistant: answer, weight: 1 };
+    });
+    return { images: [], imageKeys: [], turns };
   }
 
   /**
