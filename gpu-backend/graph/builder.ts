@@ -49,6 +49,16 @@ export const linear = (g: Graph, x: Value, weight: Value, bias?: Value): Value =
     }),
   );
 
+/** The same over a block-wise quantised weight: packed and scales as in ops/quantized.ts, bias [out]. */
+export const linearNBits = (
+  g: Graph,
+  x: Value,
+  packed: Value,
+  scales: Value,
+  attrs: OpAttrs['linearNBits'],
+  bias?: Value,
+): Value => one(g.emit('linearNBits', bias === undefined ? [x, packed, scales] : [x, packed, scales, bias], attrs));
+
 /**
  * Linear with a low-rank update (Hu et al., 2021): x Wᵀ + scaling · (x Aᵀ) Bᵀ, A [r, in], B [out, r]. The base product is
  * the C operand of the last Gemm, so the sum costs nothing.

@@ -18,6 +18,8 @@ export interface Capabilities {
   readonly quickGelu: boolean;
   /** LogSoftmax kernel; else an explicit log-sum-exp. */
   readonly logSoftmax: boolean;
+  /** com.microsoft MatMulNBits; else the weight is dequantised by standard operators in every run. */
+  readonly matMulNBits: boolean;
 }
 
 export const CPU_CAPABILITIES: Capabilities = {
@@ -27,6 +29,7 @@ export const CPU_CAPABILITIES: Capabilities = {
   rotaryEmbedding: true,
   quickGelu: true,
   logSoftmax: true,
+  matMulNBits: true,
 };
 
 /** ONNX standard operators only: portable, and the second lowering every op is tested with. */
@@ -37,6 +40,7 @@ export const STANDARD_CAPABILITIES: Capabilities = {
   rotaryEmbedding: false,
   quickGelu: false,
   logSoftmax: false,
+  matMulNBits: false,
 };
 
 export type OnnxAttr =

@@ -39,6 +39,13 @@ export interface OpAttrs {
   gemm: { readonly transA: boolean; readonly transB: boolean; readonly alpha: number; readonly beta: number };
   /** alpha * op(A) op(B) over equal leading axes. */
   matmul: { readonly transA: boolean; readonly transB: boolean; readonly alpha: number };
+  /** (packed [out, blocks, blockSize·bits/8] u8, scales [out, blocks]) → weight [out, width]; see quantized.ts. */
+  dequantizeBlocks: { readonly bits: 4 | 8; readonly blockSize: number; readonly width: number };
+  /**
+   * (x [N, in], packed, scales, bias? [out]) → [N, out]. accuracyLevel 0: products in f32; 4: the kernel may round each block of
+   * x to int8 first, which is several times faster.
+   */
+  linearNBits: { readonly bits: 4 | 8; readonly blockSize: number; readonly accuracyLevel: 0 | 4 };
   softmax: None;
   logSoftmax: None;
   /** (x [.., D], weight [D], bias [D]) → (y, mean [.., 1], invStd [.., 1]) */

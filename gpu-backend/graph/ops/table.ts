@@ -22,6 +22,7 @@ import { concat, expand, fill, gather, pad, reshape, scatterRows, slice, transpo
 import { gemm, logSoftmax, matmul, softmax } from './linalg.ts';
 import { crossEntropy, crossEntropyGrad } from './loss.ts';
 import { layerNorm, rmsNorm } from './norm.ts';
+import { dequantizeBlocks, linearNBits } from './quantized.ts';
 import { reduceMean, reduceSum } from './reduce.ts';
 import type { OpRow } from './row.ts';
 
@@ -54,6 +55,8 @@ export const OPS: { readonly [K in OpName]: OpRow<K> } = {
   reduceMean,
   gemm,
   matmul,
+  dequantizeBlocks,
+  linearNBits,
   softmax,
   logSoftmax,
   layerNorm,

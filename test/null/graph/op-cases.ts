@@ -35,6 +35,7 @@ const distinct = (below: number, ...shape: Shape): OperandSpec => ({
   shape,
   values: { below, distinct: true },
 });
+const bytes = (...shape: Shape): OperandSpec => ({ dtype: 'u8', shape, values: { below: 256 } });
 const flags = (...shape: Shape): OperandSpec => ({ dtype: 'bool', shape, values: { below: 2 } });
 
 function row<K extends OpName>(op: K, name: string, attrs: OpAttrs[K], ...inputs: OperandSpec[]): OpCase {
@@ -47,6 +48,8 @@ const gemm = (transA: boolean, transB: boolean, alpha = 1, beta = 1): OpAttrs['g
   alpha,
   beta,
 });
+
+const nBits = (bits: 4 | 8, blockSize: number): OpAttrs['linearNBits'] => ({ bits, blockSize, accuracyLevel: 0 });
 
 export const OP_CASES: readonly OpCase[] = [
   row('neg', '', {}, real(B, 4)),
@@ -91,6 +94,12 @@ export const OP_CASES: readonly OpCase[] = [
   row('matmul', 'transB scaled', { transA: false, transB: true, alpha: 0.3 }, real(B, 2, 3, 4), real(B, 2, 5, 4)),
   row('matmul', 'transA', { transA: true, transB: false, alpha: 1 }, real(B, 4, 3), real(B, 4, 5)),
   row('matmul', 'both', { transA: true, transB: true, alpha: 2 }, real(B, 4, 3), real(B, 5, 4)),
+  row('dequantizeBlocks', '4 bits', { bits: 4, blockSize: 16, width: 32 }, bytes(3, 2, 8), real(3, 2)),
+  row('dequantizeBlocks', '8 bits, padded', { bits: 8, blockSize: 16, width: 27 }, bytes(3, 2, 16), real(3, 2)),
+  row('linearNBits', '4 bits', nBits(4, 32), real(B, 64), bytes(3, 2, 16), real(3, 2)),
+  row('linearNBits', '4 bits, padded, bias', nBits(4, 32), real(B, 50), bytes(3, 2, 16), real(3, 2), real(3)),
+  row('linearNBits', '8 bits', nBits(8, 64), real(B, 64), bytes(3, 1, 64), real(3, 1)),
+  row('linearNBits', '8 bits, padded, bias', nBits(8, 32), real(B, 50), bytes(3, 2, 32), real(3, 2), real(3)),
   row('softmax', '', {}, real(B, S, 4)),
   row('logSoftmax', '', {}, real(B, 4)),
   row('layerNorm', '', { epsilon: 1e-5 }, real(B, S, 6), real(6), real(6)),
