@@ -61,15 +61,31 @@ export const DTYPE_OF_NAME: ReadonlyMap<string, StoredDtype> = new Map([
 /** First bytes of formats people try to load instead; the pickle-based ones can run code, so they are never opened. */
 const FOREIGN_MAGIC: readonly (readonly [string, string])[] = [
   ['PK\u0003\u0004', 'a zip archive (PyTorch .bin/.pt, pickle inside)'],
+  ['\u0080\u0001', 'a pickle'],
   ['\u0080\u0002', 'a pickle'],
   ['\u0080\u0003', 'a pickle'],
   ['\u0080\u0004', 'a pickle'],
   ['\u0080\u0005', 'a pickle'],
+  ['\u001f\u008b', 'a gzip archive'],
+  ['BZh', 'a bzip2 archive'],
+  ['\u00fd7zXZ', 'an xz archive'],
+  ['7z\u00bc\u00af', 'a 7z archive'],
   ['GGUF', 'a GGUF file'],
   ['\u0089HDF', 'an HDF5 file'],
   ['\u0093NUMPY', 'a NumPy array'],
   ['version https://git-lfs', 'a git-lfs pointer, not the file itself: fetch the file with git lfs pull'],
 ];
+
+/**
+ * What a file is whose first bytes are not those of safetensors (or of JSON), undefined where nothing known is seen.
+ * @param head the first 32 bytes, or all of a shorter file
+ */
+export function foreignFormat(head: Uint8Array): string | undefined {
+  const magic = String.fromCharCode(...head.subarray(0, 32));
+  // A header length can look like magic; then the brace of the header follows it.
+  if (magic[8] === '{') return undefined;
+  return FOREIGN_MAGIC.find(([start]) => magic.startsWith(start))?.[1];
+}
 
 /**
  * Reads and checks the header: an 8-byte little-endian length, then JSON that gives each tensor's type, shape and byte
@@ -87,10 +103,8 @@ export function parseSafetensorsHeader(
   const fail = (code: SafetensorsErrorCode, message: string): never => {
     throw new SafetensorsError(code, `${path}: ${message}`);
   };
-  const magic = String.fromCharCode(...readAt(0, Math.min(fileBytes, 32)));
-  for (const [start, what] of FOREIGN_MAGIC) {
-    if (magic.startsWith(start) && magic[8] !== '{') fail('wrong_format', `expected a safetensors file, found ${what}`);
-  }
+  const foreign = foreignFormat(readAt(0, Math.min(fileBytes, 32)));
+  if (foreign !== undefined) fail('wrong_format', `expected a safetensors file, found ${foreign}`);
   if (fileBytes < 10) fail('truncated', `expected at least 10 bytes, the file has ${fileBytes}`);
   const headerBytes = new DataView(readAt(0, 8).buffer).getBigUint64(0, true);
   if (headerBytes > BigInt(limits.maxHeaderBytes)) {
