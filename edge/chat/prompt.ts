@@ -3,6 +3,7 @@ import type { GenerateMessage, GeneratePart, GenerateRequest, Sampling } from '.
 import type { ChatRequest, ContentPart } from '../../shared/contract/chat.ts';
 import { ApiError, type Violation, violation } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { imageTokens } from '../../shared/contract/models.ts';
 import type { Blob } from '../fleet/forward.ts';
 import type { KnownModel } from '../fleet/models.ts';
 import { type ImageReference, type ImageStore, resolveImages } from '../images/resolve.ts';
@@ -20,7 +21,17 @@ export async function buildPrompt(
   const wrong = [...checkParameters(chat, model), ...checkPlaces(chat), ...checkCount(references, model)];
   // Too many pictures are refused before any of them is opened.
   const images = wrong.length > 0 ? [] : await resolveImages(references, store);
-  if (images.some((image) => 'code' in image)) wrong.push(...(images as Violation[]));
+  const bad = images.flatMap((image) => ('code' in image ? [image] : []));
+  const sizes = images.flatMap((image) => ('digest' in image ? [image.info] : []));
+  wrong.push(...bad);
+  // Nothing to add where the count was refused or a picture could not be opened.
+  if (wrong.length === 0 && model.card.imageGrid !== undefined)
+    wrong.push(
+      ...checkTokens(
+        sizes.map((size) => imageTokens(model.card, size)),
+        model,
+      ),
+    );
   if (wrong.length > 0) throw ApiError.from(wrong);
 
   const blobs: Blob[] = [];
@@ -100,14 +111,28 @@ function checkCount(references: readonly ImageReference[], { card, id }: KnownMo
       }),
     ];
   }
-  if (card.tokensPerImage === null) return [];
-  const imageTokens = references.length * card.tokensPerImage;
-  if (imageTokens < card.contextTokens) return [];
+  // Where it depends on the picture, tokens are counted once the pictures are open.
+  return card.imageGrid === undefined
+    ? checkTokens(
+        references.map(() => card.tokensPerImage),
+        { card, id },
+      )
+    : [];
+}
+
+/**
+ * Pictures alone must not fill the context; what the text adds, the backend counts.
+ * @param tokens decoder positions of each picture
+ */
+export function checkTokens(tokens: readonly number[], { card, id }: Pick<KnownModel, 'card' | 'id'>): Violation[] {
+  const all = tokens.reduce((sum, count) => sum + count, 0);
+  if (all < card.contextTokens) return [];
+  const sum = card.imageGrid === undefined ? `x ${card.tokensPerImage} = ${all}` : `of ${tokens.join(' + ')} = ${all}`;
   return [
     violation('context_length_exceeded', 'messages', {
       expected: `less than the ${card.contextTokens} tokens of ${id}'s context`,
-      received: `${references.length} images x ${card.tokensPerImage} = ${imageTokens} tokens`,
-      remedy: 'Send fewer images.',
+      received: `${tokens.length} images ${sum} tokens`,
+      remedy: card.imageGrid === undefined ? 'Send fewer images.' : 'Send fewer or smaller images.',
     }),
   ];
 }

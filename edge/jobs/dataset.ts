@@ -1,15 +1,19 @@
 /** Validates a training file before a job exists: every line, every field, every picture's header. */
 import { DatasetLine } from '../../shared/contract/datasets.ts';
 import { ApiError, type Violation, violation, violationsOf } from '../../shared/contract/errors.ts';
+import type { ImageInfo } from '../../shared/contract/images.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import type { ModelCard } from '../../shared/contract/models.ts';
-import { checkPlaces, imageReferences } from '../chat/prompt.ts';
+import { imageTokens, type ModelCard } from '../../shared/contract/models.ts';
+import { checkPlaces, checkTokens, imageReferences } from '../chat/prompt.ts';
 import { checkImage } from '../images/check.ts';
 import { parseDataUrl } from '../images/dataUrl.ts';
 import { type ImageReference, type ImageStore, resolveImages } from '../images/resolve.ts';
 import { type Line, splitLines } from './lines.ts';
 
 const D = LIMITS.dataset;
+
+/** What a picture's header says, or everything that is wrong with it. */
+type Verdict = ImageInfo | Violation[];
 
 /**
  * Reads the whole file and counts its examples.
@@ -22,7 +26,7 @@ export async function validateDataset(
   card: ModelCard,
   store: ImageStore,
 ): Promise<number> {
-  const verdicts = new Map<string, Violation[]>();
+  const verdicts = new Map<string, Verdict>();
   const wrong: Violation[] = [];
   let examples = 0;
   for await (const line of splitLines(body, D.maxLineBytes)) {
@@ -56,7 +60,7 @@ async function checkLine(
   { bytes }: Line,
   card: ModelCard,
   store: ImageStore,
-  verdicts: Map<string, Violation[]>,
+  verdicts: Map<string, Verdict>,
 ): Promise<Violation[]> {
   if (bytes === null)
     return [
@@ -92,8 +96,13 @@ async function checkLine(
   const references = imageReferences({ messages });
   wrong.push(...checkCount(references, card));
   if (wrong.length > 0) return wrong;
-  for (const reference of references) wrong.push(...(await checkReference(reference, store, verdicts)));
-  return wrong;
+  const tokens: number[] = [];
+  for (const reference of references) {
+    const verdict = await checkReference(reference, store, verdicts);
+    if (Array.isArray(verdict)) wrong.push(...verdict);
+    else tokens.push(imageTokens(card, verdict));
+  }
+  return wrong.length > 0 ? wrong : checkTokens(tokens, { card, id: card.id });
 }
 
 function checkCount(references: readonly ImageReference[], card: ModelCard): Violation[] {
@@ -107,23 +116,21 @@ function checkCount(references: readonly ImageReference[], card: ModelCard): Vio
       }),
     ];
   }
-  const tokens = references.length * (card.tokensPerImage ?? 0);
-  if (tokens < card.contextTokens) return [];
-  const expected = `less than the ${card.contextTokens} tokens of ${card.id}'s context`;
-  return [violation('context_length_exceeded', 'messages', { expected, received: `${tokens} tokens of images` })];
+  // Where all take the same, nothing is opened to find that they are too many.
+  const tokens = card.imageGrid === undefined ? references.map(() => card.tokensPerImage) : [];
+  return checkTokens(tokens, { card, id: card.id });
 }
 
 /** A data URL is checked where it stands; an uploaded file once, however many lines name it. */
 async function checkReference(
   { param, url }: ImageReference,
   store: ImageStore,
-  verdicts: Map<string, Violation[]>,
-): Promise<Violation[]> {
+  verdicts: Map<string, Verdict>,
+): Promise<Verdict> {
   if (url.startsWith('data:')) {
     try {
       const { mime, bytes } = parseDataUrl(url, param);
-      const info = checkImage(bytes, mime, param);
-      return Array.isArray(info) ? info : [];
+      return checkImage(bytes, mime, param);
     } catch (error) {
       if (error instanceof ApiError) return [{ code: error.code, param, message: error.message }];
       throw error;
@@ -131,9 +138,11 @@ async function checkReference(
   }
   let verdict = verdicts.get(url);
   if (verdict === undefined) {
-    const resolved = await resolveImages([{ param: '', url }], store);
-    verdict = resolved.flatMap((item) => ('code' in item ? [item] : []));
+    const [found, ...more] = await resolveImages([{ param: '', url }], store);
+    if (found === undefined) throw new Error('checkReference: a picture was neither found nor refused');
+    verdict = 'digest' in found ? found.info : [found, ...more.flatMap((item) => ('code' in item ? [item] : []))];
     verdicts.set(url, verdict);
   }
+  if (!Array.isArray(verdict)) return verdict;
   return verdict.map((problem) => ({ ...problem, param, message: `${param}${problem.message}` }));
 }

@@ -46,12 +46,22 @@ function showTuned(row: ModelRow, base: ModelCard | undefined): Model {
 /** Null while no backend is there to say. */
 function abilities(card: ModelCard | undefined): Pick<Model, 'limits' | 'capabilities'> {
   if (card === undefined) return { limits: null, capabilities: null };
+  const { imageGrid } = card;
   return {
     limits: {
       context_tokens: card.contextTokens,
       max_images: card.maxImages,
       max_new_tokens: card.maxNewTokens,
       tokens_per_image: card.tokensPerImage,
+      image_grid:
+        imageGrid === undefined
+          ? null
+          : {
+              width: imageGrid.width,
+              height: imageGrid.height,
+              patch: imageGrid.patch,
+              row_end: imageGrid.rowEnd,
+            },
       image_width: card.imageWidth,
       image_height: card.imageHeight,
     },

@@ -73,7 +73,7 @@ async function runNlvr(options: NlvrOptions): Promise<void> {
     control: options.control,
     image: (box) => ({
       key: String(box),
-      pixels: async () => (await preprocessImage(boxes.png(box), scorer.front.recipe)).pixels_CHW,
+      picture: () => preprocessImage(boxes.png(box), scorer.front.recipe),
     }),
     score: (questions) => scorer.score(questions),
     onProgress: (done, total) => bar.update(done, total),
@@ -93,8 +93,8 @@ async function runSkills(options: SkillsOptions): Promise<void> {
     images: item.images.map(
       (rgb): ScorerImage => ({
         key: sha256Hex(rgb),
-        pixels: async () =>
-          preprocessRgb({ width: boxSidePx, height: boxSidePx, pixels_HWC: rgb }, scorer.front.recipe).pixels_CHW,
+        picture: async () =>
+          preprocessRgb({ width: boxSidePx, height: boxSidePx, pixels_HWC: rgb }, scorer.front.recipe),
       }),
     ),
   }));

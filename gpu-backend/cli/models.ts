@@ -18,7 +18,7 @@ export function modelsCommand(): Command {
       const about =
         limits === null
           ? ''
-          : `${limits.context_tokens} tokens, up to ${limits.max_images} images of ${limits.tokens_per_image ?? 'varying'} tokens`;
+          : `${limits.context_tokens} tokens, up to ${limits.max_images} images of ${limits.image_grid === null ? '' : 'at most '}${limits.tokens_per_image} tokens`;
       process.stdout.write(`${id}${parent === null ? '' : ` (from ${parent})`}  ${about}\n`);
     }
   });

@@ -2,6 +2,8 @@
  * Log-probabilities of given answers, without generating: the choice a model prefers is the one whose tokens it finds most
  * likely after the prompt. Sequences are batched by length, image features are computed once a picture.
  */
+import type { VlmConfig } from '../models/config.ts';
+import { familyOf, type Picture } from '../models/family.ts';
 import { loadCheckpoint } from '../models/load.ts';
 import { causalBias, forwardGraph, type ModelGraph, visionGraph } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
@@ -10,10 +12,10 @@ import { overlay } from './load-model.ts';
 import { loadFront, type ModelFront } from './model-front.ts';
 import { logSumExp } from './sampler.ts';
 
-/** A picture: what names its pixels, and how to get them ([3, H, W], by the model's recipe) when they are needed. */
+/** A picture: what names its pixels, and how to get them (by the model's recipe) when they are needed. */
 export interface ScorerImage {
   readonly key: string;
-  readonly pixels: () => Promise<Float32Array>;
+  readonly picture: () => Promise<Picture>;
 }
 
 export interface ChoiceQuestion {
@@ -37,6 +39,11 @@ interface Sequence {
   }[];
 }
 
+interface EncodedPicture {
+  readonly features: Float32Array;
+  readonly slotIds: readonly number[];
+}
+
 interface Compiled {
   readonly session: Session;
   readonly feeds: Record<string, Tensor>;
@@ -49,21 +56,19 @@ const MAX_CACHED_PICTURES = 4096;
 
 export class ChoiceScorer {
   readonly front: ModelFront;
-  readonly #hidden: number;
-  readonly #side: number;
+  readonly #config: VlmConfig;
   readonly #vision: Compiled;
   readonly #withImages: Compiled;
   readonly #textOnly: Compiled;
-  readonly #features = new Map<string, Float32Array>();
+  readonly #encoded = new Map<string, EncodedPicture>();
 
   private constructor(
     front: ModelFront,
-    sizes: { readonly hidden: number; readonly side: number },
+    config: VlmConfig,
     graphs: { readonly vision: Compiled; readonly withImages: Compiled; readonly textOnly: Compiled },
   ) {
     this.front = front;
-    this.#hidden = sizes.hidden;
-    this.#side = sizes.side;
+    this.#config = config;
     this.#vision = graphs.vision;
     this.#withImages = graphs.withImages;
     this.#textOnly = graphs.textOnly;
@@ -79,22 +84,19 @@ export class ChoiceScorer {
       session: await Session.create(graph, { threads }),
       feeds: Object.fromEntries([...needed.keys()].map((name) => [name, weights.get(name)!])),
     });
-    return new ChoiceScorer(
-      front,
-      { hidden: config.text.hidden, side: config.vision.imageSize },
-      {
-        vision: await compile(visionGraph(config)),
-        withImages: await compile(forwardGraph(config, { images: 'features', rows: true })),
-        textOnly: await compile(forwardGraph(config, { images: 'none', rows: true })),
-      },
-    );
+    return new ChoiceScorer(front, config, {
+      vision: await compile(visionGraph(config)),
+      withImages: await compile(forwardGraph(config, { images: 'features', rows: true })),
+      textOnly: await compile(forwardGraph(config, { images: 'none', rows: true })),
+    });
   }
 
   /** One row a question, one log-probability a choice. @throws when a question does not fit the model's context */
   async score(questions: readonly ChoiceQuestion[]): Promise<number[][]> {
     const sums = questions.map(({ choices }) => choices.map(() => 0));
+    // Pictures first: how long their slots are may depend on them.
+    await this.#encodeMissing(questions.flatMap(shownImages));
     const sequences = questions.flatMap((question, index) => this.#sequencesOf(question, index));
-    await this.#encodeMissing(sequences.flatMap(({ images }) => images));
     for (const batch of packByLength(sequences)) {
       const logits_RV = await this.#run(batch);
       const reads = batch.flatMap((sequence) => sequence.reads);
@@ -109,14 +111,14 @@ export class ChoiceScorer {
 
   /** Choices that share all but their last token need one sequence between them; single-token choices need the prompt alone. */
   #sequencesOf(question: ChoiceQuestion, index: number): Sequence[] {
-    const { tokenizer, template, tokensPerImage, imageTokenId, card } = this.front;
+    const { tokenizer, template, imageTokenId, card } = this.front;
     const parts = question.parts.map((part) =>
       typeof part === 'string' ? { type: 'text' as const, text: part } : { type: 'image' as const, image: part.image },
     );
     const layout = layoutConversation([{ role: 'user', parts }], {
       tokenizer,
       template,
-      tokensPerImage,
+      tokensPerImage: (image) => this.#encoded.get(question.images[image]!.key)!.slotIds,
       imageTokenId,
       addGenerationPrompt: true,
     });
@@ -144,25 +146,27 @@ export class ChoiceScorer {
 
   async #encodeMissing(images: readonly ScorerImage[]): Promise<void> {
     const missing = [...new Map(images.map((image) => [image.key, image])).values()].filter(
-      ({ key }) => !this.#features.has(key),
+      ({ key }) => !this.#encoded.has(key),
     );
     // Room first: what this call needs must not be pushed out by itself.
-    if (this.#features.size + missing.length > MAX_CACHED_PICTURES) {
-      this.#features.clear();
+    if (this.#encoded.size + missing.length > MAX_CACHED_PICTURES) {
+      this.#encoded.clear();
       if (missing.length < images.length) return await this.#encodeMissing(images);
     }
-    const pictureFloats = 3 * this.#side * this.#side;
+    const family = familyOf(this.#config);
     for (let first = 0; first < missing.length; first += 8) {
       const some = missing.slice(first, first + 8);
-      const pixels_NCHW = new Float32Array(some.length * pictureFloats);
-      for (const [n, image] of some.entries()) pixels_NCHW.set(await image.pixels(), n * pictureFloats);
-      const results = await this.#vision.session.run({
-        ...this.#vision.feeds,
-        pixel_values: f32(pixels_NCHW, [some.length, 3, this.#side, this.#side]),
-      });
-      const all = results.image_features!.data as Float32Array;
-      const size = all.length / some.length;
-      for (const [n, { key }] of some.entries()) this.#features.set(key, all.slice(n * size, (n + 1) * size));
+      const pictures: Picture[] = [];
+      for (const image of some) pictures.push(await image.picture());
+      const feeds = { ...this.#vision.feeds, ...family.pictureFeeds(this.#config, pictures) };
+      const all = (await this.#vision.session.run(feeds)).image_features!.data as Float32Array;
+      let end = 0;
+      for (const [n, { key }] of some.entries()) {
+        const slotIds = family.slotIds(this.#config, pictures[n]!);
+        const start = end;
+        end += slotIds.length * this.#config.text.hidden;
+        this.#encoded.set(key, { features: all.slice(start, end), slotIds });
+      }
     }
   }
 
@@ -178,7 +182,7 @@ export class ChoiceScorer {
       ids.set(sequence.ids, b * S);
       for (const { at } of sequence.reads) rows.push(b * S + at);
       for (const [i, { tokenStart, tokenCount }] of sequence.layout.images.entries()) {
-        features.push(this.#features.get(sequence.images[i]!.key)!);
+        features.push(this.#encoded.get(sequence.images[i]!.key)!.features);
         for (let t = 0; t < tokenCount; t++) imageRows.push(b * S + tokenStart + t);
       }
     }
@@ -190,17 +194,22 @@ export class ChoiceScorer {
         Int32Array.from({ length: B * S }, (_, i) => i % S),
         [B, S],
       ),
-      causal_bias: f32(causalBias(S), [S, S]),
+      causal_bias: f32(causalBias(S, 1, this.#config.text.slidingWindow), [S, S]),
       rows: ints(rows, [rows.length]),
       ...(imageRows.length === 0
         ? {}
         : {
             image_rows: ints(imageRows, [imageRows.length]),
-            image_features: f32(concatenate(features), [imageRows.length, this.#hidden]),
+            image_features: f32(concatenate(features), [imageRows.length, this.#config.text.hidden]),
           }),
     });
     return results.logits!.data as Float32Array;
   }
+}
+
+/** The pictures that a question's parts show, in their order. */
+function shownImages({ parts, images }: ChoiceQuestion): ScorerImage[] {
+  return parts.flatMap((part) => (typeof part === 'string' ? [] : [images[part.image]!]));
 }
 
 function concatenate(pieces: readonly Float32Array[]): Float32Array {

@@ -150,11 +150,11 @@ export class Engine {
       } else missing.push(slot);
     }
     if (missing.length > 0) {
-      const pixels = missing.map((slot) => {
-        if (slot.pixels === null) throw new Error(`internal: features of ${slot.key} were evicted while held`);
-        return slot.pixels;
+      const pictures = missing.map(({ key, picture }) => {
+        if (picture === null) throw new Error(`internal: features of ${key} were evicted while held`);
+        return picture;
       });
-      const encoded = await this.#runner.encode(pixels);
+      const encoded = await this.#runner.encode(pictures);
       for (const [index, slot] of missing.entries()) {
         const features = encoded[index]!;
         found.set(slot.key, features);

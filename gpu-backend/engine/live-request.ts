@@ -1,3 +1,4 @@
+import type { Picture } from '../models/family.ts';
 import type { SamplingParams } from './sampler.ts';
 import type { ScheduledRequest } from './scheduler.ts';
 
@@ -8,8 +9,8 @@ export interface ImageSlot {
   readonly tokens: number;
   /** Names the features: digest of the pixels, recipe, model. Equal keys mean equal features. */
   readonly key: string;
-  /** Pixels [3, height, width]; `null` when the caller knows that the features are cached (pinned by the call `hold`). */
-  readonly pixels: Float32Array | null;
+  /** `null` when the caller knows that the features are cached (pinned by the call `hold`). */
+  readonly picture: Picture | null;
 }
 
 export interface EngineRequest {

@@ -3,11 +3,14 @@ import { join } from 'node:path';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
 import { sha256File } from '../io/digest.ts';
+import { familyOf } from '../models/family.ts';
+import { contextTokens } from '../models/llama.ts';
 import { readConfig } from '../models/load.ts';
-import { hasPastWindow } from '../models/vlm.ts';
-import { bindTemplate, type ChatTemplate, templateByName, templateForLanguageModel } from '../text/templates.ts';
+import { templateForCheckpoint } from '../text/checkpoint-template.ts';
+import { bindTemplate, type ChatTemplate, reservedTokens } from '../text/templates.ts';
 import { loadTokenizer, type Tokenizer } from '../text/tokenizer.ts';
 import { type ImageRecipe, parseRecipe } from '../vision/recipes.ts';
+import { type PictureSlots, pictureSlots } from './picture-slots.ts';
 
 /** Everything about a model that the server's thread needs: words and pictures in and out, no weights. */
 export interface ModelFront {
@@ -16,7 +19,7 @@ export interface ModelFront {
   readonly template: ChatTemplate;
   readonly recipe: ImageRecipe;
   readonly imageTokenId: number;
-  readonly tokensPerImage: number;
+  readonly slots: PictureSlots;
   /** Tokens that end an answer. */
   readonly stopIds: readonly number[];
   /** Names the weights that image features depend on. */
@@ -33,24 +36,21 @@ const DEFAULT_MAX_NEW_TOKENS = 512;
  */
 export async function loadFront(id: string, dir: string): Promise<ModelFront> {
   const config = readConfig(dir);
-  if (config.family !== 'llava' || hasPastWindow(config))
-    throw new Error(
-      `config.json: serving supports LLaVA-type models without a sliding window; this one is ${config.family}` +
-        `${config.text.slidingWindow === undefined ? '' : ` with a window of ${config.text.slidingWindow}`}`,
-    );
-  const tokenizer = loadTokenizer(dir, { reserved: ['<image>'] });
-  const template = bindTemplate(readTemplate(dir), tokenizer);
+  const format = templateForCheckpoint(dir);
+  const tokenizer = loadTokenizer(dir, { reserved: reservedTokens(format) });
+  const template = bindTemplate(format, tokenizer);
+  const recipe = readRecipe(dir);
+  const slots = pictureSlots(config, recipe);
   const generation = readJson(join(dir, 'generation_config.json')) ?? {};
   const asked = generation.max_new_tokens;
-  const contextTokens = config.text.maxPositions;
-  const { tokensPerImage } = config;
+  const context = contextTokens(config.text);
   const digest = await digestWeights(dir);
   return {
     tokenizer,
     template,
-    recipe: parseRecipe(readJson(join(dir, 'preprocessor_config.json')) ?? {}),
+    recipe,
     imageTokenId: config.imageToken,
-    tokensPerImage,
+    slots,
     stopIds: [
       ...new Set([
         ...config.text.eosTokens,
@@ -61,26 +61,27 @@ export async function loadFront(id: string, dir: string): Promise<ModelFront> {
     visionDigest: digest,
     card: {
       id,
-      family: `mantis-${config.vision.kind}`,
+      family: familyOf(config).label(config),
       created: Math.floor(statSync(join(dir, 'config.json')).mtimeMs / 1000),
-      contextTokens,
-      tokensPerImage,
-      imageWidth: config.vision.imageSize,
-      imageHeight: config.vision.imageSize,
-      maxImages: Math.min(LIMITS.images.maxPerRequest, Math.floor(contextTokens / (tokensPerImage + 1))),
-      maxNewTokens: Math.min(typeof asked === 'number' ? asked : DEFAULT_MAX_NEW_TOKENS, contextTokens),
+      contextTokens: context,
+      tokensPerImage: slots.mostTokens,
+      ...(slots.grid === undefined ? {} : { imageGrid: slots.grid }),
+      imageWidth: slots.largest.width,
+      imageHeight: slots.largest.height,
+      maxImages: Math.min(LIMITS.images.maxPerRequest, Math.floor(context / (slots.leastTokens + 1))),
+      maxNewTokens: Math.min(typeof asked === 'number' ? asked : DEFAULT_MAX_NEW_TOKENS, context),
       capabilities: { chat: true, fineTune: ['projector', 'lora', 'full'] },
       digest: `sha256:${digest}`,
     },
   };
 }
 
-/** tokenizer_config.json may name the template; else the language model's name decides, as in the original code. */
-function readTemplate(dir: string): ChatTemplate {
-  const named = readJson(join(dir, 'tokenizer_config.json'))?.mantis_template;
-  if (typeof named === 'string') return templateByName(named);
-  const text = readJson(join(dir, 'config.json'))?.text_config as { _name_or_path?: unknown } | undefined;
-  return templateForLanguageModel(typeof text?._name_or_path === 'string' ? text._name_or_path : '');
+/** @throws Error where the file is missing: nothing else says how the pictures that the model learned from were prepared */
+function readRecipe(dir: string): ImageRecipe {
+  const json = readJson(join(dir, 'preprocessor_config.json'));
+  if (json === null)
+    throw new Error(`expected preprocessor_config.json in ${dir}; it says how pictures are prepared for the model`);
+  return parseRecipe(json);
 }
 
 function readJson(path: string): Record<string, unknown> | null {

@@ -2,30 +2,45 @@ import { createHash } from 'node:crypto';
 import type { CountResponse, GenerateEvent, GenerateRequest } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
-import type { Layout } from '../text/layout.ts';
+import type { Picture, PictureSize } from '../models/family.ts';
+import type { Message } from '../text/layout.ts';
 import { ImageError } from '../vision/image-error.ts';
 import { type DecodePool, DecodePoolFullError } from '../vision/pool.ts';
+import type { PreprocessedImage } from '../vision/preprocess.ts';
 import { admit } from './admission.ts';
 import { AnswerText } from './answer.ts';
 import type { EngineEvent } from './engine.ts';
 import type { ImageSlot } from './live-request.ts';
 import type { ModelFront } from './model-front.ts';
 import type { ModelPool } from './model-pool.ts';
-import { imagePaths, layOut } from './prompt.ts';
+import { imagePaths, layOut, readMessages } from './prompt.ts';
 import type { EngineStats } from './protocol.ts';
 import type { Capacity } from './scheduler.ts';
 import type { ModelService } from './service.ts';
 
-/** Bounded memory of file bytes → pixel digest, so that a picture seen before is not decoded to find its features. */
+/** Bounded memory of file bytes → digest and size of the pixels, so that a picture seen before is not decoded to find its features. */
 const MAX_KNOWN_PICTURES = 8192;
+
+interface KnownPicture extends PictureSize {
+  readonly digest: string;
+}
+
+/** A picture on its way to the engine. */
+interface PreparedPicture {
+  readonly key: string;
+  /** As the model sees it. */
+  readonly size: PictureSize;
+  /** `null` where its features are cached, and held for the request. */
+  readonly picture: Picture | null;
+}
 
 /** The server's side of serving: layout, pictures, admission, then the engine thread; back through detokenisation. */
 export class EngineModelService implements ModelService {
   readonly #pool: ModelPool;
   readonly #capacity: Capacity;
   readonly #decoders: DecodePool;
-  /** SHA-256 of file bytes and recipe → digest of the pixels they decode to. */
-  readonly #pixelDigests = new Map<string, string>();
+  /** SHA-256 of file bytes and recipe → the pixels they decode to, by digest. */
+  readonly #known = new Map<string, KnownPicture>();
   #nextId = 0;
   #inFlight = 0;
 
@@ -54,7 +69,15 @@ export class EngineModelService implements ModelService {
   async count(request: GenerateRequest, blobs: readonly Uint8Array[]): Promise<CountResponse> {
     const { front, release } = await this.#pool.resolve(request);
     release(); // counting needs no weights
-    const layout = layOut(request, blobs, front);
+    const messages = readMessages(request, blobs, front);
+    const { fixed, idsOf } = front.slots;
+    const slots = new Map<number, readonly number[]>();
+    for (const [blob, path] of fixed === null ? distinctPictures(request, messages) : []) {
+      const bytes = blobs[blob]!;
+      const size = this.#known.get(fileKey(bytes, front)) ?? (await this.#decode(bytes, path, front));
+      slots.set(blob, idsOf(size));
+    }
+    const layout = layOut(messages, front, (blob) => fixed ?? slots.get(blob)!);
     return { promptTokens: layout.ids.length, imageTokens: layout.images.map(({ tokenCount }) => tokenCount) };
   }
 
@@ -66,10 +89,20 @@ export class EngineModelService implements ModelService {
     const deadlineAtMs = Date.now() + request.deadlineMs;
     this.#inFlight++;
     let releaseModel = () => {};
+    let heldId: string | null = null;
     try {
       const { id: model, front, release } = await this.#pool.resolve(request);
       releaseModel = release;
-      const layout = layOut(request, blobs, front);
+      const messages = readMessages(request, blobs, front);
+      const id = `${request.requestId}#${this.#nextId++}`;
+      const prepare = (): Promise<ReadonlyMap<number, PreparedPicture>> => {
+        heldId = id;
+        return this.#preparePictures(id, distinctPictures(request, messages), blobs, front);
+      };
+      // Where the layout needs no sizes, what does not fit is refused before a picture is decoded.
+      const { fixed, idsOf } = front.slots;
+      const early = fixed === null ? await prepare() : null;
+      const layout = layOut(messages, front, (blob) => fixed ?? idsOf(early!.get(blob)!.size));
       const imageTokens = layout.images.map(({ tokenCount }) => tokenCount);
       const admitted = admit(
         {
@@ -87,9 +120,11 @@ export class EngineModelService implements ModelService {
         const { code, message } = admitted.refusal;
         throw new ApiError(code === 'empty_prompt' ? 'invalid_value' : code, message, { param: 'messages' });
       }
-      const id = `${request.requestId}#${this.#nextId++}`;
-      const images = await this.#prepareImages(id, request, blobs, layout, front);
-      let heldId: string | null = id;
+      const prepared = early ?? (await prepare());
+      const images = layout.images.map(({ image, tokenStart, tokenCount }): ImageSlot => {
+        const { key, picture } = prepared.get(image)!;
+        return { start: tokenStart, tokens: tokenCount, key, picture };
+      });
       const { sampling } = request;
       const events = this.#pool.thread.run(
         model,
@@ -110,69 +145,63 @@ export class EngineModelService implements ModelService {
         },
         signal,
       );
-      try {
-        yield { type: 'started', promptTokens: layout.ids.length, imageTokens };
-        heldId = null; // the engine takes it over with the first event that is asked for
-        yield* relay(events, request, front, layout.ids.length, imageTokens);
-      } finally {
-        if (heldId !== null) this.#pool.thread.release(heldId);
-      }
+      yield { type: 'started', promptTokens: layout.ids.length, imageTokens };
+      heldId = null; // the engine takes it over with the first event that is asked for
+      yield* relay(events, request, front, layout.ids.length, imageTokens);
     } finally {
+      if (heldId !== null) this.#pool.thread.release(heldId);
       releaseModel();
       this.#inFlight--;
     }
   }
 
-  /** Pixels of the pictures whose features are not cached; each distinct picture once. Features that are cached stay pinned for `id`. */
-  async #prepareImages(
+  /**
+   * Pixels of the pictures whose features are not cached. Features that are cached stay pinned for `id`.
+   * @param pictures blobs, each once, and where they stand
+   */
+  async #preparePictures(
     id: string,
-    request: GenerateRequest,
+    pictures: ReadonlyMap<number, string>,
     blobs: readonly Uint8Array[],
-    layout: Layout,
     front: ModelFront,
-  ): Promise<ImageSlot[]> {
-    const paths = imagePaths(request);
-    const distinct = [...new Set(layout.images.map(({ image }) => image))];
-    const known = distinct.map((blob) => this.#pixelDigests.get(fileKey(blobs[blob]!, front)) ?? null);
-    const keys = known.map((digest) => (digest === null ? `unknown ${id}` : featureKey(digest, front)));
+  ): Promise<ReadonlyMap<number, PreparedPicture>> {
+    const known = [...pictures.keys()].map((blob) => this.#known.get(fileKey(blobs[blob]!, front)) ?? null);
+    const keys = known.map((one) => (one === null ? `unknown ${id}` : featureKey(one.digest, front)));
     const missing = new Set(await this.#pool.thread.call('hold', { request: id, keys }));
-    const prepared = new Map<number, { key: string; pixels: Float32Array | null }>();
-    try {
-      await Promise.all(
-        distinct.map(async (blob, index) => {
-          if (!missing.has(index)) {
-            prepared.set(blob, { key: keys[index]!, pixels: null });
-            return;
-          }
-          const bytes = blobs[blob]!;
-          const { pixels_CHW, digest } = await this.#decoders
-            .preprocess(bytes, front.recipe)
-            .catch((error: unknown) => {
-              if (error instanceof DecodePoolFullError) throw new ApiError('overloaded', error.message);
-              if (!(error instanceof ImageError)) throw error;
-              const path = paths[layout.images.findIndex(({ image }) => image === blob)] ?? null;
-              throw new ApiError(error.code, `${path}: ${error.message}`, { param: path });
-            });
-          this.#remember(fileKey(bytes, front), digest);
-          prepared.set(blob, { key: featureKey(digest, front), pixels: owned(pixels_CHW) });
-        }),
-      );
-    } catch (error) {
-      this.#pool.thread.release(id);
-      throw error;
-    }
-    return layout.images.map(({ image, tokenStart, tokenCount }) => ({
-      start: tokenStart,
-      tokens: tokenCount,
-      ...prepared.get(image)!,
-    }));
+    const prepared = await Promise.all(
+      [...pictures].map(async ([blob, path], index): Promise<[number, PreparedPicture]> => {
+        const size = known[index] ?? null;
+        if (size !== null && !missing.has(index)) return [blob, { key: keys[index]!, size, picture: null }];
+        const { pixels_CHW, width, height, digest } = await this.#decode(blobs[blob]!, path, front);
+        const picture = { pixels_CHW: owned(pixels_CHW), width, height };
+        return [blob, { key: featureKey(digest, front), size: picture, picture }];
+      }),
+    );
+    return new Map(prepared);
   }
 
-  #remember(key: string, digest: string): void {
-    this.#pixelDigests.set(key, digest);
-    const oldest = this.#pixelDigests.keys().next();
-    if (this.#pixelDigests.size > MAX_KNOWN_PICTURES && oldest.done !== true) this.#pixelDigests.delete(oldest.value);
+  /** @throws ApiError that says what is wrong with the picture at `path`, or that too many wait */
+  async #decode(bytes: Uint8Array, path: string, front: ModelFront): Promise<PreprocessedImage> {
+    const image = await this.#decoders.preprocess(bytes, front.recipe).catch((error: unknown) => {
+      if (error instanceof DecodePoolFullError) throw new ApiError('overloaded', error.message);
+      if (!(error instanceof ImageError)) throw error;
+      throw new ApiError(error.code, `${path}: ${error.message}`, { param: path });
+    });
+    const { digest, width, height } = image;
+    this.#known.set(fileKey(bytes, front), { digest, width, height });
+    const oldest = this.#known.keys().next();
+    if (this.#known.size > MAX_KNOWN_PICTURES && oldest.done !== true) this.#known.delete(oldest.value);
+    return image;
   }
+}
+
+/** The blobs that messages refer to, each once, and the path of the first picture that shows it. */
+function distinctPictures(request: GenerateRequest, messages: readonly Message[]): ReadonlyMap<number, string> {
+  const paths = imagePaths(request);
+  const blobs = messages.flatMap(({ parts }) => parts.flatMap((part) => (part.type === 'image' ? [part.image] : [])));
+  const found = new Map<number, string>();
+  for (const [i, blob] of blobs.entries()) if (!found.has(blob)) found.set(blob, paths[i] ?? 'messages');
+  return found;
 }
 
 /** Engine events → contract events of one answer. */

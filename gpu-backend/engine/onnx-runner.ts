@@ -1,5 +1,6 @@
 import type { VlmConfig } from '../models/config.ts';
-import { causalBias, decodeGraph, type ModelGraph, visionGraph } from '../models/vlm.ts';
+import { familyOf, type Picture } from '../models/family.ts';
+import { causalBias, decodeGraph, hasPastWindow, type ModelGraph, visionGraph } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
 
@@ -47,6 +48,8 @@ export class OnnxRunner implements ModelRunner {
   readonly #textFeeds: Record<string, Tensor>;
   readonly #textAndImagesFeeds: Record<string, Tensor>;
   readonly #outputs: readonly string[];
+  /** `past_positions` of the last run that needed them; rows × T changes rarely. */
+  #pastPositions: Tensor | null = null;
 
   /** @throws Error naming the first weight that is missing or of another shape */
   constructor(sessions: RunnerSessions, weights: WeightTensors) {
@@ -60,22 +63,21 @@ export class OnnxRunner implements ModelRunner {
     this.#outputs = ['logits', ...layers.map((layer) => `new_k_${layer}`), ...layers.map((layer) => `new_v_${layer}`)];
   }
 
-  async encode(images: readonly Float32Array[]): Promise<Float32Array[]> {
-    const { vision, tokensPerImage, text } = this.#sessions.config;
-    const side = vision.imageSize;
-    const pixels_NCHW = new Float32Array(images.length * 3 * side * side);
-    for (const [n, pixels_CHW] of images.entries()) {
-      if (pixels_CHW.length !== 3 * side * side)
-        throw new Error(
-          `picture ${n + 1} of ${images.length}: expected 3x${side}x${side} values, received ${pixels_CHW.length}`,
-        );
-      pixels_NCHW.set(pixels_CHW, n * pixels_CHW.length);
-    }
-    const feeds = { ...this.#visionFeeds, pixel_values: f32(pixels_NCHW, [images.length, 3, side, side]) };
-    const features = floats(await this.#sessions.vision.session.run(feeds), 'image_features');
-    const size = tokensPerImage * text.hidden;
-    // Copies, so that a cached picture does not keep the features of a whole batch alive.
-    return images.map((_, n) => features.slice(n * size, (n + 1) * size));
+  async encode(pictures: readonly Picture[]): Promise<Float32Array[]> {
+    const { config, vision } = this.#sessions;
+    const family = familyOf(config);
+    const feeds = { ...this.#visionFeeds, ...family.pictureFeeds(config, pictures) };
+    const features = floats(await vision.session.run(feeds), 'image_features');
+    let end = 0;
+    const own = pictures.map((picture) => {
+      const start = end;
+      end += family.slotIds(config, picture).length * config.text.hidden;
+      // A copy, so that a cached picture does not keep the features of a whole batch alive.
+      return features.slice(start, end);
+    });
+    if (end !== features.length)
+      throw new Error(`internal: ${pictures.length} pictures have ${features.length} feature values, expected ${end}`);
+    return own;
   }
 
   async forward(batch: ForwardBatch): Promise<ForwardResult> {
@@ -84,7 +86,7 @@ export class OnnxRunner implements ModelRunner {
     const feeds: Record<string, Tensor> = {
       ids: ints(batch.ids_BS, [B, S]),
       positions: ints(batch.positions_BS, [B, S]),
-      causal_bias: f32(causalBias(S), [S, S]),
+      causal_bias: f32(causalBias(S, 1, this.#sessions.config.text.slidingWindow), [S, S]),
       past_bias: f32(batch.pastBias_B11T, [B, 1, 1, T]),
       rows: ints(batch.logitRows_R, [batch.logitRows_R.length]),
     };
@@ -92,6 +94,7 @@ export class OnnxRunner implements ModelRunner {
       feeds[`past_k_${layer}`] = f32(batch.pastKeys[layer]!, [B, kvHeads, T, headDim]);
       feeds[`past_v_${layer}`] = f32(batch.pastValues[layer]!, [B, kvHeads, T, headDim]);
     }
+    if (hasPastWindow(this.#sessions.config)) feeds.past_positions = this.#positionsOfPast(B, T);
     const hasImages = batch.imageRows.length > 0;
     if (hasImages) Object.assign(feeds, this.#imageFeeds(batch));
     const { session } = hasImages ? this.#sessions.textAndImages : this.#sessions.text;
@@ -104,6 +107,15 @@ export class OnnxRunner implements ModelRunner {
 
   /** Sessions are shared and outlive the runner; weights go with the last reference. */
   async dispose(): Promise<void> {}
+
+  /** [B, T]: every row counts its positions from 0. */
+  #positionsOfPast(rows: number, tokens: number): Tensor {
+    const known = this.#pastPositions;
+    if (known !== null && known.shape[0] === rows && known.shape[1] === tokens) return known;
+    const positions = Int32Array.from({ length: rows * tokens }, (_, index) => index % tokens);
+    this.#pastPositions = ints(positions, [rows, tokens]);
+    return this.#pastPositions;
+  }
 
   #imageFeeds({ imageRows }: ForwardBatch): Record<string, Tensor> {
     const { hidden } = this.#sessions.config.text;

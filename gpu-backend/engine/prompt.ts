@@ -1,11 +1,17 @@
 import type { GenerateRequest } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
-import { type Layout, LayoutError, layoutConversation } from '../text/layout.ts';
+import { type Layout, LayoutError, layoutConversation, type Message } from '../text/layout.ts';
 import type { ModelFront } from './model-front.ts';
 
-/** @throws ApiError for what the client can mend: order of roles, blobs that do not exist, too many images */
-export function layOut(request: GenerateRequest, blobs: readonly Uint8Array[], front: ModelFront): Layout {
-  const { card } = front;
+/**
+ * Messages of a request; an image part refers to its blob.
+ * @throws ApiError for blobs that do not exist and too many images
+ */
+export function readMessages(
+  request: GenerateRequest,
+  blobs: readonly Uint8Array[],
+  { card }: Pick<ModelFront, 'card'>,
+): readonly Message[] {
   const images = imagePaths(request);
   if (images.length > card.maxImages)
     throw new ApiError(
@@ -13,7 +19,7 @@ export function layOut(request: GenerateRequest, blobs: readonly Uint8Array[], f
       `messages: expected at most ${card.maxImages} images for ${card.id}, received ${images.length}. Send fewer.`,
       { param: images[card.maxImages] ?? 'messages' },
     );
-  const messages = request.messages.map(({ role, parts }, m) => ({
+  return request.messages.map(({ role, parts }, m) => ({
     role,
     parts: parts.map((part, p) => {
       if (part.type === 'text') return part;
@@ -25,11 +31,22 @@ export function layOut(request: GenerateRequest, blobs: readonly Uint8Array[], f
       return { type: 'image' as const, image: part.blob };
     }),
   }));
+}
+
+/**
+ * @param slotOf ids of the slot of the picture in a blob
+ * @throws ApiError for what the client can mend, e.g. the order of roles
+ */
+export function layOut(
+  messages: readonly Message[],
+  front: ModelFront,
+  slotOf: (blob: number) => readonly number[],
+): Layout {
   try {
     return layoutConversation(messages, {
       tokenizer: front.tokenizer,
       template: front.template,
-      tokensPerImage: front.tokensPerImage,
+      tokensPerImage: slotOf,
       imageTokenId: front.imageTokenId,
       addGenerationPrompt: true,
     });

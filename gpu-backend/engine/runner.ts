@@ -1,3 +1,4 @@
+import type { Picture } from '../models/family.ts';
 import type { KvShape } from './kv.ts';
 
 /**
@@ -9,10 +10,10 @@ import type { KvShape } from './kv.ts';
 export interface ModelRunner {
   readonly kv: KvShape;
   /**
-   * Image features as the decoder takes them. `images`: pixels of one picture each, [3, height, width] as the recipe made
-   * them. Gives [tokens, H] per picture.
+   * Image features as the decoder takes them: [tokens, H] per picture. Pictures are as the recipe made them and may differ in
+   * size; a picture's features do not depend on its company.
    */
-  encode(images: readonly Float32Array[]): Promise<Float32Array[]>;
+  encode(pictures: readonly Picture[]): Promise<Float32Array[]>;
   /** One run of the decoder; nothing is kept in the runner. */
   forward(batch: ForwardBatch): Promise<ForwardResult>;
   dispose(): Promise<void>;
@@ -28,7 +29,7 @@ export interface ForwardBatch {
   readonly positions_BS: Int32Array;
   /** Pieces of image features that replace embeddings; `at` = flat index into [B, S], `features` = whole rows of H. */
   readonly imageRows: readonly { readonly at: number; readonly features: Float32Array }[];
-  /** Per layer [B, kvHeads, T, headDim]: views into the arena, only read. */
+  /** Per layer [B, kvHeads, T, headDim]: views into the arena, only read. What is at index t is the row's position t. */
   readonly pastKeys: readonly Float32Array[];
   readonly pastValues: readonly Float32Array[];
   /** [B, 1, 1, T] additive: 0 = stored, -1e9 = not there. */

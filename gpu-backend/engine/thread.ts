@@ -93,7 +93,7 @@ export class EngineThread {
     let ended = false;
     try {
       const buffers = new Set(
-        request.images.flatMap(({ pixels }) => (pixels === null ? [] : [pixels.buffer as ArrayBuffer])),
+        request.images.flatMap(({ picture }) => (picture === null ? [] : [picture.pixels_CHW.buffer as ArrayBuffer])),
       );
       this.#worker.postMessage({ type: 'submit', model, request } satisfies ToWorker, [...buffers]);
       if (signal.aborted) cancel();

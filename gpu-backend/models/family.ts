@@ -25,6 +25,8 @@ export type PictureSize = Pick<Picture, 'width' | 'height'>;
  * pictures and decoder, `vision_tower.vision_model.*` the encoder. `names` maps them to what the family's files say.
  */
 export interface Family<C extends VlmConfig = VlmConfig> {
+  /** What models of this config are called where a person reads it, e.g. on a model card. */
+  label(config: C): string;
   /** Prefixes [canonical, stored] of the family's checkpoints, tried in order. */
   readonly names: readonly (readonly [string, string])[];
   /** The same for the names PEFT gives modules, where they differ from the stored ones. */
@@ -46,8 +48,15 @@ export interface Family<C extends VlmConfig = VlmConfig> {
    * @param from `pixels`, or `towerFeatures` for what `towerFeatures` gives, to train over a frozen encoder
    */
   imageFeatures(w: Weights, config: C, from: 'pixels' | 'towerFeatures', checkpoint: boolean): Value;
+  /** Whether there is an encoder that can be frozen, with features of its own to keep: `towerFeatures`. */
+  readonly hasTower: boolean;
   /** Declares the picture inputs and gives what the encoder alone gives. @throws where there is no encoder */
   towerFeatures(w: Weights, config: C): Value;
+  /**
+   * Picture inputs of `imageFeatures` from `towerFeatures`, for pictures whose features were computed one by one.
+   * @param features of each picture, as `towerFeatures` gives them for it alone @throws where there is no encoder
+   */
+  towerFeeds(config: C, features: readonly Float32Array[]): Record<string, Tensor>;
   readonly decoderLayer: DecoderLayer<C['text']>;
   /** h [R, hidden] → [R, hidden], before the output head. */
   finalNorm(w: Weights, config: C, h: Value): Value;

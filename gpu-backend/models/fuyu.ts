@@ -54,6 +54,7 @@ function slotIds({ imageToken, newlineToken }: FuyuConfig, grid: { rows: number;
  * `patch_rows` [P] i64, where patches stand among the F rows.
  */
 export const fuyu: Family<FuyuConfig> = {
+  label: () => 'mantis-fuyu',
   names: [['multi_modal_projector.', '']],
   moduleNames: [
     ['language_model.model.', 'model.language_model.'],
@@ -94,8 +95,12 @@ export const fuyu: Family<FuyuConfig> = {
       return g.setRows(graph, slots, at, projected);
     });
   },
+  hasTower: false,
   towerFeatures() {
     throw new Error('this family has no vision tower: its patches go straight into the decoder');
+  },
+  towerFeeds() {
+    throw new Error('this family has no vision tower: feed its pictures by pictureFeeds');
   },
   decoderLayer: persimmonLayer,
   finalNorm: (w, { text }, h) => finalLayerNorm(w, text, h),

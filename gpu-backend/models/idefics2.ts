@@ -114,6 +114,7 @@ export function patchFeeds(
 
 /** Mantis-Idefics2: SigLIP with native aspect ratio, gated projection, perceiver resampler, Mistral. */
 export const idefics2: Family<Idefics2Config> = {
+  label: () => 'mantis-idefics2',
   names: [
     ['language_model.model.', 'model.text_model.'],
     ['language_model.lm_head.', 'lm_head.'],
@@ -175,9 +176,30 @@ export const idefics2: Family<Idefics2Config> = {
     const { features, images, patches, bias } = encoded();
     return perceiverResampler(w, config, modalityProjection(w, config, features), images, patches, bias);
   },
+  hasTower: true,
   towerFeatures(w, config) {
     const { features, images, patches } = encode(w, config, false);
     return g.reshape(w.graph, features, [images, patches, config.vision.hidden]);
+  },
+  /** Pictures with fewer patches are filled up with zeros that the resampler does not look at. */
+  towerFeeds({ vision: { hidden } }, features) {
+    const counts = features.map(({ length }) => length / hidden);
+    const patches = Math.max(...counts);
+    const padded = new Float32Array(features.length * patches * hidden);
+    const bias = new Float32Array(features.length * patches).fill(MASKED);
+    for (const [n, rows] of features.entries()) {
+      const count = counts[n] ?? 0;
+      if (!Number.isInteger(count) || count < 1)
+        throw new Error(
+          `picture ${n + 1} of ${features.length}: expected rows of ${hidden} feature values, got ${rows.length}`,
+        );
+      padded.set(rows, n * patches * hidden);
+      bias.fill(0, n * patches, n * patches + count);
+    }
+    return {
+      vision_features: f32(padded, [features.length, patches, hidden]),
+      patch_bias: f32(bias, [features.length, 1, 1, patches]),
+    };
   },
   decoderLayer: llamaLayer,
   finalNorm: (w, { text }, h) => finalRmsNorm(w, text, h),

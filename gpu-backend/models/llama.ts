@@ -16,9 +16,14 @@ export interface RopeTables {
   readonly sin: Value;
 }
 
+/** Positions that graphs of this decoder take: what it was made for, as far as the rotary tables reach. */
+export function contextTokens({ maxPositions }: Pick<DecoderConfig, 'maxPositions'>): number {
+  return Math.min(maxPositions, MAX_TABLE_POSITIONS);
+}
+
 /** cos and sin of position · θ^(-2i/D) as constants [P, D/2], D the rotated features, P = min(maxPositions, 32768). */
 export function ropeTables(graph: Graph, text: DecoderConfig, positions_BS: Value): RopeTables {
-  const count = Math.min(text.maxPositions, MAX_TABLE_POSITIONS);
+  const count = contextTokens(text);
   const half = (text.rotaryDim ?? text.headDim) / 2;
   const cos = new Float32Array(count * half);
   const sin = new Float32Array(count * half);
@@ -156,14 +161,14 @@ export function llamaLayer(
   return w.linear(g.mul(graph, gate, up), `${layer}.mlp.down_proj`, hidden, { residual: y });
 }
 
-const embedName = 'language_model.model.embed_tokens.weight';
+const EMBED = 'language_model.model.embed_tokens';
 
 /** Token embeddings: ids [B, S] → [B·S, hidden]. */
 export function embedTokens(w: Weights, text: DecoderConfig, ids_BS: Value): Value {
   const { graph } = w;
   const [batch, length] = ids_BS.shape as [Dim, Dim];
   return graph.scope('embed', () =>
-    g.gather(graph, w.get(embedName, [text.vocab, text.hidden]), g.reshape(graph, ids_BS, [mulDims(batch, length)])),
+    w.rows(`${EMBED}.weight`, [text.vocab, text.hidden], g.reshape(graph, ids_BS, [mulDims(batch, length)])),
   );
 }
 
@@ -195,6 +200,5 @@ export function finalRmsNorm(w: Weights, text: TextConfig, h: Value): Value {
 
 /** Output head over normed rows: x [R, hidden] → logits [R, vocab]. */
 export function outputHead(w: Weights, text: DecoderConfig, x: Value): Value {
-  const name = text.tiedHead ? embedName : 'language_model.lm_head.weight';
-  return g.linear(w.graph, x, w.get(name, [text.vocab, text.hidden]));
+  return w.linear(x, text.tiedHead ? EMBED : 'language_model.lm_head', text.vocab, { part: 'head' });
 }

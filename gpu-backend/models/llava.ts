@@ -16,6 +16,7 @@ function pixelInput(graph: Graph, config: LlavaConfig, images: Dim): Value {
 
 /** Mantis-SigLIP, Mantis-CLIP and LLaVA relatives: square pictures, ViT, two-layer projector, Llama. */
 export const llava: Family<LlavaConfig> = {
+  label: ({ vision }) => `mantis-${vision.kind}`,
   names: [],
   // transformers 5 names modules so in memory; its files keep the published names.
   moduleNames: [
@@ -53,7 +54,18 @@ export const llava: Family<LlavaConfig> = {
         : graph.input('vision_features', 'f32', [symbol('F'), config.vision.hidden]);
     return projector(w, config, tower);
   },
+  hasTower: true,
   towerFeatures: (w, config) => visionTower(w, config, pixelInput(w.graph, config, symbol('N'))),
+  towerFeeds({ vision, tokensPerImage }, features) {
+    const size = tokensPerImage * vision.hidden;
+    const joined = new Float32Array(features.length * size);
+    for (const [n, rows] of features.entries()) {
+      if (rows.length !== size)
+        throw new Error(`picture ${n + 1} of ${features.length}: expected ${size} feature values, got ${rows.length}`);
+      joined.set(rows, n * size);
+    }
+    return { vision_features: f32(joined, [features.length * tokensPerImage, vision.hidden]) };
+  },
   decoderLayer: llamaLayer,
   finalNorm: (w, { text }, h) => finalRmsNorm(w, text, h),
 };

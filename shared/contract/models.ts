@@ -4,15 +4,24 @@ import * as z from 'zod/mini';
 export const TrainStage = z.enum(['projector', 'lora', 'full']);
 export type TrainStage = z.infer<typeof TrainStage>;
 
-/** What a backend says about a model it serves. Tokens are decoder positions; pixels are of the model's own input square. */
+/**
+ * How many decoder positions a picture takes where that depends on its size: it is made to fit `width` x `height` pixels with its shape kept (a
+ * smaller one stays as it is), cut into squares of `patch` pixels, and each row of squares ends with `rowEnd` more positions.
+ */
+export const ImageGrid = z.object({ width: z.int(), height: z.int(), patch: z.int(), rowEnd: z.int() });
+export type ImageGrid = z.infer<typeof ImageGrid>;
+
+/** What a backend says about a model it serves. Tokens are decoder positions; pixels are of the largest picture that the model itself sees. */
 export const ModelCard = z.object({
   id: z.string(),
   family: z.string(),
   /** Unix seconds. */
   created: z.int(),
   contextTokens: z.int(),
-  /** Decoder positions one image takes, markers such as `(image 1: <Image>…)` not counted; null where it depends on the picture. */
-  tokensPerImage: z.nullable(z.int()),
+  /** Decoder positions one image takes, the most where `imageGrid` says that it depends; markers such as `(image 1: <Image>…)` not counted. */
+  tokensPerImage: z.int(),
+  /** Absent: every picture takes `tokensPerImage`. */
+  imageGrid: z.optional(ImageGrid),
   imageWidth: z.int(),
   imageHeight: z.int(),
   maxImages: z.int(),
@@ -22,6 +31,17 @@ export const ModelCard = z.object({
   digest: z.string(),
 });
 export type ModelCard = z.infer<typeof ModelCard>;
+
+/** Decoder positions that an upright picture of this size, pixels, takes in the card's model. */
+export function imageTokens(
+  { tokensPerImage, imageGrid }: Pick<ModelCard, 'tokensPerImage' | 'imageGrid'>,
+  { width, height }: { readonly width: number; readonly height: number },
+): number {
+  if (imageGrid === undefined) return tokensPerImage;
+  const factor = Math.min(1, imageGrid.height / height, imageGrid.width / width);
+  const patches = (side: number): number => Math.ceil(Math.max(1, Math.trunc(side * factor)) / imageGrid.patch);
+  return patches(height) * (patches(width) + imageGrid.rowEnd);
+}
 
 /** Public model object: OpenAI's four fields, and what a client must know before it sends pictures. */
 export const Model = z.object({
@@ -35,7 +55,10 @@ export const Model = z.object({
       context_tokens: z.int(),
       max_images: z.int(),
       max_new_tokens: z.int(),
-      tokens_per_image: z.nullable(z.int()),
+      /** The most one picture takes. */
+      tokens_per_image: z.int(),
+      /** How many it takes by its size; null where all take the same. */
+      image_grid: z.nullable(z.object({ width: z.int(), height: z.int(), patch: z.int(), row_end: z.int() })),
       image_width: z.int(),
       image_height: z.int(),
     }),

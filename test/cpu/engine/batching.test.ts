@@ -76,7 +76,11 @@ function randomWeights(): Map<string, Tensor> {
   return weights;
 }
 
-const picture = (seed: number) => Float32Array.from({ length: 3 * 12 * 12 }, (_, i) => uniform(1000 + seed, i) * 2 - 1);
+const picture = (seed: number) => ({
+  pixels_CHW: Float32Array.from({ length: 3 * 12 * 12 }, (_, i) => uniform(1000 + seed, i) * 2 - 1),
+  width: 12,
+  height: 12,
+});
 
 function makeRequest(index: number): EngineRequest {
   const draw = (counter: number, below: number) => Math.floor(uniform(77 + index, counter) * below);
@@ -88,7 +92,7 @@ function makeRequest(index: number): EngineRequest {
   text(1 + draw(900, 12));
   for (let i = 0; i < draw(901, 4); i++) {
     const seed = draw(910 + i, 3);
-    images.push({ start: ids.length, tokens: config.tokensPerImage, key: `p${seed}`, pixels: picture(seed) });
+    images.push({ start: ids.length, tokens: config.tokensPerImage, key: `p${seed}`, picture: picture(seed) });
     for (let t = 0; t < config.tokensPerImage; t++) ids.push(config.imageToken);
     text(1 + draw(920 + i, 5));
   }
@@ -164,7 +168,7 @@ describe('continuous batching over ONNX Runtime', () => {
           request.images.flatMap(({ start, tokens }) => Array.from({ length: tokens }, (_, t) => start + t)),
           [request.images.length * config.tokensPerImage],
         ),
-        pixel_values: f32(Float32Array.from(request.images.flatMap(({ pixels }) => [...pixels!])), [
+        pixel_values: f32(Float32Array.from(request.images.flatMap(({ picture }) => [...picture!.pixels_CHW])), [
           request.images.length,
           3,
           12,

@@ -20,7 +20,7 @@ function question(index: number): ChoiceQuestion {
     parts: [...Array.from({ length: count }, (_, image) => ({ image })), `Question ${index}: how many?`],
     images: Array.from({ length: count }, (_, n) => ({
       key: `p${(index + n) % 4}`,
-      pixels: async () => picture((index + n) % 4),
+      picture: async () => ({ pixels_CHW: picture((index + n) % 4), width: SIDE, height: SIDE }),
     })),
     choices: ['true', 'false', 'There are two.', 'There are ten.'],
   };
@@ -41,7 +41,7 @@ describe('ChoiceScorer', () => {
     const { config, weights } = loadCheckpoint(dir);
     const { graph, weights: needed } = forwardGraph(config, { images: images.length > 0 ? 'pixels' : 'none' });
     const session = await Session.create(graph);
-    const { tokenizer, template, tokensPerImage, imageTokenId } = scorer.front;
+    const { tokenizer, template, slots, imageTokenId } = scorer.front;
     const layout = layoutConversation(
       [
         {
@@ -51,7 +51,7 @@ describe('ChoiceScorer', () => {
           ),
         },
       ],
-      { tokenizer, template, tokensPerImage, imageTokenId, addGenerationPrompt: true },
+      { tokenizer, template, tokensPerImage: slots.mostTokens, imageTokenId, addGenerationPrompt: true },
     );
     const scores: number[] = [];
     for (const choice of choices) {
@@ -64,7 +64,9 @@ describe('ChoiceScorer', () => {
         causal_bias: f32(causalBias(S), [S, S]),
       };
       if (images.length > 0) {
-        const pixels = await Promise.all(layout.images.map(async ({ image }) => [...(await images[image]!.pixels())]));
+        const pixels = await Promise.all(
+          layout.images.map(async ({ image }) => [...(await images[image]!.picture()).pixels_CHW]),
+        );
         feeds.pixel_values = f32(Float32Array.from(pixels.flat()), [pixels.length, 3, SIDE, SIDE]);
         const rows = layout.images.flatMap(({ tokenStart, tokenCount }) =>
           Array.from({ length: tokenCount }, (_, t) => tokenStart + t),

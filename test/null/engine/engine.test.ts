@@ -6,6 +6,7 @@ import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
 import type { EngineRequest } from '../../../gpu-backend/engine/live-request.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from '../../../gpu-backend/engine/runner.ts';
 import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
+import type { Picture } from '../../../gpu-backend/models/family.ts';
 
 const VOCAB = 97;
 const capacity: Capacity = {
@@ -34,10 +35,10 @@ class HashRunner implements ModelRunner {
   failAtForward = -1;
   forwards = 0;
 
-  async encode(images: readonly Float32Array[]): Promise<Float32Array[]> {
-    this.encodedImages += images.length;
+  async encode(pictures: readonly Picture[]): Promise<Float32Array[]> {
+    this.encodedImages += pictures.length;
     // Two tokens a picture, hidden size 1.
-    return images.map((pixels) => Float32Array.of(1000 + pixels[0]!, 2000 + pixels[0]!));
+    return pictures.map(({ pixels_CHW: [value = 0] }) => Float32Array.of(1000 + value, 2000 + value));
   }
 
   async forward(batch: ForwardBatch): Promise<ForwardResult> {
@@ -86,7 +87,7 @@ function makeRequest(
       start: 1 + index * 2,
       tokens: 2,
       key: `picture-${pixel}`,
-      pixels: Float32Array.of(pixel),
+      picture: { pixels_CHW: Float32Array.of(pixel), width: 1, height: 1 },
     })),
     maxNewTokens: newTokens,
     sampling,
@@ -100,8 +101,8 @@ function makeRequest(
 function reference(request: EngineRequest): number[] {
   const values = [...request.tokenIds];
   for (const slot of request.images) {
-    values[slot.start] = 1000 + slot.pixels![0]!;
-    values[slot.start + 1] = 2000 + slot.pixels![0]!;
+    values[slot.start] = 1000 + slot.picture!.pixels_CHW[0]!;
+    values[slot.start + 1] = 2000 + slot.picture!.pixels_CHW[0]!;
   }
   const answer: number[] = [];
   while (answer.length < request.maxNewTokens) {
