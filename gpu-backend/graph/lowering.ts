@@ -68,6 +68,20 @@ export interface OnnxTensor {
   readonly data: Float32Array | BigInt64Array;
 }
 
+/** A weight whose bytes lie in another file, in the folder of the model file. */
+export interface OnnxExternalTensor {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** Name of the file. */
+  readonly location: string;
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+/** Where the bytes of a `param` input lie. */
+export type ExternalPlace = Pick<OnnxExternalTensor, 'location' | 'offsetBytes' | 'lengthBytes'>;
+
 export interface OnnxValueInfo {
   readonly name: string;
   readonly dtype: DType;
@@ -80,6 +94,7 @@ export interface OnnxModel {
   readonly inputs: readonly OnnxValueInfo[];
   readonly outputs: readonly OnnxValueInfo[];
   readonly initializers: readonly OnnxTensor[];
+  readonly externals: readonly OnnxExternalTensor[];
   readonly nodes: readonly OnnxNode[];
 }
 
@@ -245,12 +260,29 @@ export class LowerContext {
 
 const onnxShape = (shape: Shape): (number | string)[] => shape.map((d) => (typeof d === 'number' ? d : dimKey(d)));
 
+/** Weights that become part of the model instead of inputs of each run, by name. */
+function externalTensors(graph: Graph, places: ReadonlyMap<string, ExternalPlace>): OnnxExternalTensor[] {
+  return graph.inputs.flatMap(({ name, kind, value }) => {
+    const place = places.get(name);
+    if (place === undefined) return [];
+    if (kind !== 'param' || value.shape.some((d) => typeof d !== 'number'))
+      throw new Error(`input ${name} is no weight of static shape, so its bytes cannot lie in a file`);
+    return [{ name, dtype: value.dtype, shape: value.shape as number[], ...place }];
+  });
+}
+
 /**
  * Graph → ONNX model for one device. Graph inputs and outputs keep their names.
+ * @param places of weights that lie in a file beside the model: they are no inputs then
  * Node order matters: ONNX Runtime walks depth-first from the leaves, last leaf first, so the caller orders nodes with
  * `orderForRelease` (passes.ts) when memory matters.
  */
-export function lowerGraph(graph: Graph, capabilities: Capabilities, nodes = graph.nodes): OnnxModel {
+export function lowerGraph(
+  graph: Graph,
+  capabilities: Capabilities,
+  nodes = graph.nodes,
+  places: ReadonlyMap<string, ExternalPlace> = new Map(),
+): OnnxModel {
   const ctx = new LowerContext(capabilities, graph);
   for (const input of graph.inputs) ctx.bind(input.value, input.name);
   graph.constants.forEach((c, i) => {
@@ -278,9 +310,12 @@ export function lowerGraph(graph: Graph, capabilities: Capabilities, nodes = gra
     });
   }
   return {
-    inputs: graph.inputs.map((i) => ({ name: i.name, dtype: i.value.dtype, shape: onnxShape(i.value.shape) })),
+    inputs: graph.inputs
+      .filter((i) => !places.has(i.name))
+      .map((i) => ({ name: i.name, dtype: i.value.dtype, shape: onnxShape(i.value.shape) })),
     outputs: graph.outputs.map((o) => ({ name: o.name, dtype: o.value.dtype, shape: onnxShape(o.value.shape) })),
     initializers: ctx.initializers,
+    externals: externalTensors(graph, places),
     nodes: renameOutputs(ctx.nodes, new Set(graph.inputs.map((i) => i.name))),
   };
 }

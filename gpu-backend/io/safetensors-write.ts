@@ -43,8 +43,12 @@ export async function writeSafetensors(
   });
 }
 
-function encodeHeader(
-  ordered: readonly (readonly [string, WritableTensor])[],
+/** What the header says of a tensor. */
+export type TensorSlot = Pick<WritableTensor, 'dtype' | 'shape'>;
+
+/** The bytes before the data section, for tensors that follow one another in the given order. */
+export function encodeHeader(
+  ordered: readonly (readonly [string, TensorSlot])[],
   metadata: Readonly<Record<string, string>>,
 ): Uint8Array {
   const seen = new Set<string>(['__metadata__']);

@@ -1,6 +1,6 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { openSafetensors, type SafetensorsStore } from '../io/safetensors.ts';
+import { openSafetensors, type SafetensorsStore, type StoredTensor } from '../io/safetensors.ts';
 import { replaceFile, writeSafetensors } from '../io/safetensors-write.ts';
 import { fromFloat32, toFloat32 } from '../io/tensor.ts';
 import { f32, type Tensor } from '../runtime/session.ts';
@@ -46,11 +46,9 @@ function list(names: readonly string[]): string {
   return names.length > 8 ? `${shown} and ${names.length - 8} more` : shown;
 }
 
-/** Stored tensors under canonical names. @throws when two stored names mean the same weight. */
-function canonicalTensors(
-  store: SafetensorsStore,
-): Map<string, ReturnType<SafetensorsStore['tensors']['get']> & object> {
-  const tensors = new Map<string, ReturnType<SafetensorsStore['tensors']['get']> & object>();
+/** Stored tensors under canonical names. @throws when two stored names mean the same weight */
+function canonicalTensors(store: SafetensorsStore): Map<string, StoredTensor> {
+  const tensors = new Map<string, StoredTensor>();
   for (const [stored, tensor] of store.tensors) {
     const name = canonicalName(stored);
     const other = tensors.get(name);
@@ -60,20 +58,29 @@ function canonicalTensors(
   return tensors;
 }
 
+/** A checkpoint folder whose tensors were checked against its config and are still on disk. */
+export interface OpenCheckpoint {
+  readonly config: VlmConfig;
+  /** What the model reads, by canonical name. */
+  readonly used: ReadonlyMap<string, StoredTensor>;
+  /** What nothing reads, by canonical name: last vision layers, pooling head, the head of a model whose head is tied. */
+  readonly unused: ReadonlyMap<string, StoredTensor>;
+  close(): void;
+}
+
 /**
- * Loads a Hugging Face folder (`config.json` and safetensors, single or sharded, f32/f16/bf16) in either key layout.
+ * Opens a Hugging Face folder (`config.json` and safetensors, single or sharded) in either key layout, reading headers only.
  * @throws Error that lists missing, unexpected and wrongly shaped tensors by name.
  */
-export function loadCheckpoint(dir: string): Checkpoint {
+export function openCheckpoint(dir: string): OpenCheckpoint {
   const config = readConfig(dir);
   const expected = expectedWeights(config);
   const store = openSafetensors(dir);
   try {
     const stored = canonicalTensors(store);
     const missing = [...expected.keys()].filter((name) => !stored.has(name));
-    const isTiedCopy = (name: string): boolean => config.text.tiedHead && name === 'language_model.lm_head.weight';
     const unexpected = [...stored.keys()].filter(
-      (name) => !expected.has(name) && !isUnusedName(name, config) && !isTiedCopy(name),
+      (name) => !expected.has(name) && !isUnusedName(name, config) && !isTiedCopy(name, config),
     );
     const misshapen = [...expected].flatMap(([name, shape]) => {
       const got = stored.get(name)?.shape;
@@ -87,19 +94,40 @@ export function loadCheckpoint(dir: string): Checkpoint {
       ...(misshapen.length > 0 ? [`wrong shape: ${list(misshapen)}`] : []),
     ];
     if (problems.length > 0) throw new Error(`checkpoint ${dir} does not fit its config.json; ${problems.join('; ')}`);
-    const weights: WeightMap = new Map();
-    const unused: WeightMap = new Map();
-    for (const name of expected.keys()) {
-      const tensor = stored.get(name);
-      if (tensor !== undefined) weights.set(name, f32(toFloat32(tensor.read()), tensor.shape));
-    }
-    for (const [name, tensor] of stored) {
-      if (!expected.has(name) && !isTiedCopy(name) && tensor.dtype !== 'i64')
-        unused.set(name, f32(toFloat32(tensor.read()), tensor.shape));
-    }
-    return { config, weights, unused };
-  } finally {
+    const all = [...stored];
+    return {
+      config,
+      used: new Map(all.filter(([name]) => expected.has(name))),
+      unused: new Map(all.filter(([name]) => !expected.has(name))),
+      close: () => store.close(),
+    };
+  } catch (error) {
     store.close();
+    throw error;
+  }
+}
+
+function isTiedCopy(name: string, config: VlmConfig): boolean {
+  return config.text.tiedHead && name === 'language_model.lm_head.weight';
+}
+
+/** Loads a checkpoint folder as `openCheckpoint` takes it, as f32 in memory. */
+export function loadCheckpoint(dir: string): Checkpoint {
+  const checkpoint = openCheckpoint(dir);
+  try {
+    const { config, used, unused } = checkpoint;
+    const read = ([name, tensor]: readonly [string, StoredTensor]) =>
+      [name, f32(toFloat32(tensor.read()), tensor.shape)] as const;
+    const weights: WeightMap = new Map();
+    // In the order of the graphs, which runs and saved files follow.
+    for (const name of expectedWeights(config).keys()) {
+      const tensor = used.get(name);
+      if (tensor !== undefined) weights.set(...read([name, tensor]));
+    }
+    const kept = [...unused].filter(([name, { dtype }]) => !isTiedCopy(name, config) && dtype !== 'i64');
+    return { config, weights, unused: new Map(kept.map(read)) };
+  } finally {
+    checkpoint.close();
   }
 }
 

@@ -15,6 +15,7 @@ import {
   ropeTables,
   type Sequence,
 } from './llama.ts';
+import type { Storage } from './storage.ts';
 import { type LoraSpec, Weights } from './weights.ts';
 
 /*
@@ -37,9 +38,9 @@ export function declaredWeights(w: Weights): ReadonlyMap<string, readonly number
  * Vision encoder and projector. Inputs: what the family's `pictureFeeds` gives. Output: `image_features` [F, D], the rows of
  * all pictures in order.
  */
-export function visionGraph(config: VlmConfig, lora?: LoraSpec): ModelGraph {
+export function visionGraph(config: VlmConfig, lora?: LoraSpec, storage?: Storage): ModelGraph {
   const graph = new Graph();
-  const w = new Weights(graph, lora);
+  const w = new Weights(graph, lora, storage);
   graph.output('image_features', familyOf(config).imageFeatures(w, config, 'pixels', false));
   return { graph, weights: declaredWeights(w) };
 }
@@ -203,6 +204,8 @@ export interface DecodeOptions {
   /** Adds the inputs `image_features` [F, D] and `image_rows` [F]. */
   readonly images: boolean;
   readonly lora?: LoraSpec;
+  /** How weights are stored. Default: f32. */
+  readonly storage?: Storage;
 }
 
 /**
@@ -217,7 +220,7 @@ export interface DecodeOptions {
  */
 export function decodeGraph(config: VlmConfig, options: DecodeOptions): ModelGraph {
   const graph = new Graph();
-  const w = new Weights(graph, options.lora);
+  const w = new Weights(graph, options.lora, options.storage);
   const { text } = config;
   const { heads, kvHeads, headDim } = text;
   const group = heads / kvHeads;

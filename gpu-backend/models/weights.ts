@@ -1,6 +1,8 @@
 import * as g from '../graph/builder.ts';
 import { type Dim, sameShape, showShape } from '../graph/dim.ts';
-import type { Graph, Value } from '../graph/graph.ts';
+import type { DType, Graph, Value } from '../graph/graph.ts';
+import { blockSizes } from '../io/quantize.ts';
+import { blockFormat, PACKED_SUFFIX, type Part, partOf, SCALE_SUFFIX, type Storage } from './storage.ts';
 
 /**
  * Low-rank adapters over linear layers (Hu et al., 2021). A module is adapted when the last part of its name
@@ -28,32 +30,66 @@ export interface LinearOptions {
   readonly bias?: boolean;
   /** Added to the result [N, out]; costs nothing where the layer has no bias (it is the Gemm's C operand). */
   readonly residual?: Value;
+  /** Part whose precision the layer has, where its name does not say: an output head that is the embedding matrix. */
+  readonly part?: Part;
 }
+
+/** The kernels may round activations to int8 in blocks: several times faster, and far below what int4 weights cost. */
+const ACCURACY_LEVEL = 4;
 
 /**
  * Declares the weights a graph uses, under their canonical names (the layout of the published Mantis checkpoints), each
- * once. Model code never sees whether a linear layer is adapted.
+ * once. Model code never sees whether a linear layer is adapted or quantised.
  */
 export class Weights {
+  /** Graph inputs by name, as they are stored. */
   private readonly declared = new Map<string, Value>();
+  /** The same as f32. */
+  private readonly values = new Map<string, Value>();
 
   constructor(
     readonly graph: Graph,
     private readonly lora?: LoraSpec,
+    private readonly storage?: Storage,
   ) {
+    if (lora !== undefined && storage !== undefined)
+      throw new Error('an imported model takes no adapter: apply it to the original checkpoint and import the result');
     if (lora !== undefined && !(Number.isInteger(lora.r) && lora.r >= 1))
       throw new Error(`LoRA rank must be a positive integer, got ${lora.r}`);
   }
 
-  /** Parameter `name` of `shape`; the same value for the same name. @throws when it was declared with another shape. */
+  /**
+   * Parameter `name` of `shape` as f32; the same value for the same name.
+   * @throws when it was declared with another shape
+   */
   get(name: string, shape: readonly number[]): Value {
-    const known = this.declared.get(name);
+    const known = this.values.get(name);
     if (known !== undefined) {
       if (!sameShape(known.shape, shape))
         throw new Error(`weight ${name} is ${showShape(known.shape)} in one place and ${showShape(shape)} in another`);
       return known;
     }
-    const value = this.graph.input(name, 'f32', shape, 'param');
+    const value = g.cast(this.graph, this.declare(name, this.storedDtype(name, shape), shape), 'f32');
+    this.values.set(name, value);
+    return value;
+  }
+
+  /** Rows `indices` [N] i64 of the table `name` [R, D] → [N, D]. Only these rows are widened where the table is stored in f16. */
+  rows(name: string, shape: readonly number[], indices: Value): Value {
+    if (this.storedDtype(name, shape) === 'f32') return g.gather(this.graph, this.get(name, shape), indices);
+    return g.cast(this.graph, g.gather(this.graph, this.declare(name, 'f16', shape), indices), 'f32');
+  }
+
+  private storedDtype(name: string, shape: readonly number[]): 'f32' | 'f16' {
+    return this.storage === undefined || this.storage.precision[partOf(name)] === 'f32' || shape.length < 2
+      ? 'f32'
+      : 'f16';
+  }
+
+  private declare(name: string, dtype: DType, shape: readonly number[]): Value {
+    const known = this.declared.get(name);
+    if (known !== undefined) return known;
+    const value = this.graph.input(name, dtype, shape, 'param');
     this.declared.set(name, value);
     return value;
   }
@@ -76,8 +112,16 @@ export class Weights {
   linear(x: Value, module: string, out: number, options: LinearOptions = {}): Value {
     const width = x.shape[1];
     if (typeof width !== 'number') throw new Error(`${module} needs an input [N, in] with a static width`);
-    const weight = this.get(`${module}.weight`, [out, width]);
     const bias = options.bias === true ? this.get(`${module}.bias`, [out]) : undefined;
+    const format = this.storage && blockFormat(this.storage, options.part ?? partOf(module));
+    if (format !== undefined) {
+      const { blocks, bytes } = blockSizes(width, format);
+      const packed = this.declare(module + PACKED_SUFFIX, 'u8', [out, blocks, bytes / blocks]);
+      const scales = this.declare(module + SCALE_SUFFIX, 'f32', [out, blocks]);
+      const y = g.linearNBits(this.graph, x, packed, scales, { ...format, accuracyLevel: ACCURACY_LEVEL }, bias);
+      return options.residual === undefined ? y : g.add(this.graph, y, options.residual);
+    }
+    const weight = this.get(`${module}.weight`, [out, width]);
     const c = bias ?? options.residual;
     if (this.lora === undefined || !this.adapts(module)) {
       const y = g.linear(this.graph, x, weight, c);

@@ -1,5 +1,12 @@
 import type { DType } from '../graph/graph.ts';
-import type { OnnxAttr, OnnxModel, OnnxNode, OnnxTensor, OnnxValueInfo } from '../graph/lowering.ts';
+import type {
+  OnnxAttr,
+  OnnxExternalTensor,
+  OnnxModel,
+  OnnxNode,
+  OnnxTensor,
+  OnnxValueInfo,
+} from '../graph/lowering.ts';
 import { ProtobufWriter } from './protobuf.ts';
 
 /** ONNX TensorProto.DataType numbers (onnx.proto). */
@@ -38,6 +45,14 @@ function writeTensor(w: ProtobufWriter, tensor: OnnxTensor): void {
   w.bytes(9, new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength));
 }
 
+function writeExternalTensor(w: ProtobufWriter, tensor: OnnxExternalTensor): void {
+  if (tensor.shape.length > 0) w.packedInts(1, tensor.shape);
+  w.int(2, ONNX_ELEMENT_TYPE[tensor.dtype]).string(8, tensor.name);
+  const entries = { location: tensor.location, offset: tensor.offsetBytes, length: tensor.lengthBytes };
+  for (const [key, value] of Object.entries(entries)) w.message(13, (e) => e.string(1, key).string(2, String(value)));
+  w.int(14, 1); // data_location = EXTERNAL
+}
+
 function writeValueInfo(w: ProtobufWriter, info: OnnxValueInfo): void {
   w.string(1, info.name).message(2, (type) =>
     type.message(1, (tensor) => {
@@ -59,6 +74,7 @@ export function encodeOnnx(model: OnnxModel): Uint8Array {
       for (const node of model.nodes) graph.message(1, (w) => writeNode(w, node));
       graph.string(2, 'graph');
       for (const tensor of model.initializers) graph.message(5, (w) => writeTensor(w, tensor));
+      for (const tensor of model.externals) graph.message(5, (w) => writeExternalTensor(w, tensor));
       for (const info of model.inputs) graph.message(11, (w) => writeValueInfo(w, info));
       for (const info of model.outputs) graph.message(12, (w) => writeValueInfo(w, info));
     })

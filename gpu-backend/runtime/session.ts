@@ -6,7 +6,7 @@
  */
 import * as ort from 'onnxruntime-node';
 import type { DType, Graph } from '../graph/graph.ts';
-import { type Capabilities, CPU_CAPABILITIES, lowerGraph } from '../graph/lowering.ts';
+import { type Capabilities, CPU_CAPABILITIES, type ExternalPlace, lowerGraph } from '../graph/lowering.ts';
 import { liveNodes, orderForRelease, verify } from '../graph/passes.ts';
 import { encodeOnnx } from './onnx-encode.ts';
 
@@ -45,42 +45,65 @@ export interface SessionOptions {
   readonly spin?: boolean;
   /** Writes an ONNX Runtime profile with this file prefix. */
   readonly profilePrefix?: string;
+  /** Compute once what depends on weights inside the model alone, such as the widening of f16 weights. Default false. */
+  readonly foldConstants?: boolean;
   /** Kernel capabilities the graph is lowered for. Default: CPU. */
   readonly capabilities?: Capabilities;
+}
+
+/**
+ * Verifies, orders and lowers a graph to the bytes of an ONNX model.
+ * @param places of weights that lie in a file in the model's folder; a session of such a model is opened by path
+ */
+export function encodeGraph(
+  graph: Graph,
+  capabilities: Capabilities = CPU_CAPABILITIES,
+  places: ReadonlyMap<string, ExternalPlace> = new Map(),
+): Uint8Array {
+  const nodes = orderForRelease(liveNodes(graph));
+  verify(graph, nodes);
+  return encodeOnnx(lowerGraph(graph, capabilities, nodes, places));
+}
+
+/**
+ * Memory patterns are off (they double peak memory with dynamic shapes) and ORT's own optimiser too: the lowering already
+ * emits fused kernels, loading is 4x faster, and common subexpression elimination would undo recomputation.
+ */
+function ortOptions(options: SessionOptions): ort.InferenceSession.SessionOptions {
+  return {
+    executionProviders: ['cpu'],
+    intraOpNumThreads: options.threads ?? 1,
+    interOpNumThreads: 1,
+    executionMode: 'sequential',
+    enableMemPattern: false,
+    enableCpuMemArena: true,
+    graphOptimizationLevel: options.foldConstants === true ? 'basic' : 'disabled',
+    logSeverityLevel: 3,
+    ...(options.profilePrefix === undefined ? {} : { enableProfiling: true, profileFilePrefix: options.profilePrefix }),
+    extra: { session: { intra_op: { allow_spinning: options.spin === true ? '1' : '0' } } },
+  };
 }
 
 /** A compiled graph. Not thread-safe: one session belongs to one thread. */
 export class Session {
   private constructor(
     private readonly session: ort.InferenceSession,
-    private readonly outputShapes: ReadonlyMap<string, DType>,
+    private readonly outputNames: readonly string[],
   ) {}
 
-  /**
-   * Verifies, orders and lowers a graph, and compiles it. Memory patterns are off (they double peak memory with dynamic
-   * shapes) and ORT's own optimiser too: the lowering already emits fused kernels, loading is 4x faster, and common
-   * subexpression elimination would undo recomputation.
-   */
   static async create(graph: Graph, options: SessionOptions = {}): Promise<Session> {
-    const nodes = orderForRelease(liveNodes(graph));
-    verify(graph, nodes);
-    const model = lowerGraph(graph, options.capabilities ?? CPU_CAPABILITIES, nodes);
-    const bytes = encodeOnnx(model);
-    const session = await ort.InferenceSession.create(bytes, {
-      executionProviders: ['cpu'],
-      intraOpNumThreads: options.threads ?? 1,
-      interOpNumThreads: 1,
-      executionMode: 'sequential',
-      enableMemPattern: false,
-      enableCpuMemArena: true,
-      graphOptimizationLevel: 'disabled',
-      logSeverityLevel: 3,
-      ...(options.profilePrefix === undefined
-        ? {}
-        : { enableProfiling: true, profileFilePrefix: options.profilePrefix }),
-      extra: { session: { intra_op: { allow_spinning: options.spin === true ? '1' : '0' } } },
-    });
-    return new Session(session, new Map(graph.outputs.map((o) => [o.name, o.value.dtype])));
+    const bytes = encodeGraph(graph, options.capabilities);
+    const session = await ort.InferenceSession.create(bytes, ortOptions(options));
+    return new Session(
+      session,
+      graph.outputs.map((o) => o.name),
+    );
+  }
+
+  /** Opens a model file; weights that it keeps in a file beside it are mapped into memory and read when they are needed. */
+  static async open(path: string, options: Omit<SessionOptions, 'capabilities'> = {}): Promise<Session> {
+    const session = await ort.InferenceSession.create(path, ortOptions(options));
+    return new Session(session, session.outputNames);
   }
 
   /**
@@ -91,7 +114,7 @@ export class Session {
     const ortFeeds: Record<string, ort.Tensor> = {};
     for (const [name, t] of Object.entries(feeds))
       ortFeeds[name] = new ort.Tensor(ORT_TYPE[t.dtype], t.data as Float32Array, t.shape);
-    const names = outputs ?? [...this.outputShapes.keys()];
+    const names = outputs ?? this.outputNames;
     const results = await this.session.run(ortFeeds, names);
     const out: Record<string, Tensor> = {};
     for (const name of names) {

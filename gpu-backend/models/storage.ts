@@ -1,0 +1,63 @@
+import type { BlockFormat } from '../io/quantize.ts';
+
+/** How values of a weight are stored. int8 and int4 are weight-only and block-wise; computation is f32 (see accuracy level). */
+export const PRECISIONS = ['f32', 'f16', 'int8', 'int4'] as const;
+export type Precision = (typeof PRECISIONS)[number];
+
+/** Parts of a model that may differ in precision. `head` is the output head; token embeddings belong to the decoder. */
+export const PARTS = ['vision', 'projector', 'decoder', 'head'] as const;
+export type Part = (typeof PARTS)[number];
+
+/** Block sizes that the kernels take. */
+export const BLOCK_SIZES = [16, 32, 64, 128, 256] as const;
+
+/**
+ * How the weights of an imported model are stored. With int8 and int4 the linear layers are quantised; their other matrices
+ * (embeddings, patch kernel) are f16, and norms and biases stay f32 always.
+ */
+export interface Storage {
+  readonly precision: Readonly<Record<Part, Precision>>;
+  /** Values that share one scale in int8 and int4. */
+  readonly blockSize: number;
+}
+
+/** Part that a weight or module belongs to, by canonical name. */
+export function partOf(name: string): Part {
+  if (name.startsWith('vision_tower.')) return 'vision';
+  if (name.startsWith('multi_modal_projector.')) return 'projector';
+  return name.startsWith('language_model.lm_head') ? 'head' : 'decoder';
+}
+
+/** Block format of a part's linear layers, undefined where they are not quantised. */
+export function blockFormat({ precision, blockSize }: Storage, part: Part): BlockFormat | undefined {
+  const chosen = precision[part];
+  return chosen === 'int8' || chosen === 'int4' ? { bits: chosen === 'int8' ? 8 : 4, blockSize } : undefined;
+}
+
+export interface PrecisionChoice extends Partial<Readonly<Record<Part, Precision>>> {
+  /** Parts that are not named. Default f16. */
+  readonly precision?: Precision;
+  /** Default 32. */
+  readonly blockSize?: number;
+}
+
+/**
+ * Precision of each part from what a user chose. The head defaults to what the decoder has, but to int8 where that is int4: each
+ * token is chosen by it, and it is read once a token.
+ */
+export function chooseStorage(choice: PrecisionChoice): Storage {
+  const all = choice.precision ?? 'f16';
+  const decoder = choice.decoder ?? all;
+  return {
+    precision: {
+      vision: choice.vision ?? all,
+      projector: choice.projector ?? all,
+      decoder,
+      head: choice.head ?? (decoder === 'int4' ? 'int8' : decoder),
+    },
+    blockSize: choice.blockSize ?? 32,
+  };
+}
+
+export const PACKED_SUFFIX = '.weight_packed';
+export const SCALE_SUFFIX = '.weight_scale';
