@@ -6,11 +6,11 @@ import { sha256File } from '../io/digest.ts';
 import { familyOf } from '../models/family.ts';
 import { contextTokens } from '../models/llama.ts';
 import { readConfig } from '../models/load.ts';
+import { type PictureSlots, pictureSlots, readRecipe } from '../models/pictures.ts';
 import { templateForCheckpoint } from '../text/checkpoint-template.ts';
 import { bindTemplate, type ChatTemplate, reservedTokens } from '../text/templates.ts';
 import { loadTokenizer, type Tokenizer } from '../text/tokenizer.ts';
-import { type ImageRecipe, parseRecipe } from '../vision/recipes.ts';
-import { type PictureSlots, pictureSlots } from './picture-slots.ts';
+import type { ImageRecipe } from '../vision/recipes.ts';
 
 /** Everything about a model that the server's thread needs: words and pictures in and out, no weights. */
 export interface ModelFront {
@@ -74,14 +74,6 @@ export async function loadFront(id: string, dir: string): Promise<ModelFront> {
       digest: `sha256:${digest}`,
     },
   };
-}
-
-/** @throws Error where the file is missing: nothing else says how the pictures that the model learned from were prepared */
-function readRecipe(dir: string): ImageRecipe {
-  const json = readJson(join(dir, 'preprocessor_config.json'));
-  if (json === null)
-    throw new Error(`expected preprocessor_config.json in ${dir}; it says how pictures are prepared for the model`);
-  return parseRecipe(json);
 }
 
 function readJson(path: string): Record<string, unknown> | null {

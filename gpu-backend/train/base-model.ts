@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { openSafetensors } from '../io/safetensors.ts';
 import { toFloat32 } from '../io/tensor.ts';
@@ -6,11 +6,13 @@ import { loadAdapter, mergeAdapter } from '../models/adapter.ts';
 import type { VlmConfig } from '../models/config.ts';
 import { loadCheckpoint, type WeightMap } from '../models/load.ts';
 import { canonicalName } from '../models/names.ts';
+import { type PictureSlots, pictureSlots, readRecipe } from '../models/pictures.ts';
 import { f32 } from '../runtime/session.ts';
+import { templateForCheckpoint } from '../text/checkpoint-template.ts';
 import type { LayoutOptions } from '../text/layout.ts';
-import { bindTemplate, templateByName, templateForLanguageModel } from '../text/templates.ts';
+import { bindTemplate, reservedTokens } from '../text/templates.ts';
 import { loadTokenizer } from '../text/tokenizer.ts';
-import { type ImageRecipe, parseRecipe } from '../vision/recipes.ts';
+import type { ImageRecipe } from '../vision/recipes.ts';
 
 /** A model to tune: weights, and how words and pictures go in. */
 export interface BaseModel {
@@ -19,12 +21,9 @@ export interface BaseModel {
   readonly weights: WeightMap;
   /** Names of weights that the earlier fine-tune changed; the new one must carry them along. */
   readonly carried: readonly string[];
-  readonly layout: LayoutOptions;
+  readonly layout: Omit<LayoutOptions, 'tokensPerImage'>;
   readonly recipe: ImageRecipe;
-}
-
-function readJson(path: string): Record<string, unknown> {
-  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>) : {};
+  readonly slots: PictureSlots;
 }
 
 /**
@@ -35,12 +34,9 @@ function readJson(path: string): Record<string, unknown> {
 export function loadBaseModel(dir: string, tunedDir?: string): BaseModel {
   const { config, weights: base } = loadCheckpoint(dir);
   const weights = tunedDir === undefined ? base : overlay(base, config, tunedDir);
-  const tokenizer = loadTokenizer(dir, { reserved: ['<image>'] });
-  const named = readJson(join(dir, 'tokenizer_config.json')).mantis_template;
-  const path = (readJson(join(dir, 'config.json')).text_config as { _name_or_path?: unknown } | undefined)
-    ?._name_or_path;
-  const template =
-    typeof named === 'string' ? templateByName(named) : templateForLanguageModel(typeof path === 'string' ? path : '');
+  const template = templateForCheckpoint(dir);
+  const tokenizer = loadTokenizer(dir, { reserved: reservedTokens(template) });
+  const recipe = readRecipe(dir);
   return {
     config,
     weights,
@@ -48,10 +44,10 @@ export function loadBaseModel(dir: string, tunedDir?: string): BaseModel {
     layout: {
       tokenizer,
       template: bindTemplate(template, tokenizer),
-      tokensPerImage: config.tokensPerImage,
       imageTokenId: config.imageToken,
     },
-    recipe: parseRecipe(readJson(join(dir, 'preprocessor_config.json'))),
+    recipe,
+    slots: pictureSlots(config, recipe),
   };
 }
 

@@ -1,10 +1,14 @@
+import type { Picture } from '../models/family.ts';
 import type { Layout } from '../text/layout.ts';
 
-/** One conversation ready for the model: its layout, and for each of its image slots the pixels (or cached features). */
-export interface TrainingSample {
+/** What goes in for a picture: features of a frozen encoder, or pixels. Bare pixels [3, side, side] are the model's own square. */
+export type SampleImage = Float32Array | Picture;
+
+/** One conversation ready for the model: its layout, and what goes into each of its image slots. */
+export interface TrainingSample<Image extends SampleImage = Float32Array> {
   readonly layout: Layout;
-  /** In slot order; all of one size. */
-  readonly images: readonly Float32Array[];
+  /** In slot order. */
+  readonly images: readonly Image[];
 }
 
 /** A right-padded micro-batch of B conversations of S tokens, as plain arrays; rows count from 0 to B·S. */
@@ -23,13 +27,13 @@ export interface CollatedBatch {
   readonly targets: Int32Array;
   /** [R] share of the whole step's loss, so that losses and gradients of micro-batches simply add up. */
   readonly weights: Float32Array;
-  readonly images: readonly Float32Array[];
+  readonly images: readonly SampleImage[];
   /** Tokens that are not padding. */
   readonly tokens: number;
 }
 
 /** Sum of the target weights; a step's losses are divided by the sum over its samples. */
-export function supervisedWeight(samples: readonly TrainingSample[]): number {
+export function supervisedWeight(samples: readonly TrainingSample<SampleImage>[]): number {
   let sum = 0;
   for (const { layout } of samples) for (let t = 1; t < layout.weights.length; t++) sum += layout.weights[t] as number;
   return sum;
@@ -41,7 +45,7 @@ export function supervisedWeight(samples: readonly TrainingSample[]): number {
  * @throws Error when no token is supervised
  */
 export function collate(
-  samples: readonly TrainingSample[],
+  samples: readonly TrainingSample<SampleImage>[],
   options: { readonly padId: number; readonly multiple: number; readonly totalWeight: number },
 ): CollatedBatch {
   const longest = Math.max(...samples.map((s) => s.layout.ids.length));
@@ -51,7 +55,7 @@ export function collate(
   const positions = new Int32Array(batch * length);
   for (let i = 0; i < positions.length; i++) positions[i] = i % length;
   const [imageRows, rows, targets, weights]: [number[], number[], number[], number[]] = [[], [], [], []];
-  const images: Float32Array[] = [];
+  const images: SampleImage[] = [];
   let tokens = 0;
   samples.forEach(({ layout, images: own }, b) => {
     const start = b * length;

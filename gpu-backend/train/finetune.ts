@@ -4,8 +4,9 @@ import { sha256File } from '../io/digest.ts';
 import { writeSafetensors } from '../io/safetensors-write.ts';
 import { fromFloat32 } from '../io/tensor.ts';
 import { writeAdapter } from '../models/adapter.ts';
+import { familyOf } from '../models/family.ts';
 import { initAdapter } from '../models/presets.ts';
-import { LLAMA_LINEARS, type LoraSpec } from '../models/weights.ts';
+import type { LoraSpec } from '../models/weights.ts';
 import { f32, type Tensor } from '../runtime/session.ts';
 import { type BaseModel, loadBaseModel } from './base-model.ts';
 import { type ChatExample, DatasetError } from './chat-dataset.ts';
@@ -113,7 +114,9 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
   const fail = (code: string, message: string): FineTuneResult => ({ outcome: 'failed', code, message, trainedTokens });
   const base = loadBaseModel(spec.baseDir, spec.tunedDir);
   const lora: LoraSpec | undefined =
-    spec.stage === 'lora' ? { ...DEFAULT_LORA, ...spec.lora, targets: [...LLAMA_LINEARS] } : undefined;
+    spec.stage === 'lora'
+      ? { ...DEFAULT_LORA, ...spec.lora, targets: familyOf(base.config).decoderLinears }
+      : undefined;
   const threads = spec.threads ?? 1;
   const features = await FeatureStore.create(base.config, base.weights, { threads });
   const sessions = new StageSessions(base, spec.stage, lora, threads);
@@ -133,7 +136,7 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
       await say('warn', `${training.total - training.examples.length} examples without images are left out.`);
 
     const seen = await samples.look([...training.examples, ...(validation?.examples ?? [])], hooks.signal);
-    if (seen > 0) await say('info', `${seen} pictures seen; their features are kept.`);
+    if (seen > 0) await say('info', `${seen} pictures seen; what is made of them is kept.`);
 
     const { session } = await sessions.get(true);
     const state = new ParameterState(
@@ -256,7 +259,7 @@ async function writeTuned(
     if (tensor !== undefined) changed.set(name, tensor);
   }
   const adapter = [...trained].filter(([name]) => /\.lora_[AB]\.weight$/.test(name));
-  if (lora !== undefined) await writeAdapter(dir, { lora, weights: new Map(adapter) });
+  if (lora !== undefined) await writeAdapter(dir, { lora, weights: new Map(adapter) }, { family: base.config.family });
   for (const [name, tensor] of trained) if (base.weights.has(name)) changed.set(name, tensor);
   if (changed.size > 0)
     await writeSafetensors(

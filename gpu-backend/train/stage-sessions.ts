@@ -1,3 +1,4 @@
+import { familyOf } from '../models/family.ts';
 import type { LoraSpec } from '../models/weights.ts';
 import { f32, type Tensor } from '../runtime/session.ts';
 import type { BaseModel } from './base-model.ts';
@@ -38,11 +39,12 @@ export class StageSessions {
   }
 
   private async create(withImages: boolean): Promise<{ session: TrainSession; computer: GradientComputer }> {
+    const frozenInput = familyOf(this.base.config).hasTower ? 'towerFeatures' : 'pixels';
     const session = await createTrainSession({
       config: this.base.config,
       options: {
         train: this.stage,
-        images: withImages ? 'towerFeatures' : 'none',
+        images: withImages ? frozenInput : 'none',
         // Recomputing layers pays where activations, not weights, fill the memory.
         checkpointing: this.base.config.text.hidden >= 1024 ? 'layer' : 'none',
         ...(this.lora === undefined ? {} : { lora: this.lora, alsoTrain: this.trainsHead() ? [HEAD] : [] }),

@@ -1,8 +1,9 @@
 import type { VlmConfig } from '../models/config.ts';
+import { familyOf } from '../models/family.ts';
 import { type TrainGraph, type TrainOptions as TrainGraphOptions, trainGraph } from '../models/train-graph.ts';
 import { causalBias } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
-import type { CollatedBatch } from './batch.ts';
+import type { CollatedBatch, SampleImage } from './batch.ts';
 
 /** A plain description of a training graph; it can be sent to another thread, which builds the graph itself. */
 export interface TrainSessionSpec {
@@ -39,7 +40,7 @@ export function batchFeeds(
   const feeds: Record<string, Tensor> = {
     ids: ints(batch.ids, shape),
     positions: ints(batch.positions, shape),
-    causal_bias: f32(cachedBias(blockLength, blocks), [blockLength, batch.length]),
+    causal_bias: f32(cachedBias(blockLength, blocks, config.text.slidingWindow), [blockLength, batch.length]),
     rows: ints(batch.rows, rows),
     targets: ints(batch.targets, rows),
     weights: f32(batch.weights, rows),
@@ -50,34 +51,37 @@ export function batchFeeds(
     return feeds;
   }
   feeds.image_rows = ints(batch.imageRows, [batch.imageRows.length]);
-  const joined = joinImages(batch.images);
-  if (options.images === 'pixels') {
-    const side = config.vision.imageSize;
-    feeds.pixel_values = f32(joined, [batch.images.length, 3, side, side]);
-  } else feeds.vision_features = f32(joined, [batch.imageRows.length, config.vision.hidden]);
-  return feeds;
+  const family = familyOf(config);
+  const side = config.vision.imageSize;
+  const pictures =
+    options.images === 'pixels'
+      ? family.pictureFeeds(
+          config,
+          batch.images.map((image) =>
+            image instanceof Float32Array ? { pixels_CHW: image, width: side, height: side } : image,
+          ),
+        )
+      : family.towerFeeds(config, batch.images.map(asFeatures));
+  return { ...feeds, ...pictures };
 }
 
-function joinImages(images: readonly Float32Array[]): Float32Array {
-  const size = images[0]?.length ?? 0;
-  const joined = new Float32Array(size * images.length);
-  images.forEach((image, i) => {
-    if (image.length !== size) throw new Error(`image ${i} has ${image.length} values, the first one ${size}`);
-    joined.set(image, i * size);
-  });
-  return joined;
+function asFeatures(image: SampleImage): Float32Array {
+  if (image instanceof Float32Array) return image;
+  throw new Error(
+    `a training graph over features of a frozen encoder was given pixels, ${image.width}x${image.height}`,
+  );
 }
 
 const biases = new Map<string, Float32Array>();
 
-/** The bias depends on the length alone; a run meets few lengths, and the oldest is dropped when there are many. */
-function cachedBias(blockLength: number, blocks: number): Float32Array {
-  const key = `${blockLength}x${blocks}`;
+/** The bias depends on length and window; a run meets few lengths, and the oldest is dropped when there are many. */
+function cachedBias(blockLength: number, blocks: number, slidingWindow: number | undefined): Float32Array {
+  const key = `${blockLength}x${blocks} ${slidingWindow}`;
   let bias = biases.get(key);
   if (bias === undefined) {
     const [oldest] = biases.keys();
     if (biases.size >= 64 && oldest !== undefined) biases.delete(oldest);
-    bias = causalBias(blockLength, blocks);
+    bias = causalBias(blockLength, blocks, slidingWindow);
     biases.set(key, bias);
   }
   return bias;

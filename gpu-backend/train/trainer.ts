@@ -1,7 +1,14 @@
 import { collectGarbage } from '../runtime/garbage.ts';
 import type { Session, Tensor } from '../runtime/session.ts';
 import type { AdamWOptions, DecayRule } from './adamw.ts';
-import { type CollatedBatch, collate, planForThreads, supervisedWeight, type TrainingSample } from './batch.ts';
+import {
+  type CollatedBatch,
+  collate,
+  planForThreads,
+  type SampleImage,
+  supervisedWeight,
+  type TrainingSample,
+} from './batch.ts';
 import type { Progress } from './checkpoint.ts';
 import type { ParameterState } from './state.ts';
 
@@ -27,7 +34,7 @@ export interface StepMetrics {
 /** Training data as a function of position, so that a resumed run sees what it would have seen. */
 export interface DataSource {
   /** Samples of the optimizer step that begins at `cursor`, and where the next one begins. */
-  next(cursor: number): Promise<{ readonly samples: readonly TrainingSample[]; readonly cursor: number }>;
+  next(cursor: number): Promise<{ readonly samples: readonly TrainingSample<SampleImage>[]; readonly cursor: number }>;
 }
 
 export interface StepTotals {
@@ -161,7 +168,7 @@ export interface TrainResult {
 
 /** Micro-batches of one optimizer step; their weights add up to one. Samples without supervised tokens are left out. */
 export function microBatches(
-  samples: readonly TrainingSample[],
+  samples: readonly TrainingSample<SampleImage>[],
   options: {
     readonly padId: number;
     readonly lengthMultiple: number;

@@ -59,16 +59,7 @@ export function sniffFormat(bytes: Uint8Array): ImageFormat | null {
   return MAGIC.find(([, matches]) => matches(bytes))?.[0] ?? null;
 }
 
-/**
- * Decodes a JPEG, PNG, WebP or GIF (first frame) to 8-bit RGB. Colours as Pillow's `Image.open(…).convert('RGB')` gives
- * them, which is what the models were trained on: colour profiles are not applied, CMYK goes by Pillow's formula, 16 bits keep
- * their upper 8 (for 16-bit grey too, which Pillow clips to white instead), grey is repeated. Other than Pillow the EXIF orientation is applied and transparency laid on white, unless
- * the options say otherwise.
- *
- * @throws ImageError
- */
-export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}): Promise<DecodedImage> {
-  const { alpha = 'white', orient = true, limits = LIMITS.images } = options;
+function checkFile(bytes: Uint8Array, limits: DecodeLimits): ImageFormat {
   if (bytes.byteLength === 0) throw new ImageError('empty_image_file', { expected: 'a picture', received: '0 bytes' });
   if (bytes.byteLength > limits.maxBytes) {
     throw new ImageError('image_file_too_large', {
@@ -83,6 +74,20 @@ export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}
       received: 'bytes that are none of these',
     });
   }
+  return format;
+}
+
+/**
+ * Decodes a JPEG, PNG, WebP or GIF (first frame) to 8-bit RGB. Colours as Pillow's `Image.open(…).convert('RGB')` gives
+ * them, which is what the models were trained on: colour profiles are not applied, CMYK goes by Pillow's formula, 16 bits keep
+ * their upper 8 (for 16-bit grey too, which Pillow clips to white instead), grey is repeated. Other than Pillow the EXIF orientation is applied and transparency laid on white, unless
+ * the options say otherwise.
+ *
+ * @throws ImageError
+ */
+export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}): Promise<DecodedImage> {
+  const { alpha = 'white', orient = true, limits = LIMITS.images } = options;
+  const format = checkFile(bytes, limits);
   const { isCmyk, is16Bit, isGrey } = await readHeader(bytes, format, limits);
   // Animations: page 0 alone is decoded.
   const input = sharp(bytes, {
@@ -109,6 +114,18 @@ export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}
   }
 }
 
+/**
+ * Size of the upright picture by its header alone, pixels.
+ * @throws ImageError for what `decodeImage` refuses before it decodes
+ */
+export async function readPictureSize(
+  bytes: Uint8Array,
+  limits: DecodeLimits = LIMITS.images,
+): Promise<{ width: number; height: number }> {
+  const { width, height } = await readHeader(bytes, checkFile(bytes, limits), limits);
+  return { width, height };
+}
+
 function unreadable(format: ImageFormat): ImageError {
   return new ImageError('image_parse_error', {
     expected: `a whole ${format.toUpperCase()}`,
@@ -120,7 +137,7 @@ async function readHeader(
   bytes: Uint8Array,
   format: ImageFormat,
   limits: DecodeLimits,
-): Promise<{ isCmyk: boolean; is16Bit: boolean; isGrey: boolean }> {
+): Promise<{ isCmyk: boolean; is16Bit: boolean; isGrey: boolean; width: number; height: number }> {
   // The limit is ours to name, with the numbers, so the header is read without sharp's own.
   const metadata = await sharp(bytes, { failOn: 'error', limitInputPixels: false, page: 0, pages: 1 })
     .metadata()
@@ -146,7 +163,13 @@ async function readHeader(
       received: `${width}x${height}`,
     });
   }
-  return { isCmyk: metadata.space === 'cmyk', is16Bit: metadata.depth === 'ushort', isGrey: metadata.channels <= 2 };
+  return {
+    isCmyk: metadata.space === 'cmyk',
+    is16Bit: metadata.depth === 'ushort',
+    isGrey: metadata.channels <= 2,
+    width: metadata.autoOrient.width,
+    height: metadata.autoOrient.height,
+  };
 }
 
 function upperBytes(data: Buffer): Uint8Array {

@@ -1,9 +1,28 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { type ImageGrid, imageTokens } from '../../shared/contract/models.ts';
-import type { VlmConfig } from '../models/config.ts';
-import { familyOf, type PictureSize } from '../models/family.ts';
 import { modelSize } from '../vision/preprocess.ts';
-import type { ImageRecipe } from '../vision/recipes.ts';
+import { type ImageRecipe, parseRecipe } from '../vision/recipes.ts';
+import type { VlmConfig } from './config.ts';
+import { familyOf, type PictureSize } from './family.ts';
+
+/**
+ * How a checkpoint folder wants its pictures.
+ * @throws Error where preprocessor_config.json is missing (nothing else says how the pictures that the model learned from were
+ * prepared), or says what is not supported
+ */
+export function readRecipe(dir: string): ImageRecipe {
+  const path = join(dir, 'preprocessor_config.json');
+  if (!existsSync(path)) throw new Error(`expected ${path}: it says how pictures are prepared for the model`);
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (cause) {
+    throw new Error(`${path}: expected JSON`, { cause });
+  }
+  return parseRecipe(json);
+}
 
 /** How many decoder positions pictures take in a model, and of which ids their slots are. */
 export interface PictureSlots {
