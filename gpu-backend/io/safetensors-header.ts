@@ -8,10 +8,19 @@ export interface SafetensorsLimits {
   readonly maxTensors: number;
   /** Largest number of dimensions of one tensor. */
   readonly maxRank: number;
+  /** Shards of one index, and the bytes of all their headers together. `maxTensors` holds for all of them together too. */
+  readonly maxShards: number;
+  readonly maxTotalHeaderBytes: number;
 }
 
 /** 8 MiB and 65,536 tensors: the largest published model of the family has 770 tensors and an 80 kB header. */
-export const SAFETENSORS_LIMITS: SafetensorsLimits = { maxHeaderBytes: 8 << 20, maxTensors: 65_536, maxRank: 8 };
+export const SAFETENSORS_LIMITS: SafetensorsLimits = {
+  maxHeaderBytes: 8 << 20,
+  maxTensors: 65_536,
+  maxRank: 8,
+  maxShards: 1000,
+  maxTotalHeaderBytes: 32 << 20,
+};
 
 export type SafetensorsErrorCode =
   | 'not_found'
@@ -20,6 +29,9 @@ export type SafetensorsErrorCode =
   | 'truncated'
   | 'header_too_large'
   | 'too_many_tensors'
+  | 'too_many_shards'
+  | 'tensor_too_large'
+  | 'outside_folder'
   | 'bad_header'
   | 'bad_tensor'
   | 'bad_offsets'
@@ -61,6 +73,11 @@ export const DTYPE_OF_NAME: ReadonlyMap<string, StoredDtype> = new Map([
 /** First bytes of formats people try to load instead; the pickle-based ones can run code, so they are never opened. */
 const FOREIGN_MAGIC: readonly (readonly [string, string])[] = [
   ['PK\u0003\u0004', 'a zip archive (PyTorch .bin/.pt, pickle inside)'],
+  ['PK\u0005\u0006', 'a zip archive'],
+  ['(dp', 'a pickle'],
+  ['(lp', 'a pickle'],
+  ['ccopy_reg', 'a pickle'],
+  ['c__builtin__', 'a pickle'],
   ['\u0080\u0001', 'a pickle'],
   ['\u0080\u0002', 'a pickle'],
   ['\u0080\u0003', 'a pickle'],
@@ -73,6 +90,9 @@ const FOREIGN_MAGIC: readonly (readonly [string, string])[] = [
   ['GGUF', 'a GGUF file'],
   ['\u0089HDF', 'an HDF5 file'],
   ['\u0093NUMPY', 'a NumPy array'],
+  ['<!DOCTYPE', 'a web page (of a login or an error?)'],
+  ['<!doctype', 'a web page (of a login or an error?)'],
+  ['<html', 'a web page (of a login or an error?)'],
   ['version https://git-lfs', 'a git-lfs pointer, not the file itself: fetch the file with git lfs pull'],
 ];
 
@@ -116,7 +136,8 @@ export function parseSafetensorsHeader(
   if (bytes[0] !== 0x7b) fail('bad_header', 'the header must start with "{"');
   let json: unknown;
   try {
-    json = parseStrictJson(bytes);
+    // The header, a tensor, its shape or offsets; two lists and an object a tensor, some to spare for a clear message.
+    json = parseStrictJson(bytes, { maxDepth: 3, maxContainers: 4 * limits.maxTensors + 2 });
   } catch (error) {
     if (error instanceof StrictJsonError) fail('bad_header', error.message);
     throw error;

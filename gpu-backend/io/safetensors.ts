@@ -1,5 +1,5 @@
-import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { closeSync, constants, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
+import { basename, dirname, join, sep } from 'node:path';
 import {
   parseSafetensorsHeader,
   SAFETENSORS_LIMITS,
@@ -35,7 +35,7 @@ export interface SafetensorsStore {
 }
 
 const INDEX_NAME = 'model.safetensors.index.json';
-const SINGLE_NAMES = ['model.safetensors', 'adapter_model.safetensors'];
+const SINGLE_NAMES = ['model.safetensors', 'adapter_model.safetensors'] as const;
 
 /**
  * Opens a `.safetensors` file, a `.safetensors.index.json`, or a folder that holds either under the names Hugging Face
@@ -45,9 +45,10 @@ const SINGLE_NAMES = ['model.safetensors', 'adapter_model.safetensors'];
  */
 export function openSafetensors(path: string, limits: SafetensorsLimits = SAFETENSORS_LIMITS): SafetensorsStore {
   if (!isDirectory(path)) return path.endsWith('.json') ? openIndexed(path, limits) : openFile(path, limits);
-  for (const name of SINGLE_NAMES.slice(0, 1)) if (isFile(join(path, name))) return openFile(join(path, name), limits);
-  if (isFile(join(path, INDEX_NAME))) return openIndexed(join(path, INDEX_NAME), limits);
-  for (const name of SINGLE_NAMES.slice(1)) if (isFile(join(path, name))) return openFile(join(path, name), limits);
+  const [single, adapter] = SINGLE_NAMES;
+  if (exists(path, single)) return openFile(within(path, single), limits);
+  if (exists(path, INDEX_NAME)) return openIndexed(within(path, INDEX_NAME), limits);
+  if (exists(path, adapter)) return openFile(within(path, adapter), limits);
   throw new SafetensorsError(
     'not_found',
     `expected ${SINGLE_NAMES.join(', ')} or ${INDEX_NAME} in ${path}, found none of them`,
@@ -64,15 +65,22 @@ export function readSafetensors(path: string, limits: SafetensorsLimits = SAFETE
   }
 }
 
-function openFile(path: string, limits: SafetensorsLimits): SafetensorsStore {
-  const descriptor = openSync(path, 'r');
+/** Opens without waiting: a named pipe would otherwise hold the process until somebody writes to it. */
+function openRegular(path: string): { readonly descriptor: number; readonly size: number } {
+  const descriptor = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  const stat = fstatSync(descriptor);
+  if (stat.isFile()) return { descriptor, size: stat.size };
+  closeSync(descriptor);
+  throw new SafetensorsError('not_a_file', `${path} is not a regular file`);
+}
+
+function openFile(path: string, limits: SafetensorsLimits): SafetensorsStore & { readonly headerBytes: number } {
+  const { descriptor, size } = openRegular(path);
   let header: SafetensorsHeader;
   try {
-    const stat = fstatSync(descriptor);
-    if (!stat.isFile()) throw new SafetensorsError('not_a_file', `${path} is not a regular file`);
     header = parseSafetensorsHeader(
       (offset, length) => readExactly(descriptor, offset, length, path),
-      stat.size,
+      size,
       limits,
       path,
     );
@@ -101,7 +109,7 @@ function openFile(path: string, limits: SafetensorsLimits): SafetensorsStore {
       offsetBytes: header.dataOffset + start,
       readInto,
       read: () => {
-        const data = new Uint8Array(end - start);
+        const data = allocate(end - start, name, path);
         readInto(data, 0);
         return { dtype, shape, data };
       },
@@ -111,7 +119,20 @@ function openFile(path: string, limits: SafetensorsLimits): SafetensorsStore {
     if (isOpen) closeSync(descriptor);
     isOpen = false;
   };
-  return { tensors, metadata: header.metadata, unindexed: [], close };
+  return { tensors, metadata: header.metadata, unindexed: [], headerBytes: header.dataOffset, close };
+}
+
+/** A sparse file may claim a tensor larger than any memory, at no cost to whoever made it. */
+function allocate(bytes: number, name: string, path: string): Uint8Array {
+  try {
+    return new Uint8Array(bytes);
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new SafetensorsError(
+      'tensor_too_large',
+      `${path}: ${name.slice(0, 120)} has ${bytes} bytes, more than can be held at once: read it in pieces`,
+    );
+  }
 }
 
 /** Shard names come from a file that a stranger may have written: a plain name in the same folder is all that is accepted. */
@@ -119,20 +140,42 @@ const SHARD_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors$/;
 
 function openIndexed(path: string, limits: SafetensorsLimits): SafetensorsStore {
   const weightMap = readWeightMap(path, limits);
+  const shardNames = new Set(weightMap.values());
+  if (shardNames.size > limits.maxShards)
+    throw new SafetensorsError(
+      'too_many_shards',
+      `${path} names ${shardNames.size} shards, the limit is ${limits.maxShards}`,
+    );
   const shards = new Map<string, SafetensorsStore>();
+  let headerBytes = 0;
+  let tensorCount = 0;
   const close = (): void => {
     for (const shard of shards.values()) shard.close();
   };
   try {
-    for (const shardName of new Set(weightMap.values()))
-      shards.set(shardName, openFile(join(dirname(path), shardName), limits));
+    for (const shardName of shardNames) {
+      const shard = openFile(within(dirname(path), shardName), limits);
+      shards.set(shardName, shard);
+      headerBytes += shard.headerBytes;
+      tensorCount += shard.tensors.size;
+      if (headerBytes > limits.maxTotalHeaderBytes)
+        throw new SafetensorsError(
+          'header_too_large',
+          `the headers up to ${shardName} take ${headerBytes} bytes, the limit for all shards is ${limits.maxTotalHeaderBytes}`,
+        );
+      if (tensorCount > limits.maxTensors)
+        throw new SafetensorsError(
+          'too_many_tensors',
+          `the shards up to ${shardName} hold ${tensorCount} tensors, the limit for all is ${limits.maxTensors}`,
+        );
+    }
     const tensors = new Map<string, StoredTensor>();
     for (const [name, shardName] of weightMap) {
       const tensor = shards.get(shardName)?.tensors.get(name);
       if (!tensor)
         throw new SafetensorsError(
           'index_mismatch',
-          `${basename(path)} says that ${name} is in ${shardName}, but it is not`,
+          `${basename(path)} says that ${name.slice(0, 120)} is in ${shardName}, but it is not`,
         );
       tensors.set(name, tensor);
     }
@@ -152,16 +195,21 @@ function openIndexed(path: string, limits: SafetensorsLimits): SafetensorsStore 
 }
 
 function readWeightMap(path: string, limits: SafetensorsLimits): Map<string, string> {
-  const size = statSync(path).size;
-  if (size > limits.maxHeaderBytes) {
-    throw new SafetensorsError(
-      'header_too_large',
-      `${path} has ${size} bytes, the limit for an index is ${limits.maxHeaderBytes}`,
-    );
+  const { descriptor, size } = openRegular(path);
+  let bytes: Uint8Array;
+  try {
+    if (size > limits.maxHeaderBytes)
+      throw new SafetensorsError(
+        'header_too_large',
+        `${path} has ${size} bytes, the limit for an index is ${limits.maxHeaderBytes}`,
+      );
+    bytes = readExactly(descriptor, 0, size, path);
+  } finally {
+    closeSync(descriptor);
   }
   let index: unknown;
   try {
-    index = parseStrictJson(readFileSync(path));
+    index = parseStrictJson(bytes, { maxDepth: 8, maxContainers: 10_000 });
   } catch (error) {
     if (error instanceof StrictJsonError) throw new SafetensorsError('bad_index', `${path}: ${error.message}`);
     throw error;
@@ -173,7 +221,7 @@ function readWeightMap(path: string, limits: SafetensorsLimits): Map<string, str
     if (typeof shard !== 'string' || !SHARD_NAME.test(shard)) {
       throw new SafetensorsError(
         'bad_index',
-        `${path}: weight_map[${JSON.stringify(name)}] must be the plain name of a .safetensors file beside the index, got ${JSON.stringify(shard)?.slice(0, 120)}`,
+        `${path}: weight_map[${JSON.stringify(name.slice(0, 120))}] must be the plain name of a .safetensors file beside the index, got ${JSON.stringify(shard)?.slice(0, 120)}`,
       );
     }
     result.set(name, shard);
@@ -195,8 +243,31 @@ function isDirectory(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 }
 
-function isFile(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+function exists(folder: string, name: string): boolean {
+  return statSync(join(folder, name), { throwIfNoEntry: false }) !== undefined;
+}
+
+/**
+ * Path of a file of a folder, links followed. A folder from elsewhere may hold links, and a link can make any file of this
+ * machine a part of the model: they must stay in the folder, or lead to the blobs of a Hugging Face cache
+ * (`<repository>/snapshots/<commit>` → `<repository>/blobs`), which is made of such links.
+ */
+function within(folder: string, name: string): string {
+  const path = join(folder, name);
+  let real: string;
+  try {
+    real = realpathSync(path);
+  } catch {
+    throw new SafetensorsError('not_found', `expected ${name} in ${folder}, it is not there`);
+  }
+  const home = realpathSync(folder);
+  const snapshots = dirname(home);
+  const roots = basename(snapshots) === 'snapshots' ? [home, join(dirname(snapshots), 'blobs')] : [home];
+  if (roots.some((root) => real.startsWith(root.endsWith(sep) ? root : root + sep))) return path;
+  throw new SafetensorsError(
+    'outside_folder',
+    `${path} is a link to a file outside the folder: copy that file into the folder if it is meant`,
+  );
 }
 
 function readExactly(descriptor: number, offset: number, length: number, path: string): Uint8Array {
