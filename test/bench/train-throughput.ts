@@ -145,11 +145,33 @@ function summarise(c: TrainCase, rounds: readonly Measurement[]): Summary {
   };
 }
 
+/**
+ * What the peer's matrix product reaches on this machine, alone: its 1024 x 1024 product with both faces of MKL. The ratio of the
+ * two is the most that an engine at the faster one's rate could win over the peer as installed.
+ */
+function peerGemmGflops(engine: Engine, threads: number): number {
+  const script =
+    'import time,torch,sys\ntorch.set_num_threads(int(sys.argv[1]))\na=torch.rand(1024,1024);b=torch.rand(1024,1024);ts=[]\n' +
+    'for _ in range(40):\n t=time.perf_counter();a@b;ts.append(time.perf_counter()-t)\nprint(2*1024**3/sorted(ts)[20]/1e9)';
+  const env = { ...process.env, ...(engine === 'torch-unlocked' ? { LD_PRELOAD: unlock ?? '' } : {}) };
+  const output = execFileSync(python ?? '', ['-c', script, String(threads)], {
+    env,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  return round(Number(output.toString()), 1);
+}
+
 const round = (x: number, digits: number): number => Number(x.toFixed(digits));
 const results: Record<string, unknown>[] = [];
 let failed = 0;
+const gemm: Record<string, number> = {};
 try {
+  for (const threads of values.threads.split(',').map(Number))
+    for (const engine of ['torch', 'torch-unlocked'] as const)
+      if (python !== undefined && (engine === 'torch' || unlock !== undefined))
+        gemm[`${engine}/${threads}`] = peerGemmGflops(engine, threads);
   console.log(`${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${cpus().length} CPUs, node ${process.version}`);
+  if (python !== undefined) console.log(`peer's matrix product, GFLOP/s by threads: ${JSON.stringify(gemm)}`);
   for (const c of chosen) {
     const dir = join(scratch, c.name);
     await writeCase(dir, c);
@@ -219,6 +241,7 @@ console.log(
     bench: 'train-throughput',
     cpu: cpus()[0]?.model.trim(),
     peer: python !== undefined,
+    peerGemmGflops: gemm,
     barsMissed: failed,
     results,
   }),

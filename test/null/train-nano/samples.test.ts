@@ -76,3 +76,26 @@ test('labels: published ones count, position-prior ones are checked where the gr
     ],
   );
 });
+
+test('without pictures a statement is answered at the rate of the labels, whatever it says', () => {
+  const boxes = [towerOf(['black'])];
+  const statements = [true, true, true, false].map((label, i) => ({ statement: `s${i}`, label, boxes, weight: 1 }));
+  const phase = { until: Infinity, mix: { blind: 1 }, turns: [8, 8], describeChance: 0 } as const;
+  const stream = new NanoStream({
+    seed: 1,
+    phases: [{ ...phase, statementSets: [1], skillSets: [2] }],
+    real: { statements, sets: [] },
+  });
+  const byStatement = new Map<string, number[]>();
+  for (let index = 0; index < 400; index++) {
+    const { images, turns } = stream.dialogue(index);
+    assert.equal(images.length, 0);
+    for (const { user, assistant } of turns)
+      byStatement.set(String(user[0]), [...(byStatement.get(String(user[0])) ?? []), assistant === 'true' ? 1 : 0]);
+  }
+  assert.equal(byStatement.size, 4);
+  for (const [statement, answers] of byStatement) {
+    const share = answers.reduce((a, b) => a + b, 0) / answers.length;
+    assert.ok(Math.abs(share - 0.75) < 0.06, `${statement}: ${share}`);
+  }
+});
