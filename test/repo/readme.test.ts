@@ -73,7 +73,7 @@ test('training speeds are those of the benchmark kept with it', () => {
     }[];
   };
   const section = /^### Training speed$([\s\S]*?)^## /m.exec(readme)?.[1] ?? assert.fail('the README has the section');
-  const rows = section.split('\n').filter((line) => /\d\/s \|/.test(line));
+  const rows = section.split('\n').filter((line) => /\d\/s +\|/.test(line));
   assert.equal(rows.length, kept.results.length);
   kept.results.forEach(({ threads, engines: { mantis }, vsStock, vsUnlocked, memoryRatio }, i) => {
     const shown = (rows[i] ?? '')
