@@ -1,6 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
+import { type FamilyName, writeRandomFamily } from '../../fixtures/random-families.ts';
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
 
 /** A base model with random weights and a chat file over squares of two colours: the smallest job that is a real one. */
@@ -14,18 +15,31 @@ const COLORS = [
   ['yellow', { r: 240, g: 220, b: 30 }],
 ] as const;
 
-async function picture(color: (typeof COLORS)[number][1]): Promise<string> {
-  const png = await sharp({ create: { width: 40, height: 40, channels: 3, background: color } })
+async function picture(color: (typeof COLORS)[number][1], width = 40, height = 40): Promise<string> {
+  const png = await sharp({ create: { width, height, channels: 3, background: color } })
     .png()
     .toBuffer();
   return `data:image/png;base64,${png.toString('base64')}`;
 }
 
-/** @param examples lines; every fifth has no picture */
-export async function writeTinyJob(dir: string, examples = 12): Promise<TinyJob> {
+/**
+ * @param examples lines; every fifth has no picture
+ * @param family of the base model, whose pictures then differ in size; default a nano
+ */
+export async function writeTinyJob(dir: string, examples = 12, family?: FamilyName): Promise<TinyJob> {
   const baseDir = join(dir, 'base');
   await mkdir(dir, { recursive: true });
-  await writeRandomNano(baseDir);
+  await (family === undefined ? writeRandomNano(baseDir) : writeRandomFamily(baseDir, family));
+  const sizes =
+    family === undefined
+      ? [[40, 40]]
+      : [
+          [40, 40],
+          [60, 25],
+          [23, 44],
+        ];
+  const show = (color: (typeof COLORS)[number][1], i: number): Promise<string> =>
+    picture(color, ...(sizes[i % sizes.length] as [number, number]));
   const lines: string[] = [];
   for (let i = 0; i < examples; i++) {
     const [first, second] = [COLORS[i % 2], COLORS[(i >> 1) % 2]] as const;
@@ -35,9 +49,9 @@ export async function writeTinyJob(dir: string, examples = 12): Promise<TinyJob>
       i % 5 === 4
         ? 'how many colors are there?'
         : [
-            { type: 'image_url', image_url: { url: await picture(first[1]) } },
+            { type: 'image_url', image_url: { url: await show(first[1], i) } },
             { type: 'text', text: ' and ' },
-            { type: 'image_url', image_url: { url: await picture(second[1]) } },
+            { type: 'image_url', image_url: { url: await show(second[1], i + 1) } },
             { type: 'text', text: question },
           ];
     const answer = i % 5 === 4 ? 'two' : i % 3 === 0 ? second[0] : first[0];
