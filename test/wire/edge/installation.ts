@@ -30,8 +30,9 @@ export type Installation = {
   close(): Promise<void>;
 };
 
+/** @param options.models id → folder of the models that the backend serves; default one tiny random nano, with `backend: true` */
 export async function startInstallation(
-  options: { backend?: boolean; egressAllow?: string } = {},
+  options: { backend?: boolean; models?: Readonly<Record<string, string>>; egressAllow?: string } = {},
 ): Promise<Installation> {
   const dataDir = await mkdtemp(join(tmpdir(), 'mantis-wire-'));
   const edge = await startEdge({
@@ -42,12 +43,10 @@ export async function startInstallation(
     egressAllow: options.egressAllow ?? '',
   });
   let backend: BackendProcess | null = null;
-  if (options.backend === true) {
-    // Pulls in the model code, which the tests of the door alone do without.
-    const { writeRandomNano } = await import('../../fixtures/random-nano.ts');
-    const modelDir = join(dataDir, 'random-nano');
-    await writeRandomNano(modelDir);
-    const env = { MANTIS_MODELS: `${MODEL}=${modelDir}`, MANTIS_LOG_LEVEL: 'warn' };
+  if (options.backend === true || options.models !== undefined) {
+    const models = options.models ?? { [MODEL]: await randomNano(dataDir) };
+    const named = Object.entries(models).map(([id, dir]) => `${id}=${dir}`);
+    const env = { MANTIS_MODELS: named.join(','), MANTIS_LOG_LEVEL: 'warn' };
     backend = new BackendProcess({ edgeUrl: edge.url, secret: SECRET, dataDir, env });
     await until(async () => (await fetch(`${edge.url}/health/ready`)).ok, 60_000, 'the backend is ready');
   }
@@ -92,6 +91,14 @@ export async function startInstallation(
       await rm(dataDir, { recursive: true, force: true });
     },
   };
+}
+
+async function randomNano(dataDir: string): Promise<string> {
+  // Pulls in the model code, which the tests of the door alone do without.
+  const { writeRandomNano } = await import('../../fixtures/random-nano.ts');
+  const dir = join(dataDir, 'random-nano');
+  await writeRandomNano(dir);
+  return dir;
 }
 
 function parse(text: string): unknown {
