@@ -2,7 +2,9 @@ import { Command } from 'commander';
 import { askCommand } from './ask.ts';
 import { CliError } from './error.ts';
 import { evalCommand } from './eval.ts';
+import { exportCommand } from './export.ts';
 import { finetuneCommand } from './finetune.ts';
+import { importCommand } from './import.ts';
 import { modelsCommand } from './models.ts';
 import { serveCommand } from './serve.ts';
 import { trainCommand } from './train.ts';
@@ -28,6 +30,8 @@ Examples:
     askCommand(),
     finetuneCommand(),
     modelsCommand(),
+    importCommand(),
+    exportCommand(),
     trainCommand(),
     evalCommand(),
     verifyCommand(),

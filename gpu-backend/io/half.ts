@@ -71,3 +71,16 @@ export function encodeBfloat16(values: Float32Array): Uint16Array {
   }
   return out;
 }
+
+let crossTable: Uint16Array | undefined;
+
+/**
+ * bfloat16 bit patterns → float16 bit patterns, by table. A finite value beyond float16's range becomes infinity, as in
+ * `encodeFloat16`.
+ */
+export function bfloat16ToFloat16(bits: Uint16Array): Uint16Array {
+  crossTable ??= encodeFloat16(decodeBfloat16(Uint16Array.from({ length: 65536 }, (_, i) => i)));
+  const out = new Uint16Array(bits.length);
+  for (let i = 0; i < bits.length; i++) out[i] = crossTable[bits[i]!]!;
+  return out;
+}

@@ -1,4 +1,4 @@
-import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from './half.ts';
+import { bfloat16ToFloat16, decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from './half.ts';
 
 /** Bytes per element of every element type that a safetensors file can name and we can hold. */
 export const DTYPE_BYTES = {
@@ -81,6 +81,19 @@ export function toFloat32(tensor: RawTensor): Float32Array {
   }
 }
 
+/** Writes the values of a tensor into `target`, which has as many elements: `toFloat32` without fresh memory for bf16 and f32. */
+export function decodeInto(tensor: RawTensor, target: Float32Array): void {
+  if (tensor.dtype !== 'bf16') {
+    target.set(toFloat32(tensor));
+    return;
+  }
+  const { buffer, byteOffset, byteLength } = aligned(tensor.data, 2);
+  const bits = new Uint16Array(buffer, byteOffset, byteLength / 2);
+  if (bits.length !== target.length) throw new Error(`expected ${target.length} values, got ${bits.length}`);
+  const words = new Uint32Array(target.buffer, target.byteOffset, target.length);
+  for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16;
+}
+
 /**
  * The values as 32-bit integers (token ids, positions).
  * @throws Error when the type is not an integer type or a 64-bit value does not fit
@@ -119,4 +132,22 @@ export function fromFloat32(
   }
   const stored = dtype === 'f32' ? values : dtype === 'f16' ? encodeFloat16(values) : encodeBfloat16(values);
   return { dtype, shape, data: bytesOf(stored) };
+}
+
+/**
+ * The values in another float type; the same memory where the type is the same.
+ * @throws Error when a value is not finite in f16 (beyond 65504) or not finite at all
+ */
+export function convertFloats(tensor: RawTensor, to: 'f32' | 'f16' | 'bf16'): Uint8Array {
+  if (tensor.dtype === to) return tensor.data;
+  if (to === 'f32') return bytesOf(toFloat32(tensor));
+  if (to === 'bf16') return bytesOf(encodeBfloat16(toFloat32(tensor)));
+  const data = aligned(tensor.data, 2);
+  const half =
+    tensor.dtype === 'bf16'
+      ? bfloat16ToFloat16(new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2))
+      : encodeFloat16(toFloat32(tensor));
+  for (let i = 0; i < half.length; i++)
+    if ((half[i]! & 0x7c00) === 0x7c00) throw new Error('a value is not finite in f16 (beyond 65504)');
+  return bytesOf(half);
 }

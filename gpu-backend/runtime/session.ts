@@ -10,6 +10,9 @@ import { type Capabilities, CPU_CAPABILITIES, type ExternalPlace, lowerGraph } f
 import { liveNodes, orderForRelease, verify } from '../graph/passes.ts';
 import { encodeOnnx } from './onnx-encode.ts';
 
+/** Of ONNX Runtime. */
+export const RUNTIME_VERSION: string = ort.env.versions.node ?? ort.env.versions.common;
+
 export type TensorData = Float32Array | BigInt64Array | Uint8Array | Uint16Array;
 
 /** A dense row-major tensor in main memory. f16 is held as raw bits in a Uint16Array, bool as bytes. */
