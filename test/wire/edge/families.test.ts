@@ -103,6 +103,30 @@ describe('pictures of two sizes in one question', () => {
   });
 });
 
+describe('a training file', () => {
+  it('fuyu: a line whose pictures are too large together is refused by number before a job exists', async () => {
+    const line = async (count: number) => {
+      const large = await part({ width: 60, height: 40 }, '#2c2');
+      const content = [...Array.from({ length: count }, () => large), { type: 'text', text: '?' }];
+      return JSON.stringify({
+        messages: [
+          { role: 'user', content },
+          { role: 'assistant', content: 'no' },
+        ],
+      });
+    };
+    const { openai } = door;
+    const lines = Buffer.from(`${await line(2)}\n${await line(20)}`);
+    const file = await openai.files.create({ file: await toFile(lines, 'l.jsonl'), purpose: 'fine-tune' });
+    const error = await openai.fineTuning.jobs.create({ model: 'fuyu', training_file: file.id }).then(
+      () => assert.fail('20 x 28 tokens do not fit a context of 512'),
+      (caught: unknown) => caught,
+    );
+    assert.ok(error instanceof OpenAI.APIError && error.status === 400);
+    assert.match(error.message, /line 2, .*20 images of 28 \+ 28 .* = 560 tokens/);
+  });
+});
+
 const JOB_TIMEOUT_MS = 180_000;
 
 describe('one epoch of adapters', () => {
