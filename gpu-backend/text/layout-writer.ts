@@ -1,7 +1,7 @@
 import type { ImageSlot, Layout, LayoutOptions, Message } from './layout.ts';
 import { LayoutError } from './layout-error.ts';
 import type { TemplatePiece } from './templates.ts';
-import { TokenizerError } from './tokenizer.ts';
+import { TokenizerError } from './tokenizer-error.ts';
 
 /** An assistant turn's loss weight, 1 by default. */
 export function checkWeight(weight: number | undefined, path: string): number {

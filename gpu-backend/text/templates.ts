@@ -1,5 +1,6 @@
 import { closingToken, type JinjaTemplate } from './jinja.ts';
-import { type Tokenizer, TokenizerError } from './tokenizer.ts';
+import type { Tokenizer } from './tokenizer.ts';
+import { TokenizerError } from './tokenizer-error.ts';
 
 /**
  * A piece of a template: a special token by its written form, or ordinary text. `{k}` in a wrapper's text is the image number.

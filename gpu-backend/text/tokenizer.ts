@@ -1,7 +1,19 @@
 import { readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
-import { CHARACTER_OF_BYTE, tokenBytesFor } from './token-bytes.ts';
+import { tokenBytesFor } from './token-bytes.ts';
+import { TokenizerError } from './tokenizer-error.ts';
+import {
+  type AddedToken,
+  type BpeJson,
+  buildLibrary,
+  checkTokenizerJson,
+  type TokenizerJson,
+  unigramOf,
+  vocabularyId,
+  withoutPrefix,
+  withoutSpecials,
+} from './tokenizer-json.ts';
+import { BYTE_PIECE } from './unigram.ts';
 
 /** Turns text into token ids and back. Ids are those of the checkpoint's tokenizer.json. */
 export interface Tokenizer {
@@ -36,29 +48,6 @@ export interface DetokenizerStream {
   finish(): string;
 }
 
-export class TokenizerError extends Error {
-  override readonly name = 'TokenizerError';
-}
-
-interface AddedToken {
-  readonly id: number;
-  readonly content: string;
-  readonly special?: boolean;
-}
-
-/** The parts of tokenizer.json that are read here; everything else is the library's business. */
-interface TokenizerJson {
-  readonly added_tokens?: readonly AddedToken[];
-  readonly decoder?: unknown;
-  readonly pre_tokenizer?: unknown;
-  readonly normalizer?: unknown;
-  readonly model: {
-    readonly type?: string;
-    readonly vocab: Record<string, number>;
-    readonly merges: readonly (string | [string, string])[];
-  };
-}
-
 export interface TokenizerOptions {
   /** Tokens that text must never become although the file does not mark them special, e.g. an unmarked "<image>". */
   readonly reserved?: readonly string[];
@@ -91,15 +80,18 @@ function readJson(path: string, isOptional = false): unknown {
 }
 
 /**
- * Builds a tokenizer from the content of tokenizer.json: a BPE model, byte-level or metaspace with byte fallback.
+ * Builds a tokenizer from the content of tokenizer.json: a BPE model, byte-level or metaspace with byte fallback, or a Unigram
+ * model (SentencePiece), with byte fallback or without.
  * @throws TokenizerError when it is something else, or when some text would have no ids
  */
 export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): Tokenizer {
   const source = checkTokenizerJson(json);
   const added = source.added_tokens ?? [];
+  const unigram = unigramOf(source);
+  const pieceId = (token: string): number | undefined => vocabularyId(source.model, unigram, token);
   const reserved = new Set(options.reserved ?? []);
   const ownReserved = [...reserved].flatMap((token): [string, number][] => {
-    const id = Object.hasOwn(source.model.vocab, token) ? source.model.vocab[token] : undefined;
+    const id = pieceId(token);
     return id === undefined ? [] : [[token, id]];
   });
   const specials = new Map([
@@ -111,14 +103,20 @@ export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): T
   ]);
   const specialIds = new Set(specials.values());
   const addedIds = new Set(added.map(({ id }) => id));
-  const withSpecials = build(source);
+  const withSpecials = buildLibrary(source, unigram, []);
   const plain = withoutSpecials(source, specials);
-  const textOnly = build(plain);
+  // Byte pieces are in a Unigram vocabulary like words: a typed "<0x0A>" must not become one.
+  const hidden = unigram && [
+    ...specials.keys(),
+    ...[...unigram.idOf].flatMap(([piece, id]) => (BYTE_PIECE.test(piece) || id === unigram.unknownId ? [piece] : [])),
+  ];
+  const textOnly = buildLibrary(plain, unigram, hidden);
   const continued = withoutPrefix(plain);
-  const textContinued = continued === plain ? textOnly : build(continued);
+  const textContinued = continued === plain ? textOnly : buildLibrary(continued, unigram, hidden);
 
   const written: (string | undefined)[] = [];
-  for (const [token, id] of Object.entries(source.model.vocab)) written[id] = token;
+  for (const [token, id] of unigram?.idOf ?? Object.entries(source.model.vocab as BpeJson['vocab']))
+    written[id] = token;
   for (const { content, id } of added) written[id] = content;
   const form = tokenBytesFor(source.decoder);
   const utf8 = new TextEncoder();
@@ -153,7 +151,7 @@ export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): T
     encode(text, { continues = false } = {}) {
       const { ids } = (continues ? textContinued : textOnly).encode(text, { add_special_tokens: false });
       for (const id of ids) {
-        if (specialIds.has(id))
+        if (specialIds.has(id) || id === unigram?.unknownId)
           throw new TokenizerError(
             `the text holds a character that this model can only write as its reserved token ${written[id]}: leave it out`,
           );
@@ -176,91 +174,4 @@ export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): T
     },
     createStream,
   };
-}
-
-function build(json: TokenizerJson): LibraryTokenizer {
-  return new LibraryTokenizer(
-    { normalizer: null, post_processor: null, pre_tokenizer: null, decoder: null, ...json },
-    {},
-  );
-}
-
-/**
- * The same tokenizer without its special tokens: they are not split off, and where the model's own vocabulary lists them
- * (older checkpoints do) no merge can lead there.
- */
-function withoutSpecials(json: TokenizerJson, specials: ReadonlyMap<string, number>): TokenizerJson {
-  const added_tokens = (json.added_tokens ?? []).filter(({ content }) => !specials.has(content));
-  const { vocab, merges } = json.model;
-  // Byte tokens stay: no merge leads to them, only their byte itself, which `encode` refuses by name.
-  const isRemoved = (token: string): boolean => specials.has(token) && !/^<0x[0-9A-F]{2}>$/.test(token);
-  if (![...specials.keys()].some((token) => Object.hasOwn(vocab, token))) return { ...json, added_tokens };
-  const model = {
-    ...json.model,
-    vocab: Object.fromEntries(Object.entries(vocab).filter(([token]) => !isRemoved(token))),
-    merges: merges.filter(
-      (merge) => !specials.has(typeof merge === 'string' ? merge.replace(' ', '') : merge.join('')),
-    ),
-  };
-  return { ...json, added_tokens, model };
-}
-
-interface NormalizerEntry {
-  readonly type?: string;
-  readonly normalizers?: readonly NormalizerEntry[];
-  readonly pretokenizers?: readonly NormalizerEntry[];
-  readonly prepend_scheme?: string;
-}
-
-/** The same tokenizer without the space that it puts in front of a text; the same object where it puts none. */
-function withoutPrefix(json: TokenizerJson): TokenizerJson {
-  const isPrepend = ({ type }: NormalizerEntry): boolean => type === 'Prepend';
-  const isMetaspace = ({ type, prepend_scheme }: NormalizerEntry): boolean =>
-    type === 'Metaspace' && prepend_scheme !== 'never';
-  const normalizer = json.normalizer as NormalizerEntry | null | undefined;
-  const splitter = json.pre_tokenizer as NormalizerEntry | null | undefined;
-  const normalizers = normalizer?.normalizers ?? (normalizer ? [normalizer] : []);
-  const splitters = splitter?.pretokenizers ?? (splitter ? [splitter] : []);
-  if (!normalizers.some(isPrepend) && !splitters.some(isMetaspace)) return json;
-  return {
-    ...json,
-    normalizer: { type: 'Sequence', normalizers: normalizers.filter((entry) => !isPrepend(entry)) },
-    pre_tokenizer:
-      splitters.length === 0
-        ? null
-        : {
-            type: 'Sequence',
-            pretokenizers: splitters.map((entry) =>
-              isMetaspace(entry) ? { ...entry, prepend_scheme: 'never', add_prefix_space: false } : entry,
-            ),
-          },
-  };
-}
-
-function checkTokenizerJson(json: unknown): TokenizerJson {
-  const candidate = json as Partial<TokenizerJson> | null;
-  const model = candidate?.model;
-  if (model?.type !== 'BPE') {
-    throw new TokenizerError(
-      `expected a tokenizer.json whose model is BPE, got ${JSON.stringify(model?.type) ?? 'no model'}`,
-    );
-  }
-  if (typeof model.vocab !== 'object' || !Array.isArray(model.merges)) {
-    throw new TokenizerError('expected model.vocab (an object) and model.merges (a list) in tokenizer.json');
-  }
-  if (JSON.stringify(candidate?.pre_tokenizer ?? null).includes('"ByteLevel"')) {
-    const missing = CHARACTER_OF_BYTE.findIndex(
-      (character, byte) => canOccurInUtf8(byte) && !Object.hasOwn(model.vocab, character),
-    );
-    if (missing >= 0) {
-      throw new TokenizerError(
-        `the byte-level vocabulary lacks byte 0x${missing.toString(16)}: text with it would lose characters`,
-      );
-    }
-  }
-  return candidate as TokenizerJson;
-}
-
-function canOccurInUtf8(byte: number): boolean {
-  return byte !== 0xc0 && byte !== 0xc1 && byte < 0xf5;
 }

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { parseTokenizer, TokenizerError } from '../../../gpu-backend/text/tokenizer.ts';
+import { parseTokenizer } from '../../../gpu-backend/text/tokenizer.ts';
+import { TokenizerError } from '../../../gpu-backend/text/tokenizer-error.ts';
 import { verifyTokenizer } from '../../../gpu-backend/text/verify-tokenizer.ts';
 import { createSmallTokenizer, LLAMA3_SPECIALS, SMALL_MERGES, smallTokenizerJson } from './small-tokenizer.ts';
 
