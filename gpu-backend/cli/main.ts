@@ -5,6 +5,7 @@ import { evalCommand } from './eval.ts';
 import { exportCommand } from './export.ts';
 import { finetuneCommand } from './finetune.ts';
 import { importCommand } from './import.ts';
+import { inspectCommand } from './inspect.ts';
 import { modelsCommand } from './models.ts';
 import { serveCommand } from './serve.ts';
 import { trainCommand } from './train.ts';
@@ -31,6 +32,7 @@ Examples:
     finetuneCommand(),
     modelsCommand(),
     importCommand(),
+    inspectCommand(),
     exportCommand(),
     trainCommand(),
     evalCommand(),

@@ -33,6 +33,10 @@ export interface Family<C extends VlmConfig = VlmConfig> {
   readonly moduleNames?: readonly (readonly [string, string])[];
   /** Weights that checkpoints hold but nothing reads, by canonical name. */
   isUnused(canonical: string, config: C): boolean;
+  /** Such weights that a published checkpoint of this config holds, name → shape, by canonical name. */
+  unusedWeights(config: C): ReadonlyMap<string, readonly number[]>;
+  /** Text tokens around a picture with the published template and tokenizer, whatever its number. */
+  readonly wrapperTokens: number;
   /** Linear layers of a decoder block, by the last part of their names: what an adapter may target. */
   readonly decoderLinears: readonly string[];
   /** Kinds of linear layer in the projector that an adapter may target as well. */

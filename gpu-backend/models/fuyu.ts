@@ -62,6 +62,9 @@ export const fuyu: Family<FuyuConfig> = {
     ['multi_modal_projector.', 'model.'],
   ],
   isUnused: () => false,
+  unusedWeights: () => new Map(),
+  // About: "image 0: " and the two tokens around a picture.
+  wrapperTokens: 4,
   decoderLinears: PERSIMMON_LINEARS,
   projectorLinears: [],
 

@@ -122,6 +122,9 @@ export const idefics2: Family<Idefics2Config> = {
     ['multi_modal_projector.', 'model.connector.'],
   ],
   isUnused: () => false,
+  unusedWeights: () => new Map(),
+  // A fake token on both sides; neighbours share one.
+  wrapperTokens: 2,
   decoderLinears: LLAMA_LINEARS,
   projectorLinears: LLAMA_LINEARS,
 

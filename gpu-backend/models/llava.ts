@@ -6,12 +6,45 @@ import type { LlavaConfig } from './config.ts';
 import type { Family } from './family.ts';
 import { finalRmsNorm, llamaLayer } from './llama.ts';
 import { projector } from './projector.ts';
-import { visionTower } from './vit.ts';
+import { PREFIX, visionTower } from './vit.ts';
 import { LLAMA_LINEARS } from './weights.ts';
 
 function pixelInput(graph: Graph, config: LlavaConfig, images: Dim): Value {
   const side = config.vision.imageSize;
   return graph.input('pixel_values', 'f32', [images, 3, side, side]);
+}
+
+/** Encoder layers behind the last one used, the final norm, and SigLIP's attention pooling head. */
+function unusedWeights({ vision, visionLayers }: LlavaConfig): ReadonlyMap<string, readonly number[]> {
+  const { hidden: D, intermediate: F, layers, kind } = vision;
+  const shapes = new Map<string, readonly number[]>();
+  const linear = (module: string, out: number, width: number): void => {
+    shapes.set(`${PREFIX}.${module}.weight`, [out, width]).set(`${PREFIX}.${module}.bias`, [out]);
+  };
+  const norm = (module: string): void => {
+    shapes.set(`${PREFIX}.${module}.weight`, [D]).set(`${PREFIX}.${module}.bias`, [D]);
+  };
+  const mlp = (module: string): void => {
+    linear(`${module}.mlp.fc1`, F, D);
+    linear(`${module}.mlp.fc2`, D, F);
+  };
+  for (let i = visionLayers; i < layers; i++) {
+    const layer = `encoder.layers.${i}`;
+    for (const name of ['q_proj', 'k_proj', 'v_proj', 'out_proj']) linear(`${layer}.self_attn.${name}`, D, D);
+    mlp(layer);
+    for (const name of ['layer_norm1', 'layer_norm2']) norm(`${layer}.${name}`);
+  }
+  norm('post_layernorm');
+  if (kind === 'siglip') {
+    shapes
+      .set(`${PREFIX}.head.probe`, [1, 1, D])
+      .set(`${PREFIX}.head.attention.in_proj_weight`, [3 * D, D])
+      .set(`${PREFIX}.head.attention.in_proj_bias`, [3 * D]);
+    linear('head.attention.out_proj', D, D);
+    norm('head.layernorm');
+    mlp('head');
+  }
+  return shapes;
 }
 
 /** Mantis-SigLIP, Mantis-CLIP and LLaVA relatives: square pictures, ViT, two-layer projector, Llama. */
@@ -28,6 +61,9 @@ export const llava: Family<LlavaConfig> = {
     const layer = /^vision_tower\.vision_model\.encoder\.layers\.(\d+)\./.exec(name);
     return layer !== null && Number(layer[1]) >= visionLayers;
   },
+  unusedWeights,
+  // "(image 1: <Image>" and "</Image>)" by the tokenizer of Llama 3: 7 tokens before a picture, 3 behind it.
+  wrapperTokens: 10,
   decoderLinears: LLAMA_LINEARS,
   projectorLinears: [],
 
