@@ -8,6 +8,7 @@ import { loadCheckpoint } from '../models/load.ts';
 import { causalBias, forwardGraph, type ModelGraph, visionGraph } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
 import { type Layout, layoutConversation } from '../text/layout.ts';
+import { encodePictures } from './encode-pictures.ts';
 import { overlay } from './load-model.ts';
 import { loadFront, type ModelFront } from './model-front.ts';
 import { logSumExp } from './sampler.ts';
@@ -153,20 +154,16 @@ export class ChoiceScorer {
       this.#encoded.clear();
       if (missing.length < images.length) return await this.#encodeMissing(images);
     }
-    const family = familyOf(this.#config);
     for (let first = 0; first < missing.length; first += 8) {
       const some = missing.slice(first, first + 8);
       const pictures: Picture[] = [];
       for (const image of some) pictures.push(await image.picture());
-      const feeds = { ...this.#vision.feeds, ...family.pictureFeeds(this.#config, pictures) };
-      const all = (await this.#vision.session.run(feeds)).image_features!.data as Float32Array;
-      let end = 0;
-      for (const [n, { key }] of some.entries()) {
-        const slotIds = family.slotIds(this.#config, pictures[n]!);
-        const start = end;
-        end += slotIds.length * this.#config.text.hidden;
-        this.#encoded.set(key, { features: all.slice(start, end), slotIds });
-      }
+      const features = await encodePictures(this.#config, this.#vision, pictures);
+      for (const [n, { key }] of some.entries())
+        this.#encoded.set(key, {
+          features: features[n]!,
+          slotIds: familyOf(this.#config).slotIds(this.#config, pictures[n]!),
+        });
     }
   }
 

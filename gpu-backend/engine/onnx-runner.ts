@@ -1,7 +1,8 @@
 import type { VlmConfig } from '../models/config.ts';
-import { familyOf, type Picture } from '../models/family.ts';
+import type { Picture } from '../models/family.ts';
 import { causalBias, decodeGraph, hasPastWindow, type ModelGraph, visionGraph } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
+import { encodePictures } from './encode-pictures.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
 
 /** Weights by canonical name, as graph inputs take them. */
@@ -63,21 +64,9 @@ export class OnnxRunner implements ModelRunner {
     this.#outputs = ['logits', ...layers.map((layer) => `new_k_${layer}`), ...layers.map((layer) => `new_v_${layer}`)];
   }
 
-  async encode(pictures: readonly Picture[]): Promise<Float32Array[]> {
+  encode(pictures: readonly Picture[]): Promise<Float32Array[]> {
     const { config, vision } = this.#sessions;
-    const family = familyOf(config);
-    const feeds = { ...this.#visionFeeds, ...family.pictureFeeds(config, pictures) };
-    const features = floats(await vision.session.run(feeds), 'image_features');
-    let end = 0;
-    const own = pictures.map((picture) => {
-      const start = end;
-      end += family.slotIds(config, picture).length * config.text.hidden;
-      // A copy, so that a cached picture does not keep the features of a whole batch alive.
-      return features.slice(start, end);
-    });
-    if (end !== features.length)
-      throw new Error(`internal: ${pictures.length} pictures have ${features.length} feature values, expected ${end}`);
-    return own;
+    return encodePictures(config, { session: vision.session, feeds: this.#visionFeeds }, pictures);
   }
 
   async forward(batch: ForwardBatch): Promise<ForwardResult> {

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import sharp from 'sharp';
+import { picturesByRun } from '../../../gpu-backend/engine/encode-pictures.ts';
 import { loadFront } from '../../../gpu-backend/engine/model-front.ts';
 import { readPictureSize } from '../../../gpu-backend/vision/decode.ts';
 import { modelSize, preprocessImage } from '../../../gpu-backend/vision/preprocess.ts';
@@ -58,4 +59,26 @@ test('a folder whose recipe does not fit the model, or is missing, is refused be
   await assert.rejects(loadFront('m', dir), /expected 32x32 pixels, got 24x24/);
   await rm(join(dir, 'preprocessor_config.json'));
   await assert.rejects(loadFront('m', dir), /expected .*preprocessor_config\.json: it says how pictures are prepared/);
+});
+
+test('runs of the vision graph hold neighbours of few pixels together, or one picture alone', () => {
+  const of = (width: number, height: number) => ({ width, height });
+  const small = Array.from({ length: 9 }, () => of(384, 384));
+  assert.deepEqual(
+    picturesByRun(small).map((run) => run.length),
+    [7, 2],
+  );
+  assert.deepEqual(picturesByRun([of(980, 980), of(980, 378), of(378, 980), of(20, 20), of(30, 40)]), [
+    [of(980, 980)],
+    [of(980, 378)],
+    [of(378, 980), of(20, 20)],
+    [of(30, 40)],
+  ]);
+  assert.deepEqual(picturesByRun([]), []);
+  fc.assert(
+    fc.property(fc.array(fc.tuple(fc.integer({ min: 1, max: 1500 }), fc.integer({ min: 1, max: 1500 }))), (sizes) => {
+      const pictures = sizes.map(([width, height]) => of(width, height));
+      assert.deepEqual(picturesByRun(pictures).flat(), pictures);
+    }),
+  );
 });
