@@ -1,6 +1,8 @@
 import { extname } from 'node:path';
 import { Command } from 'commander';
-import { Api, type ApiOptions, apiOptions, readUserFile } from './api.ts';
+import type { MantisClient } from '../../shared/client/client.ts';
+import type { ChatRequest } from '../../shared/contract/chat.ts';
+import { type ApiOptions, apiOptions, readUserFile, withApi } from './api.ts';
 import { askLocal } from './ask-local.ts';
 import { CliError } from './error.ts';
 import { collect, wholeNumber, within } from './parse.ts';
@@ -37,36 +39,33 @@ export function askCommand(): Command {
     .option('--system <text>', 'system message');
   for (const option of apiOptions()) command.addOption(option);
   return command.action(async (question: string, options: AskOptions) => {
-    for await (const text of options.local === undefined
-      ? askApi(question, options)
-      : askLocal(question, options.local, options))
-      process.stdout.write(text);
-    process.stdout.write('\n');
+    if (options.local === undefined) await withApi(options, (api) => print(askApi(api, question, options)));
+    else await print(askLocal(question, options.local, options));
   });
 }
 
-async function* askApi(question: string, options: AskOptions): AsyncGenerator<string> {
+async function print(answer: AsyncIterable<string>): Promise<void> {
+  for await (const text of answer) process.stdout.write(text);
+  process.stdout.write('\n');
+}
+
+async function* askApi(api: MantisClient, question: string, options: AskOptions): AsyncGenerator<string> {
   const images = await Promise.all(
     options.image.map(async (file) => {
       const mime = MIME_OF[extname(file).toLowerCase()];
       if (mime === undefined) throw new CliError(`${file}: expected an image named .png, .jpg, .webp or .gif`, 2);
       const base64 = (await readUserFile(file)).toString('base64');
-      return { type: 'image_url', image_url: { url: `data:${mime};base64,${base64}` } };
+      return { type: 'image_url' as const, image_url: { url: `data:${mime};base64,${base64}` } };
     }),
   );
-  const chunks = new Api(options).stream<{ choices: { delta: { content?: string | null } }[] }>(
-    '/v1/chat/completions',
-    {
-      model: options.model,
-      stream: true,
-      temperature: options.temperature,
-      messages: [
-        ...(options.system === undefined ? [] : [{ role: 'system', content: options.system }]),
-        { role: 'user', content: [...images, { type: 'text', text: question }] },
-      ],
-      ...(options.maxTokens === undefined ? {} : { max_completion_tokens: options.maxTokens }),
-      ...(options.seed === undefined ? {} : { seed: options.seed }),
-    },
-  );
+  const messages: ChatRequest['messages'] = [{ role: 'user', content: [...images, { type: 'text', text: question }] }];
+  if (options.system !== undefined) messages.unshift({ role: 'system', content: options.system });
+  const chunks = api.chat.stream({
+    model: options.model,
+    temperature: options.temperature,
+    messages,
+    ...(options.maxTokens === undefined ? {} : { max_completion_tokens: options.maxTokens }),
+    ...(options.seed === undefined ? {} : { seed: options.seed }),
+  });
   for await (const chunk of chunks) yield chunk.choices[0]?.delta.content ?? '';
 }

@@ -1,7 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Command, Option } from 'commander';
-import type { FineTuningJob, JobEvent } from '../../shared/contract/jobs.ts';
-import { Api, type ApiOptions, apiOptions } from './api.ts';
+import type { MantisClient } from '../../shared/client/client.ts';
+import { type ApiOptions, apiOptions, uploadTrainingFile, withApi } from './api.ts';
 import { CliError } from './error.ts';
 import { wholeNumber, within } from './parse.ts';
 import { ProgressBar } from './progress.ts';
@@ -35,56 +34,56 @@ export function finetuneCommand(): Command {
     .option('--seed <n>', 'same seed, same model', wholeNumber)
     .option('--no-follow', 'start the job and return');
   for (const option of apiOptions()) command.addOption(option);
-  return command.action(async (file: string, options: FinetuneOptions) => {
-    const api = new Api(options);
-    const training = await api.upload<{ id: string; bytes: number }>(file, 'fine-tune');
-    process.stderr.write(`uploaded ${file} as ${training.id} (${training.bytes} bytes)\n`);
-    const validation =
-      options.validation === undefined ? null : await api.upload<{ id: string }>(options.validation, 'fine-tune');
-    const hyperparameters = {
-      ...(options.epochs === undefined ? {} : { n_epochs: options.epochs }),
-      ...(options.batchSize === undefined ? {} : { batch_size: options.batchSize }),
-      ...(options.learningRateMultiplier === undefined
-        ? {}
-        : { learning_rate_multiplier: options.learningRateMultiplier }),
-    };
-    const job = await api.post<FineTuningJob>('/v1/fine_tuning/jobs', {
-      model: options.model,
-      training_file: training.id,
-      ...(validation === null ? {} : { validation_file: validation.id }),
-      ...(options.suffix === undefined ? {} : { suffix: options.suffix }),
-      ...(options.seed === undefined ? {} : { seed: options.seed }),
-      method: { type: 'supervised', supervised: { hyperparameters, mantis: { stage: options.stage } } },
-    });
-    process.stderr.write(`started ${job.id}\n`);
-    const ended = options.follow ? await follow(api, job.id) : job;
-    process.stdout.write(`${ended.fine_tuned_model ?? ended.id}\n`);
+  return command.action((file: string, options: FinetuneOptions) =>
+    withApi(options, async (api) => {
+      process.stdout.write(`${await finetune(api, file, options)}\n`);
+    }),
+  );
+}
+
+/** @returns the tuned model's name; the job's id when it is not followed */
+async function finetune(api: MantisClient, file: string, options: FinetuneOptions): Promise<string> {
+  const training = await uploadTrainingFile(api, file);
+  process.stderr.write(`uploaded ${file} as ${training.id} (${training.bytes} bytes)\n`);
+  const validation = options.validation === undefined ? null : await uploadTrainingFile(api, options.validation);
+  const hyperparameters = {
+    ...(options.epochs === undefined ? {} : { n_epochs: options.epochs }),
+    ...(options.batchSize === undefined ? {} : { batch_size: options.batchSize }),
+    ...(options.learningRateMultiplier === undefined
+      ? {}
+      : { learning_rate_multiplier: options.learningRateMultiplier }),
+  };
+  const job = await api.jobs.create({
+    model: options.model,
+    training_file: training.id,
+    ...(validation === null ? {} : { validation_file: validation.id }),
+    ...(options.suffix === undefined ? {} : { suffix: options.suffix }),
+    ...(options.seed === undefined ? {} : { seed: options.seed }),
+    method: { type: 'supervised', supervised: { hyperparameters, mantis: { stage: options.stage } } },
   });
+  process.stderr.write(`started ${job.id}\n`);
+  return options.follow ? await follow(api, job.id) : job.id;
 }
 
 /** Shows events as they come and a bar over the steps, until the job ends. Ctrl-C leaves the job running. */
-async function follow(api: Api, id: string): Promise<FineTuningJob> {
+async function follow(api: MantisClient, id: string): Promise<string> {
   const bar = new ProgressBar('step');
-  const seen = new Set<string>();
-  for (;;) {
-    const job = await api.get<FineTuningJob>(`/v1/fine_tuning/jobs/${id}`);
-    const { data } = await api.get<{ data: JobEvent[] }>(`/v1/fine_tuning/jobs/${id}/events?limit=100`);
-    for (const event of data.reverse()) {
-      if (seen.has(event.id)) continue;
-      seen.add(event.id);
-      if (event.type === 'metrics') showMetrics(bar, event.data ?? {});
-      else bar.log(event.level === 'info' ? event.message : `${event.level}: ${event.message}`);
+  try {
+    for await (const update of api.jobs.follow(id)) {
+      if (update.type === 'event') {
+        const { event } = update;
+        if (event.type === 'metrics') showMetrics(bar, event.data ?? {});
+        else bar.log(event.level === 'info' ? event.message : `${event.level}: ${event.message}`);
+      } else if (update.status === 'succeeded') return update.fineTunedModel ?? id;
+      else {
+        const { error } = await api.jobs.retrieve(id);
+        throw new CliError(`${id} ${update.status}${error === null ? '' : `: ${error.message}`}`);
+      }
     }
-    if (job.status === 'succeeded') {
-      bar.end();
-      return job;
-    }
-    if (job.status === 'failed' || job.status === 'cancelled') {
-      bar.end();
-      throw new CliError(`${id} ${job.status}${job.error === null ? '' : `: ${job.error.message}`}`);
-    }
-    await sleep(1_000);
+  } finally {
+    bar.end();
   }
+  throw new CliError(`the events of ${id} ended before the job did`);
 }
 
 function showMetrics(bar: ProgressBar, data: Record<string, unknown>): void {

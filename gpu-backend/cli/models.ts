@@ -1,6 +1,5 @@
 import { Command } from 'commander';
-import type { Model } from '../../shared/contract/models.ts';
-import { Api, type ApiOptions, apiOptions } from './api.ts';
+import { type ApiOptions, apiOptions, withApi } from './api.ts';
 
 /** `mantis models`: what the API serves, with the limits a client must know. */
 export function modelsCommand(): Command {
@@ -9,7 +8,7 @@ export function modelsCommand(): Command {
     .option('--json', 'print the list as JSON');
   for (const option of apiOptions()) command.addOption(option);
   return command.action(async (options: ApiOptions & { readonly json?: boolean }) => {
-    const { data } = await new Api(options).get<{ data: Model[] }>('/v1/models');
+    const { data } = await withApi(options, (api) => api.models.list());
     if (options.json === true) {
       process.stdout.write(`${JSON.stringify(data)}\n`);
       return;
