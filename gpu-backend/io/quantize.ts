@@ -1,3 +1,6 @@
+import { compileQuantizer, type QuantizeKernel } from './quantize-kernel.ts';
+import { DTYPE_BYTES } from './tensor.ts';
+
 /**
  * Block-wise quantised weights as com.microsoft MatMulNBits reads them: each row of a weight [out, in] is cut into blocks, a value
  * is (q - 2^(bits-1)) · scale of its block, and at 4 bits two values share a byte, the earlier in its low half.
@@ -17,64 +20,72 @@ export function blockSizes(width: number, { bits, blockSize }: BlockFormat): { b
   return { blocks, bytes: (blocks * blockSize * bits) / 8 };
 }
 
-/**
- * Quantises one row.
- * @param packed takes the row's bytes from `packedFrom` on, `scales` its scales from `scalesFrom` on (`blockSizes` says how many);
- *   a last block that the row does not fill is padded with zeros
- * @throws Error when the row holds a value that is not finite
- */
-export function quantizeRow(
-  row: Float32Array,
-  format: BlockFormat,
-  packed: Uint8Array,
-  packedFrom: number,
-  scales: Float32Array,
-  scalesFrom: number,
-): void {
-  const { bits, blockSize } = format;
-  const steps = 2 ** (bits - 1);
-  let to = packedFrom;
-  for (let start = 0, block = scalesFrom; start < row.length; start += blockSize, block++) {
-    const end = Math.min(start + blockSize, row.length);
-    let high = 0;
-    let low = 0;
-    let sum = 0;
-    for (let i = start; i < end; i++) {
-      const x = row[i] as number;
-      sum += x;
-      if (x > high) high = x;
-      else if (x < low) low = x;
-    }
-    // Not a number and infinity are the only values whose sum with anything is not finite.
-    if (!Number.isFinite(sum))
-      throw new Error(`expected finite values, found one that is not among ${start} to ${end}`);
-    const scale = Math.fround((high > -low ? high : low) / -steps);
-    scales[block] = scale;
-    const factor = scale === 0 ? 0 : 1 / scale;
-    if (bits === 8) {
-      for (let i = start; i < end; i++) {
-        packed[to++] = Math.min(((row[i] as number) * factor + 128.5) | 0, 255);
-      }
-      to = fillTo(packed, to, packedFrom + (block - scalesFrom + 1) * blockSize, 128);
-    } else {
-      const pairs = end - ((end - start) & 1);
-      for (let i = start; i < pairs; i += 2) {
-        const a = ((row[i] as number) * factor + 8.5) | 0;
-        const b = ((row[i + 1] as number) * factor + 8.5) | 0;
-        packed[to++] = Math.min(a, 15) | (Math.min(b, 15) << 4);
-      }
-      if (pairs < end) packed[to++] = Math.min(((row[pairs] as number) * factor + 8.5) | 0, 15) | 0x80;
-      to = fillTo(packed, to, packedFrom + ((block - scalesFrom + 1) * blockSize) / 2, 0x88);
+/** Bytes of source values that are in the kernel's memory at a time: within a core's cache. */
+const SLAB_BYTES = 256 << 10;
+
+/** Quantises rows of one width, with SIMD. Holds about 1 MB. */
+export class Quantizer {
+  readonly #width: number;
+  readonly #format: BlockFormat;
+  readonly #dtype: 'f32' | 'bf16';
+  readonly #slabRows: number;
+  readonly #source: Uint8Array;
+  readonly #packed: Uint8Array;
+  readonly #scales: Float32Array;
+  readonly #quantize: QuantizeKernel;
+
+  /** @param dtype of the rows; bf16 is read as it is, every other type has to be decoded to f32 by the caller */
+  constructor(width: number, format: BlockFormat, dtype: 'f32' | 'bf16') {
+    const { blocks, bytes } = blockSizes(width, format);
+    const paddedBytes = blocks * format.blockSize * DTYPE_BYTES[dtype];
+    this.#slabRows = Math.max(1, Math.floor(SLAB_BYTES / paddedBytes));
+    const [sourceBytes, packedBytes] = [this.#slabRows * paddedBytes, this.#slabRows * bytes];
+    const scaleCount = this.#slabRows * blocks;
+    const kernel = compileQuantizer(format, dtype, sourceBytes + packedBytes + 4 * scaleCount);
+    this.#source = new Uint8Array(kernel.memory, 0, sourceBytes);
+    this.#packed = new Uint8Array(kernel.memory, sourceBytes, packedBytes);
+    this.#scales = new Float32Array(kernel.memory, sourceBytes + packedBytes, scaleCount);
+    this.#quantize = kernel.quantize;
+    this.#width = width;
+    this.#format = format;
+    this.#dtype = dtype;
+  }
+
+  /**
+   * @param rows whole rows, as they lie in a file
+   * @param packed takes `blockSizes(…).bytes` a row, `scales` `blocks` a row; a last block that a row does not fill is padded with
+   *   zeros
+   * @throws Error that names the row, counted from 0, in which a value is not finite
+   */
+  quantize(rows: Uint8Array, packed: Uint8Array, scales: Float32Array): void {
+    const { blocks, bytes } = blockSizes(this.#width, this.#format);
+    const rowBytes = this.#width * DTYPE_BYTES[this.#dtype];
+    const paddedBytes = blocks * this.#format.blockSize * DTYPE_BYTES[this.#dtype];
+    const count = rows.byteLength / rowBytes;
+    if (!Number.isInteger(count) || packed.byteLength !== count * bytes || scales.length !== count * blocks)
+      throw new Error(
+        `expected whole rows of ${rowBytes} bytes with ${bytes} bytes and ${blocks} scales each, got ${rows.byteLength} bytes for ${packed.byteLength} and ${scales.length}`,
+      );
+    for (let first = 0; first < count; first += this.#slabRows) {
+      const some = Math.min(this.#slabRows, count - first);
+      if (paddedBytes === rowBytes) this.#source.set(rows.subarray(first * rowBytes, (first + some) * rowBytes));
+      // The bytes behind each row are never written and stay zero.
+      else
+        for (let r = 0; r < some; r++)
+          this.#source.set(rows.subarray((first + r) * rowBytes, (first + r + 1) * rowBytes), r * paddedBytes);
+      const { byteOffset } = this.#source;
+      this.#quantize(byteOffset, this.#packed.byteOffset, this.#scales.byteOffset, byteOffset + some * paddedBytes);
+      packed.set(this.#packed.subarray(0, some * bytes), first * bytes);
+      const own = this.#scales.subarray(0, some * blocks);
+      const bad = own.findIndex((scale) => !Number.isFinite(scale));
+      if (bad >= 0)
+        throw new Error(`row ${first + Math.floor(bad / blocks)}: expected finite values, found one that is not`);
+      scales.set(own, first * blocks);
     }
   }
 }
 
-function fillTo(packed: Uint8Array, from: number, end: number, zero: number): number {
-  if (from < end) packed.fill(zero, from, end);
-  return end;
-}
-
-/** The inverse of `quantizeRow`: writes `row.length` values. */
+/** The inverse, one row: writes `row.length` values. */
 export function dequantizeRow(
   row: Float32Array,
   { bits, blockSize }: BlockFormat,

@@ -81,19 +81,6 @@ export function toFloat32(tensor: RawTensor): Float32Array {
   }
 }
 
-/** Writes the values of a tensor into `target`, which has as many elements: `toFloat32` without fresh memory for bf16 and f32. */
-export function decodeInto(tensor: RawTensor, target: Float32Array): void {
-  if (tensor.dtype !== 'bf16') {
-    target.set(toFloat32(tensor));
-    return;
-  }
-  const { buffer, byteOffset, byteLength } = aligned(tensor.data, 2);
-  const bits = new Uint16Array(buffer, byteOffset, byteLength / 2);
-  if (bits.length !== target.length) throw new Error(`expected ${target.length} values, got ${bits.length}`);
-  const words = new Uint32Array(target.buffer, target.byteOffset, target.length);
-  for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16;
-}
-
 /**
  * The values as 32-bit integers (token ids, positions).
  * @throws Error when the type is not an integer type or a 64-bit value does not fit

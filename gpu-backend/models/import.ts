@@ -2,11 +2,11 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, s
 import { copyFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { sha256File, sha256Hex } from '../io/digest.ts';
-import { blockSizes, quantizeRow } from '../io/quantize.ts';
+import { blockSizes, Quantizer } from '../io/quantize.ts';
 import type { StoredTensor } from '../io/safetensors.ts';
 import { SafetensorsStream } from '../io/safetensors-stream.ts';
 import { replaceFile } from '../io/safetensors-write.ts';
-import { bytesOf, convertFloats, DTYPE_BYTES, decodeInto } from '../io/tensor.ts';
+import { bytesOf, convertFloats, DTYPE_BYTES, toFloat32 } from '../io/tensor.ts';
 import { encodeGraph, RUNTIME_VERSION } from '../runtime/session.ts';
 import { type ImportPlan, type ImportStep, planImport } from './import-plan.ts';
 import { openCheckpoint } from './load.ts';
@@ -199,7 +199,7 @@ function naming<T>({ name }: StoredTensor, convert: () => T): T {
   }
 }
 
-/** Writes the packed values of a weight row by row, then its scales, and yields the bytes read after each piece. */
+/** Writes the packed values of a weight piece by piece, then its scales, and yields the bytes read after each piece. */
 function* quantizeTensor(
   { source, rows, width, format }: Extract<ImportStep, { kind: 'quantize' }>,
   stream: SafetensorsStream,
@@ -210,21 +210,22 @@ function* quantizeTensor(
   const piece = new Uint8Array(pieceRows * rowBytes);
   const packed = new Uint8Array(pieceRows * bytes);
   const scales = new Float32Array(rows * blocks);
-  const row = new Float32Array(width);
+  const quantizer = new Quantizer(width, format, source.dtype === 'bf16' ? 'bf16' : 'f32');
   for (let first = 0; first < rows; first += pieceRows) {
     const count = Math.min(pieceRows, rows - first);
-    source.readInto(piece.subarray(0, count * rowBytes), first * rowBytes);
-    for (let r = 0; r < count; r++) {
-      decodeInto({ dtype: source.dtype, shape: [width], data: piece.subarray(r * rowBytes, (r + 1) * rowBytes) }, row);
-      try {
-        quantizeRow(row, format, packed, r * bytes, scales, (first + r) * blocks);
-      } catch (cause) {
-        throw new Error(`${source.name}, row ${first + r}: ${cause instanceof Error ? cause.message : cause}`, {
-          cause,
-        });
-      }
+    const data = piece.subarray(0, count * rowBytes);
+    source.readInto(data, first * rowBytes);
+    const values =
+      source.dtype === 'bf16' ? data : bytesOf(toFloat32({ dtype: source.dtype, shape: [count, width], data }));
+    const target = packed.subarray(0, count * bytes);
+    try {
+      quantizer.quantize(values, target, scales.subarray(first * blocks, (first + count) * blocks));
+    } catch (cause) {
+      throw new Error(`${source.name}, from row ${first}: ${cause instanceof Error ? cause.message : cause}`, {
+        cause,
+      });
     }
-    stream.write(packed.subarray(0, count * bytes));
+    stream.write(target);
     yield count * rowBytes;
   }
   stream.write(bytesOf(scales));

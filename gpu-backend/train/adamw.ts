@@ -1,4 +1,4 @@
-import { assembleModule, F32, F64, I32, ins, type WasmFunction, type WasmMemory, wasm } from './wasm-assembler.ts';
+import { assembleModule, F32, F64, I32, ins, type WasmFunction, type WasmMemory, wasm } from '../io/wasm-assembler.ts';
 
 /** Hyper-parameters of AdamW (Loshchilov & Hutter, 2019); names and defaults as in torch.optim.AdamW. */
 export interface AdamWOptions {

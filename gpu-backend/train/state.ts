@@ -1,3 +1,4 @@
+import { wasm } from '../io/wasm-assembler.ts';
 import {
   ADAMW_DEFAULTS,
   type AdamWOptions,
@@ -8,7 +9,6 @@ import {
   type OptimizerKernels,
   simdKernels,
 } from './adamw.ts';
-import { wasm } from './wasm-assembler.ts';
 
 /** Name and shape of one trainable tensor. */
 export interface ParameterSpec {

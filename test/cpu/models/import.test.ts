@@ -204,6 +204,6 @@ test('a value beyond f16 is refused by name, and kept in f32', async () => {
   await writeSafetensors(join(from, 'model.safetensors'), tensors, {});
   await assert.rejects(
     importCheckpoint({ from, out: `${out}2`, storage: chooseStorage({ precision: 'int8' }) }),
-    /multi_modal_projector\.linear_1\.weight, row 0: expected finite values/,
+    /multi_modal_projector\.linear_1\.weight, from row 0: row 0: expected finite values/,
   );
 });
