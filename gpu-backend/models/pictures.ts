@@ -7,21 +7,29 @@ import { type ImageRecipe, parseRecipe } from '../vision/recipes.ts';
 import type { VlmConfig } from './config.ts';
 import { familyOf, type PictureSize } from './family.ts';
 
-/**
- * How a checkpoint folder wants its pictures.
- * @throws Error where preprocessor_config.json is missing (nothing else says how the pictures that the model learned from were
- * prepared), or says what is not supported
- */
-export function readRecipe(dir: string): ImageRecipe {
-  const path = join(dir, 'preprocessor_config.json');
-  if (!existsSync(path)) throw new Error(`expected ${path}: it says how pictures are prepared for the model`);
-  let json: unknown;
+function readJson(path: string): unknown {
   try {
-    json = JSON.parse(readFileSync(path, 'utf8'));
+    return JSON.parse(readFileSync(path, 'utf8'));
   } catch (cause) {
     throw new Error(`${path}: expected JSON`, { cause });
   }
-  return parseRecipe(json);
+}
+
+/**
+ * How a checkpoint folder wants its pictures: preprocessor_config.json, or `image_processor` in the processor_config.json that
+ * transformers 5 writes in its place.
+ * @throws Error where neither is there (nothing else says how the pictures that the model learned from were prepared), or where
+ * they say what is not supported
+ */
+export function readRecipe(dir: string): ImageRecipe {
+  const path = join(dir, 'preprocessor_config.json');
+  if (existsSync(path)) return parseRecipe(readJson(path));
+  const joint = join(dir, 'processor_config.json');
+  const own = existsSync(joint)
+    ? (readJson(joint) as { image_processor?: unknown } | null)?.image_processor
+    : undefined;
+  if (own === undefined) throw new Error(`expected ${path}: it says how pictures are prepared for the model`);
+  return parseRecipe(own);
 }
 
 /** How many decoder positions pictures take in a model, and of which ids their slots are. */

@@ -58,7 +58,14 @@ test('a folder whose recipe does not fit the model, or is missing, is refused be
   await writeFile(join(dir, 'preprocessor_config.json'), JSON.stringify(formatRecipe(siglipRecipe(24))));
   await assert.rejects(loadFront('m', dir), /expected 32x32 pixels, got 24x24/);
   await rm(join(dir, 'preprocessor_config.json'));
-  await assert.rejects(loadFront('m', dir), /expected .*preprocessor_config\.json: it says how pictures are prepared/);
+  const missing = /expected .*preprocessor_config\.json: it says how pictures are prepared/;
+  await assert.rejects(loadFront('m', dir), missing);
+  await writeFile(join(dir, 'processor_config.json'), '{"processor_class": "LlavaProcessor"}');
+  await assert.rejects(loadFront('m', dir), missing);
+  // As transformers 5 writes it.
+  const joint = { processor_class: 'LlavaProcessor', image_processor: formatRecipe(siglipRecipe(32)) };
+  await writeFile(join(dir, 'processor_config.json'), JSON.stringify(joint));
+  assert.deepEqual((await loadFront('m', dir)).recipe, siglipRecipe(32));
 });
 
 test('runs of the vision graph hold neighbours of few pixels together, or one picture alone', () => {
