@@ -11,6 +11,8 @@ export const mul = (g: Graph, a: Value, b: Value): Value => one(g.emit('mul', [a
 export const div = (g: Graph, a: Value, b: Value): Value => one(g.emit('div', [a, b], {}));
 export const scale = (g: Graph, a: Value, factor: number): Value => mul(g, a, scalar(g, factor));
 export const sqrt = (g: Graph, a: Value): Value => one(g.emit('sqrt', [a], {}));
+/** x, as a constant to the gradients. */
+export const stopGradient = (g: Graph, x: Value): Value => one(g.emit('stopGradient', [x], {}));
 export const softmax = (g: Graph, x: Value): Value => one(g.emit('softmax', [x], {}));
 export const silu = (g: Graph, x: Value): Value => one(g.emit('silu', [x], {}));
 export const gelu = (g: Graph, x: Value, kind: OpAttrs['gelu']['kind']): Value => one(g.emit('gelu', [x], { kind }));

@@ -149,13 +149,36 @@ export function initWeights(config: VlmConfig, seed: number, options: InitOption
   return weights;
 }
 
-/** Fresh adapter: A normal with the variance of PEFT's Kaiming rule, 1/(3·in), B zero, so that training starts at the base model. */
-export function initAdapter(config: VlmConfig, lora: LoraSpec, seed: number): WeightMap {
+/**
+ * Fresh adapter: A normal with the variance of PEFT's Kaiming rule, 1/(3·in), B zero, and with DoRA the lengths of the rows of the
+ * base weights, so that training starts at the base model.
+ * @param base weights of the model, needed with DoRA alone
+ */
+export function initAdapter(
+  config: VlmConfig,
+  lora: LoraSpec,
+  seed: number,
+  base?: ReadonlyMap<string, Tensor>,
+): WeightMap {
   const weights: WeightMap = new Map();
   for (const [name, shape] of expectedAdapterWeights(config, lora)) {
     const size = shape.reduce((a, b) => a * b, 1);
     if (name.endsWith('.lora_B.weight')) weights.set(name, f32(new Float32Array(size), shape));
+    else if (name.endsWith('.lora_magnitude_vector')) weights.set(name, f32(rowLengths(name, size, base), shape));
     else weights.set(name, truncatedNormal(shape, 1 / Math.sqrt(3 * (shape[1] ?? 1)), normals(seed, name)));
   }
   return weights;
+}
+
+/** Euclidean length of each row of the weight [out, in] that a magnitude vector [out] belongs to. */
+function rowLengths(magnitude: string, out: number, base: ReadonlyMap<string, Tensor> | undefined): Float32Array {
+  const name = magnitude.replace(/lora_magnitude_vector$/, 'weight');
+  const weight = base?.get(name);
+  if (weight === undefined)
+    throw new Error(`a DoRA adapter starts from the lengths of the rows of ${name}: pass the base weights`);
+  const data = weight.data as Float32Array;
+  const width = data.length / out;
+  return Float32Array.from({ length: out }, (_, row) =>
+    Math.sqrt(data.subarray(row * width, (row + 1) * width).reduce((sum, x) => sum + x * x, 0)),
+  );
 }

@@ -42,9 +42,12 @@ export interface TrainGraph extends ModelGraph {
   readonly trainable: readonly string[];
 }
 
+/** Tensors of an adapter: A, B and, with DoRA, the learned lengths of rows. */
+const ADAPTER_TENSOR = /\.(lora_[AB]\.weight|lora_magnitude_vector)$/;
+
 /** Whether a weight (by canonical name) is trained in a mode. */
 export function isTrainable(name: string, mode: TrainMode): boolean {
-  const adapter = /\.lora_[AB]\.weight$/.test(name);
+  const adapter = ADAPTER_TENSOR.test(name);
   const projects = name.startsWith('multi_modal_projector.');
   switch (mode) {
     case 'projector':
@@ -74,10 +77,6 @@ export function trainGraph(config: VlmConfig, options: TrainOptions): TrainGraph
   const wantsLora = options.train === 'lora' || options.train === 'lora+projector';
   if (wantsLora !== (options.lora !== undefined))
     throw new Error(`mode "${options.train}" ${wantsLora ? 'needs' : 'does not take'} the option lora`);
-  if (options.lora?.dora === true)
-    throw new Error(
-      'training weight-decomposed adapters (DoRA) is not supported: merge the adapter and train another on top',
-    );
   if (options.train === 'all' && options.images === 'towerFeatures')
     throw new Error('mode "all" trains the vision tower, so it needs images: "pixels"');
   const checkpointing = options.checkpointing ?? 'none';

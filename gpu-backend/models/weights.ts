@@ -140,7 +140,10 @@ export class Weights {
     return bias !== undefined && options.residual !== undefined ? g.add(this.graph, y, options.residual) : y;
   }
 
-  /** DoRA's factor of each output [out]: learned length over the length of the row of W + scaling · B A. */
+  /**
+   * DoRA's factor of each output [out]: learned length over the length of the row of W + scaling · B A. To the gradients that
+   * length is a constant, as in the paper (section 4.3) and in PEFT: it saves the backward pass through a matrix of W's size.
+   */
   private rowScale(module: string, weight: Value, a: Value, b: Value, scaling: number): Value {
     const { graph } = this;
     const out = weight.shape[0];
@@ -148,7 +151,8 @@ export class Weights {
     const attrs = { transA: false, transB: false, alpha: scaling, beta: 1 };
     const [adapted] = graph.emit('gemm', [b, a, weight], attrs);
     if (adapted === undefined) throw new Error('gemm has no output');
-    return g.div(graph, magnitude, g.sqrt(graph, g.reduceSum(graph, g.mul(graph, adapted, adapted), [1])));
+    const length = g.sqrt(graph, g.reduceSum(graph, g.mul(graph, adapted, adapted), [1]));
+    return g.div(graph, magnitude, g.stopGradient(graph, length));
   }
 }
 

@@ -33,8 +33,8 @@ export interface FineTuneSpec {
   /** Factor on the stage's default learning rate. */
   readonly learningRateMultiplier: number;
   readonly stage: FineTuneStage;
-  /** Default r 16, alpha 32; read for `lora` alone. */
-  readonly lora?: { readonly r: number; readonly alpha: number };
+  /** Default r 16, alpha 32, no DoRA; read for `lora` alone. */
+  readonly lora?: { readonly r: number; readonly alpha: number; readonly dora?: boolean | undefined };
   /** Steps between checkpoints. Default: ten checkpoints. */
   readonly checkpointEvery?: number;
   readonly seed: number;
@@ -115,7 +115,12 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
   const base = loadBaseModel(spec.baseDir, spec.tunedDir);
   const lora: LoraSpec | undefined =
     spec.stage === 'lora'
-      ? { ...DEFAULT_LORA, ...spec.lora, targets: familyOf(base.config).decoderLinears }
+      ? {
+          r: spec.lora?.r ?? DEFAULT_LORA.r,
+          alpha: spec.lora?.alpha ?? DEFAULT_LORA.alpha,
+          targets: familyOf(base.config).decoderLinears,
+          ...(spec.lora?.dora === true ? { dora: true } : {}),
+        }
       : undefined;
   const threads = spec.threads ?? 1;
   const features = await FeatureStore.create(base.config, base.weights, { threads });
@@ -142,7 +147,7 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
     const state = new ParameterState(
       session.graph.trainable.map((name) => ({ name, shape: session.graph.weights.get(name) ?? [] })),
     );
-    const adapter = lora === undefined ? undefined : initAdapter(base.config, lora, spec.seed);
+    const adapter = lora === undefined ? undefined : initAdapter(base.config, lora, spec.seed, base.weights);
     for (const p of state.parameters) {
       const start = base.weights.get(p.name) ?? adapter?.get(p.name);
       if (start === undefined) throw new Error(`there is no value to start ${p.name} from`);
@@ -258,7 +263,7 @@ async function writeTuned(
     const tensor = base.weights.get(name);
     if (tensor !== undefined) changed.set(name, tensor);
   }
-  const adapter = [...trained].filter(([name]) => /\.lora_[AB]\.weight$/.test(name));
+  const adapter = [...trained].filter(([name]) => /\.(lora_[AB]\.weight|lora_magnitude_vector)$/.test(name));
   if (lora !== undefined) await writeAdapter(dir, { lora, weights: new Map(adapter) }, { family: base.config.family });
   for (const [name, tensor] of trained) if (base.weights.has(name)) changed.set(name, tensor);
   if (changed.size > 0)

@@ -28,7 +28,19 @@ export const MantisOptions = z.strictObject({
   stage: z.optional(TrainStage),
   /** Rank and alpha of the adapters, read with `stage: lora` only. Default r 16, alpha 32. */
   lora: z.optional(
-    z.strictObject({ r: z.int().check(z.minimum(1), z.maximum(256)), alpha: z.number().check(z.gt(0)) }),
+    z.strictObject({
+      r: z.int().check(z.minimum(1), z.maximum(256)),
+      alpha: z.number().check(z.gt(0)),
+      dora: z.optional(
+        z
+          .boolean()
+          .check(
+            z.describe(
+              'Weight-decomposed adapters (DoRA): each row of an adapted weight also learns its length. Slower to train. Default false.',
+            ),
+          ),
+      ),
+    }),
   ),
   /** Optimizer steps between checkpoints. Default: ten checkpoints a job. */
   checkpoint_every: z.optional(z.int().check(z.minimum(1))),

@@ -23,6 +23,8 @@ export interface OpAttrs {
   /** where(cond, a, b) */
   where: None;
   cast: { readonly to: DType };
+  /** Its input; no gradient flows back through it. */
+  stopGradient: None;
   reshape: { readonly shape: Shape };
   transpose: { readonly perm: readonly number[] };
   concat: { readonly axis: number };

@@ -255,3 +255,11 @@ export const cast: OpRow<'cast'> = {
     ),
   ],
 };
+
+/** y = x with dy/dx taken as 0: what is downstream sees x as a constant (PyTorch's detach). */
+export const stopGradient: OpRow<'stopGradient'> = {
+  infer: sameAsInput,
+  grad: () => [undefined],
+  lower: (ctx, node) => [ctx.emit('Identity', [ctx.name(arg(node.inputs, 0, 'x'))])],
+  reference: (inputs) => [mapNd(arg(inputs, 0, 'x'), (x) => x)],
+};

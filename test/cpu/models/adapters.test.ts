@@ -10,7 +10,6 @@ import { fromFloat32 } from '../../../gpu-backend/io/tensor.ts';
 import { loadAdapter, mergeAdapter, writeAdapter } from '../../../gpu-backend/models/adapter.ts';
 import { loadCheckpoint, writeCheckpoint } from '../../../gpu-backend/models/load.ts';
 import { initAdapter } from '../../../gpu-backend/models/presets.ts';
-import { trainGraph } from '../../../gpu-backend/models/train-graph.ts';
 import { verifyCheckpoint } from '../../../gpu-backend/models/verify.ts';
 import { batchFeeds, readReferenceCase, weightFeeds } from '../../../gpu-backend/models/verify-case.ts';
 import { forwardGraph } from '../../../gpu-backend/models/vlm.ts';
@@ -69,12 +68,6 @@ test('an adapter for another model is refused with the reason', () => {
   assert.throws(() => loadAdapter(adapter('tiny-siglip'), grown), /was made for another base model/);
 });
 
-test('training weight-decomposed adapters is refused', () => {
-  const { config } = loadCheckpoint(join(fixtures, 'tiny-fuyu'));
-  const lora = { r: 2, alpha: 4, targets: ['dense'], dora: true };
-  assert.throws(() => trainGraph(config, { train: 'lora', images: 'none', lora }), /DoRA\) is not supported/);
-});
-
 const python = process.env.MANTIS_TEST_PYTHON ?? 'python3';
 const hasPeft = spawnSync(python, ['-c', 'import peft, torch, transformers, safetensors']).status === 0;
 const skip = hasPeft ? false : `${python} has no peft, torch, transformers (set MANTIS_TEST_PYTHON to one that has)`;
@@ -86,7 +79,7 @@ for (const name of ['tiny-siglip', 'tiny-idefics2', 'tiny-fuyu']) {
     assert.ok(reference.adapter !== undefined);
     // Fresh values, larger than a fresh adapter's, so that the comparison does not rest on what PEFT wrote itself.
     const { lora } = reference.adapter;
-    const fresh = initAdapter(config, lora, 5);
+    const fresh = initAdapter(config, lora, 5, weights);
     for (const [key, tensor] of fresh)
       if (key.endsWith('.lora_B.weight'))
         fresh.set(key, {

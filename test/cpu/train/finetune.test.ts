@@ -18,14 +18,20 @@ async function folder(t: { after: (fn: () => unknown) => void }): Promise<string
 
 const common = { epochs: 3, batchSize: 4, learningRateMultiplier: 1, checkpointEvery: 2, seed: 5 };
 
-for (const stage of ['projector', 'lora', 'full'] as const) {
-  test(`${stage}: resumed from a checkpoint equals uninterrupted, bit for bit`, async (t) => {
+for (const [name, stage, lora] of [
+  ['projector', 'projector', undefined],
+  ['lora', 'lora', undefined],
+  ['dora', 'lora', { r: 4, alpha: 8, dora: true }],
+  ['full', 'full', undefined],
+] as const) {
+  test(`${name}: resumed from a checkpoint equals uninterrupted, bit for bit`, async (t) => {
     const dir = await folder(t);
     const job = await writeTinyJob(dir);
     const spec: FineTuneSpec = {
       ...common,
       ...job,
       stage,
+      ...(lora === undefined ? {} : { lora }),
       outDir: join(dir, 'whole'),
       validationFile: job.trainingFile,
     };
@@ -65,7 +71,8 @@ for (const stage of ['projector', 'lora', 'full'] as const) {
     }
     if (stage === 'lora') {
       const adapter = loadAdapter(join(spec.outDir, last), readConfig(job.baseDir));
-      assert.equal(adapter.lora.r, 16);
+      assert.equal(adapter.lora.r, lora?.r ?? 16);
+      assert.equal(adapter.lora.dora, lora?.dora);
     }
   });
 }

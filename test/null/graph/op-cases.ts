@@ -73,6 +73,7 @@ export const OP_CASES: readonly OpCase[] = [
   row('where', 'broadcast condition', {}, flags(B, 1), real(B, 4), real(4)),
   row('cast', 'i64 to f32', { to: 'f32' }, index(5, B, 4)),
   row('cast', 'f32 to f32', { to: 'f32' }, real(B, 4)),
+  row('stopGradient', '', {}, real(B, 4)),
   row('reshape', 'merge two symbols', { shape: [mulDims(B, S), 4] }, real(B, S, 4)),
   row('reshape', 'two symbols out', { shape: [S, B, 4] }, real(B, S, 4)),
   row('reshape', 'split heads', { shape: [B, S, 2, 2] }, real(B, S, 4)),
@@ -123,6 +124,7 @@ export function differentiable(c: OpCase): number[] {
     rope: [1, 2, 3],
     crossEntropy: [1, 2],
     fill: [0],
+    stopGradient: [0],
     expand: [1],
   };
   return c.inputs.flatMap((s, i) => (s.dtype === 'f32' && !(frozen[c.op] ?? []).includes(i) ? [i] : []));

@@ -97,7 +97,7 @@ describe('chat request', () => {
 
 describe('fine-tuning request', () => {
   it('takes OpenAI fields and our namespaced ones', () => {
-    const mantis = { stage: 'lora', lora: { r: 8, alpha: 16 } };
+    const mantis = { stage: 'lora', lora: { r: 8, alpha: 16, dora: true } };
     const value = {
       model: 'm',
       training_file: 'file-1',
@@ -118,6 +118,13 @@ describe('fine-tuning request', () => {
     };
     const params = faults(CreateJobRequest, value).map((fault) => fault.split(':')[0]);
     assert.deepEqual(params.sort(), ['hyperparameters.n_epochs', 'integrations[0]', 'method.type', 'suffix']);
+    const mantis = { lora: { r: 0, alpha: 16, dora: 'yes' } };
+    const method = { type: 'supervised', supervised: { mantis } };
+    const loraFaults = faults(CreateJobRequest, { model: 'm', training_file: 'f', method });
+    assert.deepEqual(loraFaults.map((fault) => fault.split(':')[0]).sort(), [
+      'method.supervised.mantis.lora.dora',
+      'method.supervised.mantis.lora.r',
+    ]);
   });
 });
 
