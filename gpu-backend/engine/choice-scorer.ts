@@ -3,14 +3,17 @@
  * likely after the prompt. Sequences are batched by length, image features are computed once a picture.
  */
 import type { VlmConfig } from '../models/config.ts';
+import { emptyPast } from '../models/empty-past.ts';
 import { familyOf, type Picture } from '../models/family.ts';
-import { loadCheckpoint } from '../models/load.ts';
+import { loadCheckpoint, readConfig } from '../models/load.ts';
+import { readManifest } from '../models/manifest.ts';
 import { causalBias, forwardGraph, type ModelGraph, visionGraph } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
 import { type Layout, layoutConversation } from '../text/layout.ts';
 import { encodePictures } from './encode-pictures.ts';
 import { overlay } from './load-model.ts';
 import { loadFront, type ModelFront } from './model-front.ts';
+import { RunnerSessions } from './onnx-runner.ts';
 import { logSumExp } from './sampler.ts';
 
 /** A picture: what names its pixels, and how to get them (by the model's recipe) when they are needed. */
@@ -48,6 +51,8 @@ interface EncodedPicture {
 interface Compiled {
   readonly session: Session;
   readonly feeds: Record<string, Tensor>;
+  /** Besides: what a decoder graph is fed of a past, where there is none. */
+  readonly past?: (rows: number) => Record<string, Tensor>;
 }
 
 /** Tokens of one run, padding included: beyond that a larger batch only costs cache. */
@@ -78,6 +83,10 @@ export class ChoiceScorer {
   /** @param overlayDir files of a fine-tune to lay over the checkpoint, or `null` */
   static async create(dir: string, overlayDir: string | null, threads: number): Promise<ChoiceScorer> {
     const front = await loadFront('model', dir);
+    if (readManifest(dir) !== null) {
+      if (overlayDir !== null) throw new Error(`${dir} is an imported model, which takes no fine-tunes`);
+      return await ChoiceScorer.#open(front, dir, threads);
+    }
     const checkpoint = loadCheckpoint(dir);
     const { config } = checkpoint;
     const weights = overlayDir === null ? checkpoint.weights : overlay(checkpoint, overlayDir);
@@ -89,6 +98,22 @@ export class ChoiceScorer {
       vision: await compile(visionGraph(config)),
       withImages: await compile(forwardGraph(config, { images: 'features', rows: true })),
       textOnly: await compile(forwardGraph(config, { images: 'none', rows: true })),
+    });
+  }
+
+  /** An imported model has no graph without a cache: its decoder graph runs over an empty one. */
+  static async #open(front: ModelFront, dir: string, threads: number): Promise<ChoiceScorer> {
+    const config = readConfig(dir);
+    const { vision, textAndImages } = await RunnerSessions.open(dir, config, threads);
+    const decode: Compiled = {
+      session: textAndImages.session,
+      feeds: {},
+      past: (rows) => emptyPast(config, rows),
+    };
+    return new ChoiceScorer(front, config, {
+      vision: { session: vision.session, feeds: {} },
+      withImages: decode,
+      textOnly: decode,
     });
   }
 
@@ -183,9 +208,10 @@ export class ChoiceScorer {
         for (let t = 0; t < tokenCount; t++) imageRows.push(b * S + tokenStart + t);
       }
     }
-    const { session, feeds } = imageRows.length > 0 ? this.#withImages : this.#textOnly;
-    const results = await session.run({
+    const { session, feeds, past } = imageRows.length > 0 ? this.#withImages : this.#textOnly;
+    const feedsOfRun: Record<string, Tensor> = {
       ...feeds,
+      ...past?.(B),
       ids: ints(ids, [B, S]),
       positions: ints(
         Int32Array.from({ length: B * S }, (_, i) => i % S),
@@ -193,13 +219,14 @@ export class ChoiceScorer {
       ),
       causal_bias: f32(causalBias(S, 1, this.#config.text.slidingWindow), [S, S]),
       rows: ints(rows, [rows.length]),
-      ...(imageRows.length === 0
+      ...(imageRows.length === 0 && past === undefined
         ? {}
         : {
             image_rows: ints(imageRows, [imageRows.length]),
             image_features: f32(concatenate(features), [imageRows.length, this.#config.text.hidden]),
           }),
-    });
+    };
+    const results = await session.run(feedsOfRun, ['logits']);
     return results.logits!.data as Float32Array;
   }
 }

@@ -3,13 +3,15 @@ import { join } from 'node:path';
 import { openSafetensors } from '../io/safetensors.ts';
 import { toFloat32 } from '../io/tensor.ts';
 import { loadAdapter, mergeAdapter } from '../models/adapter.ts';
-import { type Checkpoint, loadCheckpoint, type WeightMap } from '../models/load.ts';
+import { type Checkpoint, loadCheckpoint, readConfig, type WeightMap } from '../models/load.ts';
+import { readManifest } from '../models/manifest.ts';
 import { canonicalName } from '../models/names.ts';
 import { f32 } from '../runtime/session.ts';
 import { OnnxRunner, RunnerSessions } from './onnx-runner.ts';
 
 interface Base {
-  readonly checkpoint: Checkpoint;
+  /** `null`: an imported model, whose weights are part of its sessions. */
+  readonly checkpoint: Checkpoint | null;
   readonly sessions: RunnerSessions;
 }
 
@@ -19,7 +21,7 @@ export class ModelLoader {
 
   /**
    * @param overlayDir folder of a fine-tune: a PEFT adapter, safetensors files with changed tensors, or both
-   * @throws Error when folder and config do not fit each other, naming the tensors
+   * @throws Error when folder and config do not fit each other, naming the tensors, or the base is an imported model
    */
   async load(dir: string, overlayDir: string | null, threads: number): Promise<OnnxRunner> {
     const key = `${dir} ${threads}`;
@@ -30,12 +32,21 @@ export class ModelLoader {
       base.catch(() => this.#bases.delete(key));
     }
     const { checkpoint, sessions } = await base;
+    if (checkpoint === null) {
+      if (overlayDir !== null)
+        throw new Error(`${dir} is an imported model, which takes no fine-tunes: ${SERVE_ORIGINAL}`);
+      return new OnnxRunner(sessions, new Map());
+    }
     const weights = overlayDir === null ? checkpoint.weights : overlay(checkpoint, overlayDir);
     return new OnnxRunner(sessions, weights);
   }
 }
 
+const SERVE_ORIGINAL = 'serve the checkpoint it was imported from, or import the merged fine-tune';
+
 async function loadBase(dir: string, threads: number): Promise<Base> {
+  if (readManifest(dir) !== null)
+    return { checkpoint: null, sessions: await RunnerSessions.open(dir, readConfig(dir), threads) };
   const checkpoint = loadCheckpoint(dir);
   return { checkpoint, sessions: await RunnerSessions.create(checkpoint.config, threads) };
 }

@@ -6,6 +6,7 @@ import { sha256File } from '../io/digest.ts';
 import { familyOf } from '../models/family.ts';
 import { contextTokens } from '../models/llama.ts';
 import { readConfig } from '../models/load.ts';
+import { readManifest, weightsDigest } from '../models/manifest.ts';
 import { type PictureSlots, pictureSlots, readRecipe } from '../models/pictures.ts';
 import { templateForCheckpoint } from '../text/checkpoint-template.ts';
 import { bindTemplate, type ChatTemplate, reservedTokens } from '../text/templates.ts';
@@ -44,7 +45,8 @@ export async function loadFront(id: string, dir: string): Promise<ModelFront> {
   const generation = readJson(join(dir, 'generation_config.json')) ?? {};
   const asked = generation.max_new_tokens;
   const context = contextTokens(config.text);
-  const digest = await digestWeights(dir);
+  const imported = readManifest(dir);
+  const digest = imported === null ? await digestWeights(dir) : weightsDigest(imported);
   return {
     tokenizer,
     template,
@@ -70,7 +72,8 @@ export async function loadFront(id: string, dir: string): Promise<ModelFront> {
       imageHeight: slots.largest.height,
       maxImages: Math.min(LIMITS.images.maxPerRequest, Math.floor(context / (slots.leastTokens + 1))),
       maxNewTokens: Math.min(typeof asked === 'number' ? asked : DEFAULT_MAX_NEW_TOKENS, context),
-      capabilities: { chat: true, fineTune: ['projector', 'lora', 'full'] },
+      // The weights of an imported model are part of its graphs, and mostly quantised.
+      capabilities: { chat: true, fineTune: imported === null ? ['projector', 'lora', 'full'] : [] },
       digest: `sha256:${digest}`,
     },
   };

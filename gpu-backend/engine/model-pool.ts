@@ -143,6 +143,12 @@ export class ModelPool {
           param: 'model',
         },
       );
+    if (base.card.capabilities.fineTune.length === 0)
+      throw new ApiError(
+        'model_not_found',
+        `model: ${model} was tuned from ${overlay.base}, which is an imported model here and takes no fine-tunes.`,
+        { param: 'model' },
+      );
     await this.#makeRoom();
     const id = `tuned ${overlay.key}`;
     const { capacity, threads } = this.#o;

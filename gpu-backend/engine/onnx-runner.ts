@@ -1,5 +1,7 @@
+import { join } from 'node:path';
 import type { VlmConfig } from '../models/config.ts';
 import type { Picture } from '../models/family.ts';
+import { GRAPH_NAMES } from '../models/manifest.ts';
 import { causalBias, decodeGraph, hasPastWindow, type ModelGraph, visionGraph } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
 import { encodePictures } from './encode-pictures.ts';
@@ -38,6 +40,16 @@ export class RunnerSessions {
       await compile(decodeGraph(config, { images: false })),
       await compile(decodeGraph(config, { images: true })),
     );
+  }
+
+  /** Opens the graphs of an imported model. Their weights lie in the file beside them; one decoder graph takes every step. */
+  static async open(dir: string, config: VlmConfig, threads: number): Promise<RunnerSessions> {
+    const open = async (name: string): Promise<Compiled> => ({
+      session: await Session.open(join(dir, name), { threads, foldConstants: true }),
+      weights: new Map(),
+    });
+    const decode = await open(GRAPH_NAMES.decode);
+    return new RunnerSessions(config, await open(GRAPH_NAMES.vision), decode, decode);
   }
 }
 
@@ -84,9 +96,11 @@ export class OnnxRunner implements ModelRunner {
       feeds[`past_v_${layer}`] = f32(batch.pastValues[layer]!, [B, kvHeads, T, headDim]);
     }
     if (hasPastWindow(this.#sessions.config)) feeds.past_positions = this.#positionsOfPast(B, T);
-    const hasImages = batch.imageRows.length > 0;
+    const { text, textAndImages } = this.#sessions;
+    // Where there is one decoder graph, it is fed no rows of features.
+    const hasImages = batch.imageRows.length > 0 || text === textAndImages;
     if (hasImages) Object.assign(feeds, this.#imageFeeds(batch));
-    const { session } = hasImages ? this.#sessions.textAndImages : this.#sessions.text;
+    const { session } = hasImages ? textAndImages : text;
     const weights = hasImages ? this.#textAndImagesFeeds : this.#textFeeds;
     const results = await session.run({ ...weights, ...feeds }, this.#outputs);
     const perLayer = (name: string) =>

@@ -57,8 +57,6 @@ const COMPANION =
 export async function importCheckpoint(options: ImportOptions): Promise<ImportResult> {
   const { from, storage } = options;
   const out = resolve(options.out);
-  if (readManifest(from) !== null)
-    throw new Error(`${from} is an imported model already: import from the original checkpoint, or export it first`);
   const checkpoint = openCheckpoint(from);
   try {
     const plan = planImport(checkpoint.config, storage, checkpoint.used);

@@ -5,6 +5,7 @@ import { replaceFile, writeSafetensors } from '../io/safetensors-write.ts';
 import { fromFloat32, toFloat32 } from '../io/tensor.ts';
 import { f32, type Tensor } from '../runtime/session.ts';
 import { formatVlmConfig, parseVlmConfig, type VlmConfig } from './config.ts';
+import { readManifest } from './manifest.ts';
 import { canonicalName, isUnusedName, storedName } from './names.ts';
 import { forwardGraph, visionGraph } from './vlm.ts';
 
@@ -73,6 +74,10 @@ export interface OpenCheckpoint {
  * @throws Error that lists missing, unexpected and wrongly shaped tensors by name.
  */
 export function openCheckpoint(dir: string): OpenCheckpoint {
+  if (readManifest(dir) !== null)
+    throw new Error(
+      `${dir} is an imported model, for serving only: use the checkpoint it was imported from, or make one with mantis export`,
+    );
   const config = readConfig(dir);
   const expected = expectedWeights(config);
   const store = openSafetensors(dir);

@@ -72,3 +72,10 @@ export function readManifest(dir: string): Manifest | null {
   }
   return parsed.data;
 }
+
+/** Hex digest of the weight file, as the import wrote it down. */
+export function weightsDigest({ files }: Manifest): string {
+  const file = files.find(({ name }) => name === WEIGHTS_NAME);
+  if (file === undefined) throw new Error(`${MANIFEST_NAME} names no ${WEIGHTS_NAME}: import the model again`);
+  return file.sha256;
+}

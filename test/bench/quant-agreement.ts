@@ -15,9 +15,9 @@ import { parseArgs } from 'node:util';
 import { loadFront } from '../../gpu-backend/engine/model-front.ts';
 import { nlvrRequest } from '../../gpu-backend/eval/nlvr.ts';
 import type { VlmConfig } from '../../gpu-backend/models/config.ts';
+import { emptyPast } from '../../gpu-backend/models/empty-past.ts';
 import { familyOf, type Picture } from '../../gpu-backend/models/family.ts';
 import { importCheckpoint } from '../../gpu-backend/models/import.ts';
-import { MASKED } from '../../gpu-backend/models/llama.ts';
 import { loadCheckpoint, readConfig } from '../../gpu-backend/models/load.ts';
 import { GRAPH_NAMES, readManifest, WEIGHTS_NAME } from '../../gpu-backend/models/manifest.ts';
 import { chooseStorage, type Precision } from '../../gpu-backend/models/storage.ts';
@@ -97,7 +97,7 @@ class Model {
     counts: readonly number[],
     features: ReadonlyMap<number, Float32Array>,
   ): Promise<number[][][]> {
-    const { layers, kvHeads, headDim, hidden, vocab } = this.config.text;
+    const { hidden, vocab } = this.config.text;
     const [B, S] = [sequences.length, Math.max(...sequences.map(({ ids }) => ids.length))];
     const ids = new Int32Array(B * S);
     const [rows, imageRows]: [number[], number[]] = [[], []];
@@ -125,14 +125,11 @@ class Model {
         [B, S],
       ),
       causal_bias: f32(causalBias(S), [S, S]),
-      past_bias: f32(new Float32Array(B).fill(MASKED), [B, 1, 1, 1]),
+      ...emptyPast(this.config, B),
       rows: ints(rows, [rows.length]),
       image_features: f32(joined, [imageRows.length, hidden]),
       image_rows: ints(imageRows, [imageRows.length]),
     };
-    for (let layer = 0; layer < layers; layer++)
-      for (const kind of ['k', 'v'])
-        feeds[`past_${kind}_${layer}`] = f32(new Float32Array(B * kvHeads * headDim), [B, kvHeads, 1, headDim]);
     const results = await this.decode.session.run({ ...this.decode.weights, ...feeds }, ['logits']);
     const all = floats(results, 'logits');
     let row = 0;

@@ -6,9 +6,9 @@ import { after, test } from 'node:test';
 import { sha256File } from '../../../gpu-backend/io/digest.ts';
 import { readSafetensors } from '../../../gpu-backend/io/safetensors.ts';
 import { writeSafetensors } from '../../../gpu-backend/io/safetensors-write.ts';
+import { emptyPast } from '../../../gpu-backend/models/empty-past.ts';
 import { exportCheckpoint } from '../../../gpu-backend/models/export.ts';
 import { importCheckpoint } from '../../../gpu-backend/models/import.ts';
-import { MASKED } from '../../../gpu-backend/models/llama.ts';
 import { loadCheckpoint } from '../../../gpu-backend/models/load.ts';
 import { GRAPH_NAMES, readManifest } from '../../../gpu-backend/models/manifest.ts';
 import { chooseStorage, type Storage } from '../../../gpu-backend/models/storage.ts';
@@ -20,13 +20,7 @@ import {
   weightFeeds,
 } from '../../../gpu-backend/models/verify-case.ts';
 import { floats } from '../../../gpu-backend/models/verify-decode.ts';
-import {
-  causalBias,
-  decodeGraph,
-  hasPastWindow,
-  type ModelGraph,
-  visionGraph,
-} from '../../../gpu-backend/models/vlm.ts';
+import { causalBias, decodeGraph, type ModelGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
 
 const fixtures = join(import.meta.dirname, '../../fixtures/checkpoints');
@@ -39,7 +33,7 @@ function prefillFeeds(
   features: Float32Array,
 ): Record<string, Tensor> {
   const { config } = checkpoint;
-  const { layers, kvHeads, headDim, hidden, slidingWindow } = config.text;
+  const { hidden, slidingWindow } = config.text;
   const slots = pictures.slotRows.filter((row) => row < length);
   const feeds: Record<string, Tensor> = {
     ids: ints(ids.subarray(0, length), [1, length]),
@@ -48,15 +42,11 @@ function prefillFeeds(
       [1, length],
     ),
     causal_bias: f32(causalBias(length, 1, slidingWindow), [length, length]),
-    past_bias: f32(Float32Array.of(MASKED), [1, 1, 1, 1]),
+    ...emptyPast(config, 1),
     rows: ints([0, length - 1], [2]),
     image_features: f32(features.subarray(0, slots.length * hidden), [slots.length, hidden]),
     image_rows: ints(slots, [slots.length]),
   };
-  if (hasPastWindow(config)) feeds.past_positions = ints([0], [1, 1]);
-  for (let layer = 0; layer < layers; layer++)
-    for (const kind of ['k', 'v'])
-      feeds[`past_${kind}_${layer}`] = f32(new Float32Array(kvHeads * headDim), [1, kvHeads, 1, headDim]);
   return feeds;
 }
 
@@ -142,7 +132,10 @@ test('an import is repeated only where something changed, and never overwrites',
   await importCheckpoint({ from, out, storage });
   assert.equal((await importCheckpoint({ from, out, storage })).outcome, 'kept');
   await assert.rejects(importCheckpoint({ from, out, storage: chooseStorage({}) }), /exists and is not this import/);
-  await assert.rejects(importCheckpoint({ from: out, out: `${out}2`, storage }), /is an imported model already/);
+  await assert.rejects(
+    importCheckpoint({ from: out, out: `${out}2`, storage }),
+    /is an imported model, for serving only: use the checkpoint it was imported from/,
+  );
   truncateSync(join(out, 'model.safetensors'), 100);
   assert.throws(
     () => readManifest(out),
