@@ -6,9 +6,10 @@
  * Always true: slots 0 … decoding-1 hold decoding rows, later slots hold rows whose prompt is still being read, and
  * `#rows[slot]` is the request whose keys and values are in `slot`.
  */
+import type { Picture } from '../models/family.ts';
 import type { FeatureCache } from './feature-cache.ts';
 import { KvArena } from './kv.ts';
-import { type EngineRequest, type ImageSlot, imageRows, type Live, newLive, scheduled } from './live-request.ts';
+import { type EngineRequest, imageRows, type Live, newLive, scheduled } from './live-request.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
 import { type SampledToken, sample } from './sampler.ts';
 import { type Capacity, plan } from './scheduler.ts';
@@ -138,33 +139,33 @@ export class Engine {
 
   async #encode(live: Live, count: number): Promise<void> {
     const start = performance.now();
-    const slots = live.request.images.slice(live.features.length, live.features.length + count);
-    const missing: ImageSlot[] = [];
+    const first = live.features.length;
+    const slots = live.request.images.slice(first, first + count);
+    const missing: { readonly key: string; readonly picture: Picture }[] = [];
     const found = new Map<string, Float32Array>();
-    for (const slot of slots) {
-      if (found.has(slot.key) || missing.some((other) => other.key === slot.key)) continue;
-      const cached = this.#cache.acquire(slot.key);
+    for (const [index, { key }] of slots.entries()) {
+      if (found.has(key) || missing.some((other) => other.key === key)) continue;
+      const cached = this.#cache.acquire(key);
+      const picture = live.pictures[first + index] ?? null;
       if (cached !== null) {
-        found.set(slot.key, cached);
-        this.#cache.release(slot.key);
-      } else missing.push(slot);
+        found.set(key, cached);
+        this.#cache.release(key);
+      } else if (picture === null) throw new Error(`internal: features of ${key} were evicted while held`);
+      else missing.push({ key, picture });
     }
     if (missing.length > 0) {
-      const pictures = missing.map(({ key, picture }) => {
-        if (picture === null) throw new Error(`internal: features of ${key} were evicted while held`);
-        return picture;
-      });
-      const encoded = await this.#runner.encode(pictures);
-      for (const [index, slot] of missing.entries()) {
+      const encoded = await this.#runner.encode(missing.map(({ picture }) => picture));
+      for (const [index, { key }] of missing.entries()) {
         const features = encoded[index]!;
-        found.set(slot.key, features);
-        this.#cache.insert(slot.key, features);
-        this.#cache.release(slot.key);
+        found.set(key, features);
+        this.#cache.insert(key, features);
+        this.#cache.release(key);
       }
       this.counters.encodedImages += missing.length;
       this.counters.encodeRuns++;
     }
-    for (const slot of slots) live.features.push(found.get(slot.key)!);
+    for (const { key } of slots) live.features.push(found.get(key)!);
+    live.pictures.fill(null, first, first + slots.length);
     this.counters.encodeMs += performance.now() - start;
   }
 

@@ -29,10 +29,13 @@ export interface EngineRequest {
 
 /** A request between its arrival and its end. */
 export interface Live {
+  /** Without its pictures, which are in `pictures`. */
   readonly request: EngineRequest;
   readonly arrival: number;
   stage: ScheduledRequest['stage'];
   prefilledTokens: number;
+  /** By image; `null` once encoded, since pixels are many times the size of features. */
+  readonly pictures: (Picture | null)[];
   /** Features by image, in order; shorter than `request.images` while encoding. */
   features: Float32Array[];
   generatedTokens: number;
@@ -43,7 +46,8 @@ export interface Live {
 /** A request that has just arrived. */
 export function newLive(request: EngineRequest, arrival: number): Live {
   return {
-    request,
+    request: { ...request, images: request.images.map((slot) => ({ ...slot, picture: null })) },
+    pictures: request.images.map(({ picture }) => picture),
     arrival,
     stage: 'waiting',
     prefilledTokens: 0,
