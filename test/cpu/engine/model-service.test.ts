@@ -104,8 +104,11 @@ describe('EngineModelService over models whose slots depend on the picture', () 
     await assert.rejects(ask(request('fuyu', [0], 5000), [first]), /context is 512 tokens.*28 image/);
     const broken = new TextEncoder().encode('no picture');
     await assert.rejects(ask(request('fuyu', [0, 1]), [first, broken]), /messages\[0\]\.parts\[1\]: /);
-    // Were the first one still pinned, the cache would now hold two.
+    // Were the first one still pinned, it would be the one to stay.
     await ask(request('fuyu', [0]), [second]);
-    assert.equal((await service.stats()).cache.entries, 1);
+    const { hits, entries } = (await service.stats()).cache;
+    assert.equal(entries, 1);
+    await ask(request('fuyu', [0]), [second]);
+    assert.ok((await service.stats()).cache.hits > hits, 'the second picture is found again');
   });
 });
