@@ -22,6 +22,8 @@ export interface Fault {
   readonly file: string;
   /** Cut the connection after so many bytes of this answer. */
   readonly dropAfter?: number;
+  /** Before the cut, so that what was sent is read: a broken stream drops what waits in it. Default 60. */
+  readonly dropDelayMs?: number;
   /** Send so many bytes, then nothing more. */
   readonly stallAfter?: number;
   /** Announce and send a shorter body than there is. */
@@ -179,8 +181,7 @@ export class FaultyHub {
       return;
     }
     response.write(body.subarray(0, sent), () => {
-      // The piece must arrive before the connection goes.
-      if (fault?.dropAfter !== undefined) setTimeout(() => response.destroy(), 20);
+      if (fault?.dropAfter !== undefined) setTimeout(() => response.destroy(), fault.dropDelayMs ?? 60);
     });
   }
 }
