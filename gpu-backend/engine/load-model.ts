@@ -42,7 +42,7 @@ export class ModelLoader {
   }
 }
 
-const SERVE_ORIGINAL = 'serve the checkpoint it was imported from, or import the merged fine-tune';
+const SERVE_ORIGINAL = 'serve the checkpoint it was imported from';
 
 async function loadBase(dir: string, threads: number): Promise<Base> {
   if (readManifest(dir) !== null)
