@@ -23,6 +23,8 @@ export class LayoutWriter {
   private runWeight = 0;
   /** The next run goes on right after a special token that joins. */
   private isJoined = false;
+  /** Nothing of the current text has been written. */
+  private isTextStart = true;
   /** Number of tokens right after the last image's closing pieces; -1 once text follows. */
   private imageEnd = -1;
 
@@ -33,8 +35,12 @@ export class LayoutWriter {
       if ('text' in piece) this.text(k === undefined ? piece.text : piece.text.replace('{k}', String(k)), isInLoss);
       else {
         this.flush();
-        this.token(this.options.tokenizer.requireId(piece.special), isInLoss, this.weight);
-        this.isJoined = piece.joins === true;
+        const { tokenizer } = this.options;
+        const joins = piece.joins === true && !tokenizer.cutsText(piece.special);
+        if (joins && this.isTextStart) for (const id of tokenizer.leadIds) this.token(id, false, 0);
+        this.token(tokenizer.requireId(piece.special), isInLoss, this.weight);
+        this.isJoined = joins;
+        this.isTextStart = !joins;
       }
     }
   }
@@ -74,6 +80,7 @@ export class LayoutWriter {
     if (!(sharesSpecials && this.imageEnd === this.ids.length)) this.pieces(before, isInLoss, index + firstNumber);
     this.flush();
     this.images.push({ index, image, tokenStart: this.ids.length, tokenCount });
+    this.isTextStart = true;
     for (let i = 0; i < tokenCount; i++) this.token(typeof slot === 'number' ? imageTokenId : slot[i]!, false, 0);
     this.pieces(after, isInLoss, index + firstNumber);
     this.imageEnd = this.run === '' ? this.ids.length : -1;
@@ -93,6 +100,7 @@ export class LayoutWriter {
     }
     this.run = '';
     this.isJoined = false;
+    this.isTextStart = false;
   }
 
   private encode(text: string): number[] {

@@ -4,8 +4,8 @@ import { TokenizerError } from './tokenizer-error.ts';
 
 /**
  * A piece of a template: a special token by its written form, or ordinary text. `{k}` in a wrapper's text is the image number.
- * After a special that `joins`, text goes on as if nothing stood between: no space is put in front by tokenizers that do so at
- * the start of a text.
+ * A special that `joins` is part of the text around it where it is only a piece of the vocabulary: a tokenizer that puts a space in
+ * front of each text then puts none after it, and one before it where the text begins with it.
  */
 export type TemplatePiece = { readonly special: string; readonly joins?: boolean } | { readonly text: string };
 

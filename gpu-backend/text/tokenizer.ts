@@ -34,6 +34,13 @@ export interface Tokenizer {
   /** As `idOf`. @throws TokenizerError that names the token when it is missing */
   requireId(token: string): number;
   isSpecial(id: number): boolean;
+  /**
+   * Whether text is cut at this written token and what follows is a new text (an added token of the file). A token that is only
+   * a piece of the vocabulary stands within a text like a word.
+   */
+  cutsText(token: string): boolean;
+  /** What a text gets in front that begins with a piece instead of a word: the ids of the leading space, [] where there is none. */
+  readonly leadIds: readonly number[];
   /** Text of the ids; malformed byte sequences become U+FFFD. Special tokens are left out unless `keepSpecials`. */
   decode(ids: Iterable<number>, options?: { readonly keepSpecials?: boolean }): string;
   /** A decoder for ids that arrive one by one. */
@@ -103,6 +110,7 @@ export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): T
   ]);
   const specialIds = new Set(specials.values());
   const addedIds = new Set(added.map(({ id }) => id));
+  const addedContents = new Set(added.map(({ content }) => content));
   const withSpecials = buildLibrary(source, unigram, []);
   const plain = withoutSpecials(source, specials);
   // Byte pieces are in a Unigram vocabulary like words: a typed "<0x0A>" must not become one.
@@ -166,6 +174,8 @@ export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): T
       return id;
     },
     isSpecial: (id) => specialIds.has(id),
+    cutsText: (token) => addedContents.has(token),
+    leadIds: continued === plain ? [] : textContinued.encode(' ', { add_special_tokens: false }).ids,
     decode(ids, decodeOptions) {
       const stream = createStream(decodeOptions);
       let text = '';

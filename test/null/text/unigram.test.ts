@@ -3,6 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { layoutConversation, type Message } from '../../../gpu-backend/text/layout.ts';
+import { bindTemplate, reservedTokens, templateByName } from '../../../gpu-backend/text/templates.ts';
 import { parseTokenizer } from '../../../gpu-backend/text/tokenizer.ts';
 import { TokenizerError } from '../../../gpu-backend/text/tokenizer-error.ts';
 import { UnigramModel } from '../../../gpu-backend/text/unigram.ts';
@@ -21,11 +23,23 @@ interface Golden {
   }[];
 }
 
+interface Conversation {
+  readonly name: string;
+  readonly ask: boolean;
+  readonly ids: readonly number[];
+  readonly messages: readonly {
+    readonly role: Message['role'];
+    readonly parts: readonly ({ readonly type: 'text'; readonly text: string } | { readonly type: 'image' })[];
+  }[];
+}
+
 /** The character that the reference marks unknown is refused here, not written as `<unk>`. */
 const unknownId = (name: string): number | undefined =>
   (read(name) as { model: { type: string; unk_id?: number } }).model.unk_id;
 
-for (const { tokenizer: name, reserved, cases } of read('unigram-golden.json') as Golden[]) {
+const golden = read('unigram-golden.json') as { readonly tokenizers: Golden[]; readonly fuyu: Conversation[] };
+
+for (const { tokenizer: name, reserved, cases } of golden.tokenizers) {
   const tokenizer = parseTokenizer(read(name), { reserved });
 
   test(`${name}: ids of ${cases.length} texts are those of the Rust library, in both modes`, () => {
@@ -126,6 +140,32 @@ test('a text that goes on gets no space in front', () => {
     'a circle',
   );
 });
+
+for (const { name, ask, ids, messages } of golden.fuyu) {
+  test(`a conversation in Fuyu's format has the ids of the reference: ${name}`, () => {
+    const json = read('unigram.json') as { added_tokens: { special: boolean }[] };
+    json.added_tokens = json.added_tokens.filter(({ special }) => special);
+    const template = templateByName('fuyu');
+    const tokenizer = parseTokenizer(json, { reserved: reservedTokens(template) });
+    const imageTokenId = tokenizer.requireId('|SPEAKER|');
+    const row = [imageTokenId, imageTokenId, imageTokenId, tokenizer.requireId('|NEWLINE|')];
+    let image = 0;
+    const laid = layoutConversation(
+      messages.map(({ role, parts }) => ({
+        role,
+        parts: parts.map((part) => (part.type === 'image' ? { type: 'image', image: image++ } : part)),
+      })),
+      {
+        tokenizer,
+        template: bindTemplate(template, tokenizer),
+        imageTokenId,
+        tokensPerImage: () => [...row, ...row],
+        addGenerationPrompt: ask,
+      },
+    );
+    assert.deepEqual([...laid.ids], ids);
+  });
+}
 
 test('the best cut is found, not the longest piece first; ties go to the earlier cut', () => {
   const model = new UnigramModel({
