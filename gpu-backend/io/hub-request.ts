@@ -128,7 +128,10 @@ export class HubClient {
             { cause: error },
           );
         // Jitter on top of what was asked for: others were told the same moment.
-        await sleep((error.retryAfterMs ?? 0) + backoff, signal);
+        await sleep((error.retryAfterMs ?? 0) + backoff, signal).catch((cause: unknown) => {
+          signal?.throwIfAborted();
+          throw cause;
+        });
       }
     }
   }

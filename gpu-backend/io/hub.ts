@@ -115,17 +115,24 @@ export async function downloadFromHub(id: string, options: HubOptions): Promise<
   const fetched: (FetchedFile & { readonly entry: HubEntry })[] = [];
   const fetchAll = async (wanted: readonly HubEntry[], maxBytes: number): Promise<void> => {
     progress.expect(wanted);
-    await checkSpace(dir, wanted, options.freeBytes ?? freeBytes);
-    const queue = [...wanted];
+    const queue: HubEntry[] = [];
+    const take = (file: FetchedFile, entry: HubEntry): void => {
+      progress.report(file.name, file.bytes, file.bytes, true);
+      fetched.push({ ...file, entry });
+    };
+    for (const entry of wanted) {
+      signal.throwIfAborted();
+      const kept = await keptFile(dir, entry, before);
+      if (kept === undefined) queue.push(entry);
+      else take(kept, entry);
+    }
+    await checkSpace(dir, queue, options.freeBytes ?? freeBytes);
     const run = async (): Promise<void> => {
       for (let entry = queue.shift(); entry !== undefined; entry = queue.shift()) {
-        const name = entry.name;
-        const kept = await keptFile(dir, entry, before);
+        const { name } = entry;
         const onBytes = (done: number, total: number): void => progress.report(name, done, total);
         const urlPath = `/${id}/resolve/${encodeURIComponent(commit ?? revision)}/${encodeURIComponent(name)}`;
-        const file = kept ?? (await downloadFile({ client, urlPath, dir, entry, maxBytes, onBytes }));
-        progress.report(name, file.bytes, file.bytes, true);
-        fetched.push({ ...file, entry });
+        take(await downloadFile({ client, urlPath, dir, entry, maxBytes, onBytes }), entry);
       }
     };
     const runs = Array.from({ length: Math.min(options.concurrency ?? 3, queue.length) }, run);
@@ -144,6 +151,7 @@ export async function downloadFromHub(id: string, options: HubOptions): Promise<
   // The listing alone already refuses repositories whose weights are pickles; shards are named by a file still to come.
   const needsIndex = small.some(({ name }) => name === INDEX);
   const weights = needsIndex ? undefined : weightFilesOf(id, entries, undefined);
+  progress.expect(weights ?? []);
   await fetchAll(small, MAX_SMALL_BYTES);
   await fetchAll(weights ?? weightFilesOf(id, entries, await readIndex(join(dir, INDEX))), MAX_WEIGHT_BYTES);
 
@@ -233,8 +241,8 @@ async function checkSpace(
 ): Promise<void> {
   let needed = 0;
   for (const { name, bytes = 0 } of wanted) {
-    const there = await Promise.all([name, `${name}.part`].map((n) => stat(join(dir, n)).catch(() => undefined)));
-    needed += Math.max(0, bytes - Math.max(...there.map((s) => s?.size ?? 0)));
+    const part = await stat(join(dir, `${name}.part`)).catch(() => undefined);
+    needed += Math.max(0, bytes - (part?.size ?? 0));
   }
   const available = await free(dir);
   if (needed > 0 && needed + SPARE_BYTES > available)

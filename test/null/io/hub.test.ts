@@ -13,6 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, beforeEach, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { downloadFromHub, type HubOptions, type HubProgress } from '../../../gpu-backend/io/hub.ts';
 import { HubError, type HubErrorCode } from '../../../gpu-backend/io/hub-error.ts';
 import { retryAfterMs } from '../../../gpu-backend/io/hub-request.ts';
@@ -391,6 +392,26 @@ test('an aborted download ends with the reason and keeps what has come', async (
     (error) => error === reason,
   );
   assert.ok(existsSync(join(dir, `${A}.part`)));
+});
+
+test('an abort during a wait ends with its reason too', async () => {
+  const controller = new AbortController();
+  const reason = new Error('stop');
+  hub.faults.push({ file: 'listing', status: 503 });
+  const sleep = (ms: number, signal?: AbortSignal): Promise<void> => {
+    setImmediate(() => controller.abort(reason));
+    return delay(ms + 60_000, undefined, signal === undefined ? {} : { signal });
+  };
+  await assert.rejects(download({ signal: controller.signal, sleep }), (error) => error === reason);
+});
+
+test('room for a file that replaces another is asked for in full', async () => {
+  await download();
+  hub.put(A, weights('a', 300_000, 9), true);
+  const free = (64 << 20) + 200_000;
+  await assert.rejects(download({ freeBytes: async () => free }), isCode('disk_full'));
+  await download({ freeBytes: async () => free + 200_000 });
+  assert.deepEqual(readFileSync(join(dir, A)), hub.files.get(A)?.data);
 });
 
 test('redirects are followed a few times and never to another scheme', async () => {
