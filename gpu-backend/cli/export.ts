@@ -19,7 +19,7 @@ export function exportCommand(): Command {
       const bar = new ProgressBar('export MB');
       let shownMegabytes = -1;
       try {
-        const { tensors, bytes, dequantized } = await exportCheckpoint({
+        const { tensors, bytes, dequantized, leftOut } = await exportCheckpoint({
           from,
           out,
           dtype,
@@ -34,6 +34,10 @@ export function exportCommand(): Command {
         if (dequantized > 0)
           process.stderr.write(
             `${dequantized} of them were quantised: they hold the values that the quantised weights stand for, not those of the original\n`,
+          );
+        if (leftOut > 0)
+          process.stderr.write(
+            `${leftOut} tensors that nothing reads were left out by the import; a loader may call them missing\n`,
           );
       } catch (error) {
         bar.end();

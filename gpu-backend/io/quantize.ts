@@ -85,6 +85,18 @@ export class Quantizer {
   }
 }
 
+/** One `Quantizer` for each kind of row: its memory reserves gigabytes of addresses, and a model has hundreds of tensors. */
+export class Quantizers {
+  readonly #known = new Map<string, Quantizer>();
+
+  of(width: number, format: BlockFormat, dtype: 'f32' | 'bf16'): Quantizer {
+    const key = `${width} ${format.bits} ${format.blockSize} ${dtype}`;
+    const known = this.#known.get(key) ?? new Quantizer(width, format, dtype);
+    this.#known.set(key, known);
+    return known;
+  }
+}
+
 /** The inverse, one row: writes `row.length` values. */
 export function dequantizeRow(
   row: Float32Array,

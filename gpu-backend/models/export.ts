@@ -6,6 +6,7 @@ import { SafetensorsStream } from '../io/safetensors-stream.ts';
 import { replaceFile } from '../io/safetensors-write.ts';
 import { bytesOf, convertFloats, DTYPE_BYTES } from '../io/tensor.ts';
 import type { VlmConfig } from './config.ts';
+import { familyOf } from './family.ts';
 import { copyCompanions } from './import.ts';
 import { expectedWeights, openCheckpoint, readConfig } from './load.ts';
 import { readManifest, WEIGHTS_NAME } from './manifest.ts';
@@ -28,6 +29,8 @@ export interface ExportResult {
   readonly bytes: number;
   /** Weights that were quantised and are now the values the quantised ones stand for. */
   readonly dequantized: number;
+  /** Tensors of published checkpoints that nothing reads and that the import left out; loaders may miss them. */
+  readonly leftOut: number;
 }
 
 /** One tensor of the new file. */
@@ -55,7 +58,7 @@ export async function exportCheckpoint({ from, out: target, dtype, onProgress }:
     if (readdirSync(out).length > 0) throw new Error(`${out} is not empty: remove it or choose another folder`);
     rmSync(out, { recursive: true });
   }
-  const { steps, close } = openSteps(from);
+  const { steps, leftOut, close } = openSteps(from);
   try {
     const partial = `${out}.partial`;
     rmSync(partial, { recursive: true, force: true });
@@ -77,24 +80,29 @@ export async function exportCheckpoint({ from, out: target, dtype, onProgress }:
     }
     const { bytes } = await stream.finish();
     renameSync(partial, out);
-    return { tensors: steps.length, bytes, dequantized: steps.filter(({ blocks }) => blocks !== undefined).length };
+    const dequantized = steps.filter(({ blocks }) => blocks !== undefined).length;
+    return { tensors: steps.length, bytes, dequantized, leftOut };
   } finally {
     close();
   }
 }
 
-function openSteps(from: string): { steps: ExportStep[]; close: () => void } {
+function openSteps(from: string): { steps: ExportStep[]; leftOut: number; close: () => void } {
   const manifest = readManifest(from);
   if (manifest !== null) {
     const config = readConfig(from);
     const store = openSafetensors(join(from, WEIGHTS_NAME));
-    return { steps: importedSteps(config, store.tensors, manifest.storage.blockSize), close: () => store.close() };
+    return {
+      steps: importedSteps(config, store.tensors, manifest.storage.blockSize),
+      leftOut: familyOf(config).unusedWeights(config).size,
+      close: () => store.close(),
+    };
   }
   const { config, used, unused, close } = openCheckpoint(from);
   const steps = [...used, ...unused].flatMap(([name, values]) =>
     values.dtype === 'i64' ? [] : [{ name: storedName(name, config.family), shape: values.shape, values }],
   );
-  return { steps, close };
+  return { steps, leftOut: 0, close };
 }
 
 function importedSteps(config: VlmConfig, tensors: ReadonlyMap<string, StoredTensor>, blockSize: number): ExportStep[] {

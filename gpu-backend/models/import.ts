@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, s
 import { copyFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { sha256File, sha256Hex } from '../io/digest.ts';
-import { blockSizes, Quantizer } from '../io/quantize.ts';
+import { blockSizes, Quantizers } from '../io/quantize.ts';
 import type { StoredTensor } from '../io/safetensors.ts';
 import { SafetensorsStream } from '../io/safetensors-stream.ts';
 import { replaceFile } from '../io/safetensors-write.ts';
@@ -143,6 +143,7 @@ async function writeWeights(
 ): Promise<{ stream: SafetensorsStream; isContinued: boolean; file: { bytes: number; sha256: string } }> {
   const wanted = plan.steps.slice(0, start).reduce((sum, step) => sum + (step.kind === 'copy' ? 1 : 2), 0);
   const stream = SafetensorsStream.open(join(partial, WEIGHTS_NAME), plan.slots, { format: 'pt' }, wanted);
+  const quantizers = new Quantizers();
   try {
     const continued = stream.tensorsKept > 0 ? start : 0;
     let doneBytes = plan.steps.slice(0, continued).reduce((sum, { source }) => sum + source.byteLength, 0);
@@ -150,7 +151,7 @@ async function writeWeights(
     for (const [index, step] of plan.steps.entries()) {
       if (index < continued) continue;
       stream.expectAt(firstSlot(step));
-      for (const bytes of step.kind === 'copy' ? copyTensor(step, stream) : quantizeTensor(step, stream)) {
+      for (const bytes of step.kind === 'copy' ? copyTensor(step, stream) : quantizeTensor(step, stream, quantizers)) {
         doneBytes += bytes;
         onProgress?.(doneBytes, totalBytes, step.source.name);
         // A turn of the event loop, in which a signal can arrive.
@@ -201,6 +202,7 @@ function naming<T>({ name }: StoredTensor, convert: () => T): T {
 function* quantizeTensor(
   { source, rows, width, format }: Extract<ImportStep, { kind: 'quantize' }>,
   stream: SafetensorsStream,
+  quantizers: Quantizers,
 ): Generator<number, void, undefined> {
   const { blocks, bytes } = blockSizes(width, format);
   const rowBytes = width * DTYPE_BYTES[source.dtype];
@@ -208,7 +210,7 @@ function* quantizeTensor(
   const piece = new Uint8Array(pieceRows * rowBytes);
   const packed = new Uint8Array(pieceRows * bytes);
   const scales = new Float32Array(rows * blocks);
-  const quantizer = new Quantizer(width, format, source.dtype === 'bf16' ? 'bf16' : 'f32');
+  const quantizer = quantizers.of(width, format, source.dtype === 'bf16' ? 'bf16' : 'f32');
   for (let first = 0; first < rows; first += pieceRows) {
     const count = Math.min(pieceRows, rows - first);
     const data = piece.subarray(0, count * rowBytes);

@@ -3,6 +3,8 @@
  * here, several GB): memory and speed of `mantis import --decoder int4 --vision int8` against `cp` of the same files, and the first
  * token of the imported model. The last line is JSON.
  *
+ * `--layers 32` makes the whole model (17 GB, twice on the disk while it is copied).
+ *
  *     node --import tsx test/bench/import-large.ts [--dir TMP] [--layers 4] [--decoder int4] [--vision int8] [--keep]
  */
 import { spawn } from 'node:child_process';
@@ -29,6 +31,7 @@ import { parseVlmConfig } from '../../gpu-backend/models/config.ts';
 import { familyOf } from '../../gpu-backend/models/family.ts';
 import { MASKED } from '../../gpu-backend/models/llama.ts';
 import { expectedWeights, readConfig } from '../../gpu-backend/models/load.ts';
+import { parameterCount } from '../../gpu-backend/models/presets.ts';
 
 const { values: flags } = parseArgs({
   options: {
@@ -75,7 +78,7 @@ function configJson(layers: number): Record<string, unknown> {
       model_type: 'siglip_vision_model',
       hidden_size: 1152,
       intermediate_size: 4304,
-      num_hidden_layers: layers,
+      num_hidden_layers: Math.min(layers, 27),
       num_attention_heads: 16,
       image_size: 384,
       patch_size: 14,
@@ -214,10 +217,11 @@ async function main(): Promise<void> {
     return;
   }
   const { bavail, bsize } = statfsSync(flags.dir);
-  const needed = 12e9;
+  // The checkpoint, its copy, and what it becomes.
+  const needed = 2.6 * 2 * parameterCount(parseVlmConfig(configJson(Number(flags.layers)))) + 1e9;
   if (bavail * bsize < needed) {
     process.stdout.write(
-      `skipped: ${flags.dir} has ${((bavail * bsize) / 1e9).toFixed(1)} GB free, this takes ${needed / 1e9}\n`,
+      `skipped: ${flags.dir} has ${((bavail * bsize) / 1e9).toFixed(1)} GB free, this takes ${(needed / 1e9).toFixed(1)}\n`,
     );
     return;
   }
