@@ -16,10 +16,10 @@ interface ImportFlags extends Partial<Record<(typeof PARTS)[number] | 'precision
 }
 
 const PART_HELP = {
-  vision: 'vision encoder (default: --precision)',
-  projector: 'projector between encoder and decoder (default: --precision)',
+  vision: 'vision encoder (default: --precision, int8 for int4)',
+  projector: 'projector between encoder and decoder (default: --precision, int8 for int4)',
   decoder: 'language model and token embeddings (default: --precision)',
-  head: 'output head (default: as the decoder, int8 where that is int4)',
+  head: 'output head (default: as the decoder, int8 for int4)',
 } as const;
 
 /** `mantis import`: a checkpoint becomes a local model folder, quantised if asked. */

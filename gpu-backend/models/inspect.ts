@@ -8,7 +8,7 @@ import { contextTokens } from './llama.ts';
 import { expectedWeights, readConfig } from './load.ts';
 import { type Manifest, readManifest } from './manifest.ts';
 import { canonicalName } from './names.ts';
-import { chooseStorage, PARTS, type Part, PRECISIONS, type Precision, partOf, type Storage } from './storage.ts';
+import { PARTS, type Part, PRECISIONS, type Precision, partOf, type Storage } from './storage.ts';
 
 type Shapes = Iterable<readonly [string, readonly number[]]>;
 
@@ -55,6 +55,11 @@ function countByPart(shapes: Shapes): Record<Part, number> {
   for (const [name, shape] of shapes) counts[partOf(name)] += product(shape);
   return counts;
 }
+
+const uniform = (precision: Precision, blockSize: number): Storage => ({
+  precision: { vision: precision, projector: precision, decoder: precision, head: precision },
+  blockSize,
+});
 
 /** Bytes of the weights of both serving graphs. f16 is a storage type: linear layers are widened to f32 when they are loaded. */
 function weightBytes(config: VlmConfig, storage: Storage): { fileBytes: number; memoryBytes: number } {
@@ -132,10 +137,7 @@ export function inspectConfig(config: VlmConfig, blockSize: number, stored?: Sha
     flopPerToken: 2 * layerValues,
     flopPerImage: flopPerImage(config, used),
     weights: Object.fromEntries(
-      PRECISIONS.map((precision) => [
-        precision,
-        weightBytes(config, chooseStorage({ precision, head: precision, blockSize })),
-      ]),
+      PRECISIONS.map((precision) => [precision, weightBytes(config, uniform(precision, blockSize))]),
     ) as ModelReport['weights'],
     blockSize,
     imported: null,

@@ -41,19 +41,19 @@ describe('mantis import, inspect, export', () => {
       quantized,
       '--precision',
       'int4',
-      '--vision',
-      'int8',
+      '--projector',
+      'f16',
       '--json',
     );
     assert.equal(imported.code, 0, imported.err);
-    assert.match(imported.err, /vision int8, projector int4, decoder int4, head int8; blocks of 32/);
+    assert.match(imported.err, /vision int8, projector f16, decoder int4, head int8; blocks of 32/);
     const report = JSON.parse(imported.out) as Record<string, unknown>;
     assert.equal(report.outcome, 'imported');
     assert.ok(Number(report.peakRssBytes) < 1.2e9);
 
     const inspected = await mantis('inspect', quantized);
     assert.equal(inspected.code, 0, inspected.err);
-    assert.match(inspected.out, /stored as +vision int8, projector int4, decoder int4, head int8/);
+    assert.match(inspected.out, /stored as +vision int8, projector f16, decoder int4, head int8/);
     assert.match(inspected.out, /tokens per image +16, 26 with the text around it/);
 
     const answered = await mantis('ask', '--local', quantized, '-i', PICTURE, '--max-tokens', '4', 'What is it?');

@@ -99,7 +99,7 @@ const STORAGES: readonly (readonly [string, Storage, number])[] = [
   ['f16', chooseStorage({ precision: 'f16' }), 1e-6],
   // The kernels round activations to int8, in blocks.
   ['int8', chooseStorage({ precision: 'int8', blockSize: 32 }), 0.03],
-  ['int4', chooseStorage({ precision: 'int4', blockSize: 16 }), 0.03],
+  ['int4', chooseStorage({ precision: 'int4', vision: 'int4', projector: 'int4', blockSize: 16 }), 0.03],
   ['mixed', chooseStorage({ precision: 'f16', decoder: 'int4', vision: 'int8', head: 'f32' }), 0.03],
 ];
 
