@@ -8,6 +8,8 @@ import { ProgressBar } from './progress.ts';
 interface FinetuneOptions extends ApiOptions {
   readonly model: string;
   readonly stage: 'projector' | 'lora' | 'full';
+  readonly rank?: number;
+  readonly dora?: boolean;
   readonly validation?: string;
   readonly suffix?: string;
   readonly epochs?: number;
@@ -26,6 +28,8 @@ export function finetuneCommand(): Command {
     .addOption(
       new Option('--stage <stage>', 'which weights move').choices(['projector', 'lora', 'full']).default('lora'),
     )
+    .option('--rank <n>', 'rank of the adapters of the stage lora; their alpha is twice it (default: 16)', wholeNumber)
+    .option('--dora', 'weight-decomposed adapters: slower, each row of a weight also learns its length')
     .option('--validation <file>', 'file to measure on')
     .option('--suffix <name>', 'part of the new model’s name')
     .option('--epochs <n>', 'passes over the file', wholeNumber)
@@ -43,6 +47,7 @@ export function finetuneCommand(): Command {
 
 /** @returns the tuned model's name; the job's id when it is not followed */
 async function finetune(api: MantisClient, file: string, options: FinetuneOptions): Promise<string> {
+  const lora = adapters(options);
   const training = await uploadTrainingFile(api, file);
   process.stderr.write(`uploaded ${file} as ${training.id} (${training.bytes} bytes)\n`);
   const validation = options.validation === undefined ? null : await uploadTrainingFile(api, options.validation);
@@ -59,10 +64,21 @@ async function finetune(api: MantisClient, file: string, options: FinetuneOption
     ...(validation === null ? {} : { validation_file: validation.id }),
     ...(options.suffix === undefined ? {} : { suffix: options.suffix }),
     ...(options.seed === undefined ? {} : { seed: options.seed }),
-    method: { type: 'supervised', supervised: { hyperparameters, mantis: { stage: options.stage } } },
+    method: {
+      type: 'supervised',
+      supervised: { hyperparameters, mantis: { stage: options.stage, ...lora } },
+    },
   });
   process.stderr.write(`started ${job.id}\n`);
   return options.follow ? await follow(api, job.id) : job.id;
+}
+
+/** What the job is asked about its adapters; nothing where the defaults are meant. */
+function adapters({ rank, dora, stage }: FinetuneOptions): { lora?: { r: number; alpha: number; dora?: boolean } } {
+  if (rank === undefined && dora !== true) return {};
+  if (stage !== 'lora') throw new CliError(`--rank and --dora are for --stage lora, not ${stage}`, 2);
+  const r = rank ?? 16;
+  return { lora: { r, alpha: 2 * r, ...(dora === true ? { dora } : {}) } };
 }
 
 /** Shows events as they come and a bar over the steps, until the job ends. Ctrl-C leaves the job running. */

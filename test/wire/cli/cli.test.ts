@@ -90,6 +90,9 @@ describe('mantis against the API', () => {
       'cli',
       '--seed',
       '1',
+      '--rank',
+      '4',
+      '--dora',
     );
     assert.equal(tuned.code, 0, tuned.err);
     assert.match(tuned.err, /uploaded .*lesson\.jsonl as file-/);
@@ -106,6 +109,9 @@ describe('mantis against the API', () => {
     assert.match(unknown.err, /^mantis: .*no-such-model/m);
     const file = join(dir, 'bad.jsonl');
     await writeFile(file, '{"messages": []}\n');
+    const misplaced = await mantis('finetune', file, '--stage', 'full', '--dora');
+    assert.equal(misplaced.code, 2);
+    assert.match(misplaced.err, /--rank and --dora are for --stage lora, not full/);
     const bad = await mantis('finetune', file);
     assert.equal(bad.code, 1);
     assert.match(bad.err, /line 1/);
