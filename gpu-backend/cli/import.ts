@@ -1,6 +1,6 @@
 import { existsSync, rmSync, statSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { downloadFromHub } from '../io/hub.ts';
+import { downloadFromHub, type HubDownload } from '../io/hub.ts';
 import { HubError } from '../io/hub-error.ts';
 import { importCheckpoint } from '../models/import.ts';
 import { BLOCK_SIZES, chooseStorage, PARTS, PRECISIONS, type Precision } from '../models/storage.ts';
@@ -57,7 +57,8 @@ async function runImport(source: string, flags: ImportFlags): Promise<void> {
   const onSignal = (): void => stop.abort(new CliError('stopped; the same command goes on from here'));
   process.once('SIGINT', onSignal).once('SIGTERM', onSignal);
   const isFolder = statSync(source, { throwIfNoEntry: false })?.isDirectory() === true;
-  const from = isFolder ? source : await download(source, flags, stop.signal);
+  const downloaded = isFolder ? null : await download(source, flags, stop.signal);
+  const from = downloaded?.dir ?? source;
   const bar = new ProgressBar('import MB');
   const startedAt = performance.now();
   let shownMegabytes = -1;
@@ -66,7 +67,14 @@ async function runImport(source: string, flags: ImportFlags): Promise<void> {
       from,
       out: flags.out,
       storage: chooseStorage({ ...flags, blockSize: flags.block }),
-      ...(isFolder ? {} : { origin: `${source}@${flags.revision ?? 'main'}` }),
+      ...(downloaded === null
+        ? {}
+        : {
+            origin: {
+              from: `${source}@${downloaded.commit ?? flags.revision ?? 'main'}`,
+              digests: new Map(downloaded.files.map(({ name, sha256 }) => [name, sha256])),
+            },
+          }),
       signal: stop.signal,
       onProgress: (done, total, tensor) => {
         const megabytes = Math.round(done / 1e6);
@@ -85,7 +93,7 @@ async function runImport(source: string, flags: ImportFlags): Promise<void> {
       ...(outcome === 'kept' ? [] : [`${seconds.toFixed(1)} s, ${(readBytes / 1e6 / seconds).toFixed(0)} MB/s`]),
     ];
     for (const line of lines) process.stderr.write(`${line}\n`);
-    if (!isFolder && flags.keepDownload !== true) rmSync(from, { recursive: true, force: true });
+    if (downloaded !== null && flags.keepDownload !== true) rmSync(from, { recursive: true, force: true });
     if (flags.json === true)
       process.stdout.write(
         `${JSON.stringify({ outcome, out: flags.out, bytes, readBytes, seconds, storage: manifest.storage, peakRssBytes: process.resourceUsage().maxRSS * 1024 })}\n`,
@@ -98,13 +106,13 @@ async function runImport(source: string, flags: ImportFlags): Promise<void> {
 }
 
 /** Brings a hub's files here, beside the folder to be made. */
-async function download(id: string, flags: ImportFlags, signal: AbortSignal): Promise<string> {
+async function download(id: string, flags: ImportFlags, signal: AbortSignal): Promise<HubDownload> {
   if (!/^[\w.-]+\/[\w.-]+$/.test(id) || existsSync(id))
     throw new CliError(`${id}: expected a checkpoint folder or a hub id such as owner/name`, 2);
   const dir = `${flags.out}.download`;
   const bar = new ProgressBar('download MB');
   try {
-    await downloadFromHub(id, {
+    return await downloadFromHub(id, {
       dir,
       revision: flags.revision,
       signal,
@@ -112,11 +120,10 @@ async function download(id: string, flags: ImportFlags, signal: AbortSignal): Pr
         bar.update(Math.round(allDoneBytes / 1e6), Math.round(allTotalBytes / 1e6), file),
     });
   } catch (error) {
-    bar.end();
     throw error instanceof HubError ? new CliError(error.message) : error;
+  } finally {
+    bar.end();
   }
-  bar.end();
-  return dir;
 }
 
 function gigabytes(bytes: number): string {

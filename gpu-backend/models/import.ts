@@ -19,8 +19,8 @@ export interface ImportOptions {
   /** Folder of the imported model; must not exist, or be an import of the same. Work goes on in `<out>.partial` until it is whole. */
   readonly out: string;
   readonly storage: Storage;
-  /** Written into the manifest as where the model came from. Default: the folder `from`. */
-  readonly origin?: string;
+  /** Where the folder `from` came from: hub id, and SHA-256 of its files by name. Absent: the folder is the origin. */
+  readonly origin?: { readonly from: string; readonly digests: ReadonlyMap<string, string> };
   /** Bytes of weights read so far and in all. */
   readonly onProgress?: (doneBytes: number, totalBytes: number, tensor: string) => void;
   /** Stops between two pieces; the same import goes on from there. */
@@ -60,7 +60,7 @@ export async function importCheckpoint(options: ImportOptions): Promise<ImportRe
   const checkpoint = openCheckpoint(from);
   try {
     const plan = planImport(checkpoint.config, storage, checkpoint.used);
-    const source = { from: options.origin ?? resolve(from), weights: sourceFiles(plan) };
+    const source = sourceOf(plan, options);
     const unused = [...checkpoint.unused.keys()];
     const readBytes = plan.steps.reduce((sum, step) => sum + step.source.byteLength, 0);
     if (existsSync(out)) {
@@ -99,9 +99,15 @@ export async function importCheckpoint(options: ImportOptions): Promise<ImportRe
 
 type Source = Manifest['source'];
 
-function sourceFiles(plan: ImportPlan): Source['weights'] {
+function sourceOf(plan: ImportPlan, { from, origin }: ImportOptions): Source {
   const paths = [...new Set(plan.steps.map(({ source }) => source.path))];
-  return paths.map((path) => ({ name: basename(path), bytes: statSync(path).size }));
+  const weights = paths.map((path) => {
+    const [name, { size: bytes, mtimeMs }] = [basename(path), statSync(path)];
+    if (origin === undefined) return { name, bytes, modifiedAtMs: mtimeMs };
+    const sha256 = origin.digests.get(name);
+    return { name, bytes, ...(sha256 === undefined ? {} : { sha256 }) };
+  });
+  return { from: origin?.from ?? resolve(from), weights };
 }
 
 function sameImport(manifest: Manifest, source: Source, storage: Storage): boolean {

@@ -21,7 +21,15 @@ const Manifest = z.object({
   source: z.object({
     /** Folder or hub id. */
     from: z.string(),
-    weights: z.array(z.object({ name: z.string(), bytes: z.number().int(), sha256: sha256.optional() })),
+    /** Digests where the hub gave them, times of the last change where the source was a folder. */
+    weights: z.array(
+      z.object({
+        name: z.string(),
+        bytes: z.number().int(),
+        sha256: sha256.optional(),
+        modifiedAtMs: z.number().optional(),
+      }),
+    ),
   }),
   storage: z.object({
     precision: z.object({ vision: precision, projector: precision, decoder: precision, head: precision }),

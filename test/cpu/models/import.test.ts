@@ -1,5 +1,14 @@
 import assert from 'node:assert/strict';
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -131,6 +140,9 @@ test('an import is repeated only where something changed, and never overwrites',
   const storage = chooseStorage({ precision: 'int8' });
   await importCheckpoint({ from, out, storage });
   assert.equal((await importCheckpoint({ from, out, storage })).outcome, 'kept');
+  const later = new Date(Date.now() + 5000);
+  utimesSync(join(from, 'model.safetensors'), later, later);
+  await assert.rejects(importCheckpoint({ from, out, storage }), /exists and is not this import/);
   await assert.rejects(importCheckpoint({ from, out, storage: chooseStorage({}) }), /exists and is not this import/);
   await assert.rejects(
     importCheckpoint({ from: out, out: `${out}2`, storage }),
