@@ -67,10 +67,13 @@ export function parseConfig(environment: Readonly<Record<string, string | undefi
   };
 }
 
-function parseModel(text: string): { id: string; dir: string } {
+/** `id=folder`, or `id=folder::adapter` for a checkpoint with a PEFT adapter. */
+function parseModel(text: string): { id: string; dir: string; adapterDir?: string } {
   const [id, ...rest] = text.trim().split('=');
-  const dir = rest.join('=');
-  if (id === undefined || id === '' || dir === '')
-    throw new Error(`MANTIS_MODELS: expected "id=folder" separated by commas, received ${JSON.stringify(text)}`);
-  return { id, dir };
+  const [dir, adapterDir, ...more] = rest.join('=').split('::');
+  if (id === undefined || id === '' || dir === undefined || dir === '' || adapterDir === '' || more.length > 0)
+    throw new Error(
+      `MANTIS_MODELS: expected "id=folder" or "id=folder::adapter" separated by commas, received ${JSON.stringify(text)}`,
+    );
+  return { id, dir, ...(adapterDir === undefined ? {} : { adapterDir }) };
 }

@@ -22,7 +22,7 @@ const CAPACITY: Capacity = {
 export async function* askLocal(question: string, dir: string, options: AskOptions): AsyncGenerator<string> {
   const images = await Promise.all(options.image.map(readUserFile));
   const pool = new ModelPool({
-    models: [{ id: MODEL, dir }],
+    models: [{ id: MODEL, dir, ...(options.adapter === undefined ? {} : { adapterDir: options.adapter }) }],
     capacity: CAPACITY,
     threads: 1,
     featureCacheBytes: 0,

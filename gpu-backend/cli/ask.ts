@@ -11,6 +11,7 @@ export interface AskOptions extends ApiOptions {
   readonly image: string[];
   readonly model: string;
   readonly local?: string;
+  readonly adapter?: string;
   readonly maxTokens?: number;
   readonly temperature: number;
   readonly seed?: number;
@@ -33,12 +34,15 @@ export function askCommand(): Command {
     .option('-i, --image <file>', 'an image; repeat for more', collect, [])
     .option('-m, --model <id>', 'model to ask', 'mantis-nano')
     .option('--local <folder>', 'answer in this process from a checkpoint folder, without any server')
+    .option('--adapter <folder>', 'with --local: a PEFT adapter folder to lay over the checkpoint')
     .option('--max-tokens <n>', 'longest answer', wholeNumber)
     .option('--temperature <t>', '0 = always the most likely token', within(0, 2), 0)
     .option('--seed <n>', 'same seed, same answer', wholeNumber)
     .option('--system <text>', 'system message');
   for (const option of apiOptions()) command.addOption(option);
   return command.action(async (question: string, options: AskOptions) => {
+    if (options.adapter !== undefined && options.local === undefined)
+      throw new CliError('--adapter goes with --local; a server is told of adapters by MANTIS_MODELS', 2);
     if (options.local === undefined) await withApi(options, (api) => print(askApi(api, question, options)));
     else await print(askLocal(question, options.local, options));
   });

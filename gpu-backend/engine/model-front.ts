@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { LIMITS } from '../../shared/contract/limits.ts';
@@ -33,9 +34,10 @@ const DEFAULT_MAX_NEW_TOKENS = 512;
 /**
  * Reads the small files of a checkpoint folder: config.json, tokenizer.json, preprocessor_config.json, generation_config.json.
  * @param id name under which the model is served
+ * @param adapterDir PEFT adapter folder that is served with the checkpoint, or `null`
  * @throws Error naming the file and field at fault
  */
-export async function loadFront(id: string, dir: string): Promise<ModelFront> {
+export async function loadFront(id: string, dir: string, adapterDir: string | null = null): Promise<ModelFront> {
   const config = readConfig(dir);
   const format = templateForCheckpoint(dir);
   const tokenizer = loadTokenizer(dir, { reserved: reservedTokens(format) });
@@ -46,7 +48,8 @@ export async function loadFront(id: string, dir: string): Promise<ModelFront> {
   const asked = generation.max_new_tokens;
   const context = contextTokens(config.text);
   const imported = readManifest(dir);
-  const digest = imported === null ? await digestWeights(dir) : weightsDigest(imported);
+  const baseDigest = imported === null ? await digestWeights(dir) : weightsDigest(imported);
+  const digest = adapterDir === null ? baseDigest : await digestWithAdapter(baseDigest, adapterDir);
   return {
     tokenizer,
     template,
@@ -72,8 +75,11 @@ export async function loadFront(id: string, dir: string): Promise<ModelFront> {
       imageHeight: slots.largest.height,
       maxImages: Math.min(LIMITS.images.maxPerRequest, Math.floor(context / (slots.leastTokens + 1))),
       maxNewTokens: Math.min(typeof asked === 'number' ? asked : DEFAULT_MAX_NEW_TOKENS, context),
-      // The weights of an imported model are part of its graphs, and mostly quantised.
-      capabilities: { chat: true, fineTune: imported === null ? ['projector', 'lora', 'full'] : [] },
+      // The weights of an imported model are part of its graphs, and mostly quantised; jobs start from a base's own weights.
+      capabilities: {
+        chat: true,
+        fineTune: imported === null && adapterDir === null ? ['projector', 'lora', 'full'] : [],
+      },
       digest: `sha256:${digest}`,
     },
   };
@@ -86,6 +92,20 @@ function readJson(path: string): Record<string, unknown> | null {
   } catch (cause) {
     throw new Error(`${path}: expected JSON`, { cause });
   }
+}
+
+/** Features are cached and models told apart by it: an adapter may change the projector. */
+async function digestWithAdapter(base: string, dir: string): Promise<string> {
+  const files = ['adapter_config.json', 'adapter_model.safetensors'].map((name) => join(dir, name));
+  const missing = files.find((file) => !existsSync(file));
+  if (missing !== undefined)
+    throw new Error(
+      `expected a PEFT adapter folder (adapter_config.json, adapter_model.safetensors), found no ${missing}`,
+    );
+  const digests = await Promise.all(files.map(sha256File));
+  return createHash('sha256')
+    .update([base, ...digests].join('\n'))
+    .digest('hex');
 }
 
 /** Hex digest over the weight file, or over the index of shards. */

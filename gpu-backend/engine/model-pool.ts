@@ -23,8 +23,16 @@ export interface Overlay {
   readonly key: string;
 }
 
+/** A model that is loaded at start. */
+export interface ServedModel {
+  readonly id: string;
+  readonly dir: string;
+  /** PEFT adapter folder to lay over the checkpoint in `dir`. Several models may share a checkpoint; it is read once. */
+  readonly adapterDir?: string;
+}
+
 export interface ModelPoolOptions {
-  readonly models: readonly { readonly id: string; readonly dir: string }[];
+  readonly models: readonly ServedModel[];
   readonly capacity: Capacity;
   readonly threads: number;
   readonly featureCacheBytes: number;
@@ -75,14 +83,16 @@ export class ModelPool {
 
   /** Loads every base. @throws Error naming the folder that cannot be used */
   async start(): Promise<void> {
-    for (const { id, dir } of this.#o.models) {
+    for (const model of this.#o.models) {
+      const { id, dir, adapterDir } = model;
       try {
-        const front = await loadFront(id, dir);
-        await this.#loadBase(id, dir);
+        const front = await loadFront(id, dir, adapterDir);
+        await this.#loadBase(model);
         this.#fronts.set(id, front);
       } catch (cause) {
         const why = cause instanceof Error ? cause.message : String(cause);
-        throw new Error(`the model ${id} in ${dir} cannot be served: ${why}`, { cause });
+        const where = adapterDir === undefined ? dir : `${dir} with the adapter ${adapterDir}`;
+        throw new Error(`the model ${id} in ${where} cannot be served: ${why}`, { cause });
       }
     }
   }
@@ -146,7 +156,7 @@ export class ModelPool {
     if (base.card.capabilities.fineTune.length === 0)
       throw new ApiError(
         'model_not_found',
-        `model: ${model} was tuned from ${overlay.base}, which is an imported model here and takes no fine-tunes.`,
+        `model: ${model} was tuned from ${overlay.base}, which takes no fine-tunes here.`,
         { param: 'model' },
       );
     await this.#makeRoom();
@@ -177,9 +187,9 @@ export class ModelPool {
     }
   }
 
-  async #loadBase(id: string, dir: string): Promise<void> {
+  async #loadBase({ id, dir, adapterDir }: ServedModel): Promise<void> {
     const { capacity, threads } = this.#o;
-    await this.#thread.call('load', { model: id, dir, overlayDir: null, capacity, threads });
+    await this.#thread.call('load', { model: id, dir, overlayDir: adapterDir ?? null, capacity, threads });
   }
 
   /** A new thread starts empty: bases are loaded again before the next request, fine-tunes when they are asked for. */
@@ -188,7 +198,7 @@ export class ModelPool {
     this.#thread = this.#newThread();
     // A thread that dies at once would otherwise be started as fast as the machine can.
     await sleep(Math.min(100 * 2 ** this.#deaths++, 10_000));
-    for (const { id, dir } of this.#o.models) await this.#loadBase(id, dir);
+    for (const model of this.#o.models) await this.#loadBase(model);
     this.#deaths = 0;
   }
 

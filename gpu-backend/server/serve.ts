@@ -5,7 +5,7 @@ import { serve as listen } from '@hono/node-server';
 import { pino } from 'pino';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { randomText } from '../../shared/wire/ids.ts';
-import { ModelPool } from '../engine/model-pool.ts';
+import { ModelPool, type ServedModel } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
 import type { EngineStats } from '../engine/protocol.ts';
 import type { Capacity } from '../engine/scheduler.ts';
@@ -30,8 +30,7 @@ export interface ServeOptions {
   readonly publicUrl: string | null;
   /** Caches and work folders of jobs. */
   readonly dataDir: string;
-  /** Folders of served models: `id=folder`, or a folder alone (its name is the id). */
-  readonly models: readonly { readonly id: string; readonly dir: string }[];
+  readonly models: readonly ServedModel[];
   /** Threads of one ONNX Runtime session. */
   readonly threads: number;
   readonly maxRows: number;

@@ -43,7 +43,10 @@ describe('ModelPool', () => {
       await writeAdapter(join(dir, `ft${i}`), { lora, weights });
     }
     pool = new ModelPool({
-      models: [{ id: 'nano', dir: join(dir, 'nano') }],
+      models: [
+        { id: 'nano', dir: join(dir, 'nano') },
+        { id: 'adapted', dir: join(dir, 'nano'), adapterDir: join(dir, 'ft2') },
+      ],
       capacity,
       threads: 1,
       featureCacheBytes: 1 << 20,
@@ -89,10 +92,38 @@ describe('ModelPool', () => {
     assert.deepEqual(together, [...alone, base, ...alone]);
     for (const name of names) await ask(name);
     const { models } = await service.stats();
-    assert.ok(models.length <= 1 + 3, `${models.length} models are loaded`);
+    assert.ok(models.length <= 2 + 3, `${models.length} models are loaded`);
+  });
+
+  it('a model configured with an adapter answers as the fine-tune does, is known apart, and is no base for jobs', async () => {
+    assert.equal(await ask('adapted'), await ask('ft:ft2'));
+    const [nano, adapted] = pool.cards();
+    assert.notEqual(adapted?.digest, nano?.digest);
+    assert.deepEqual(adapted?.capabilities.fineTune, []);
+  });
+
+  it('an adapter that does not fit is refused at start with both folders', async () => {
+    const start = async (adapterDir: string): Promise<void> => {
+      const other = new ModelPool({
+        models: [{ id: 'odd', dir: join(dir, 'nano'), adapterDir }],
+        capacity,
+        threads: 1,
+        featureCacheBytes: 0,
+        maxOverlays: 0,
+        fetchOverlay: () => Promise.reject(new Error('none here')),
+        onEngineDeath: () => {},
+      });
+      await other.start().finally(() => other.close());
+    };
+    const foreign = join(import.meta.dirname, '../../fixtures/checkpoints/tiny-siglip-lora');
+    await assert.rejects(
+      start(foreign),
+      /odd in .*nano with the adapter .*tiny-siglip-lora cannot be served: .*(base model|does not fit)/,
+    );
+    await assert.rejects(start(join(dir, 'nano')), /expected a PEFT adapter folder .*found no .*adapter_config\.json/);
   });
 
   it('an unknown model is refused with the names there are', async () => {
-    await assert.rejects(ask('mantis-giga'), /model: expected one of nano, received "mantis-giga"/);
+    await assert.rejects(ask('mantis-giga'), /model: expected one of nano, adapted, received "mantis-giga"/);
   });
 });

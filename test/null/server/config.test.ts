@@ -19,6 +19,15 @@ describe('parseConfig', () => {
       { id: 'b', dir: '/y=z' },
     ]);
   });
+  it('reads an adapter behind its base', () => {
+    const read = (models: string) => parseConfig({ MANTIS_BACKEND_SECRET: secret, MANTIS_MODELS: models }).models;
+    assert.deepEqual(read('a=/x,b=/x::/lora'), [
+      { id: 'a', dir: '/x' },
+      { id: 'b', dir: '/x', adapterDir: '/lora' },
+    ]);
+    for (const wrong of ['b=/x::', 'b=::/lora', 'b=/x::/y::/z'])
+      assert.throws(() => read(wrong), /expected "id=folder" or "id=folder::adapter"/);
+  });
   it('names every variable at fault at once and never shows the secret', () => {
     const environment = { MANTIS_BACKEND_SECRET: 'short-one', MANTIS_BACKEND_PORT: 'abc', MANTIS_THREADS: '0' };
     assert.throws(
