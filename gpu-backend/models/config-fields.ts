@@ -2,6 +2,9 @@
 
 export type GeluKind = 'erf' | 'tanh' | 'quick';
 
+/** Several times what published models of any size have. */
+const MAX_LAYERS = 1024;
+
 export type Json = Readonly<Record<string, unknown>>;
 
 export function isObject(value: unknown): value is Json {
@@ -41,6 +44,13 @@ export class Fields {
   count(key: string, fallback?: number): number {
     const value = this.object[key] ?? fallback;
     if (typeof value !== 'number' || !Number.isInteger(value) || value < 1) throw this.wrong(key, 'a positive integer');
+    return value;
+  }
+
+  /** A number of layers: each becomes nodes of the graph, so that a hostile file must not ask for billions. */
+  layers(key: string, fallback?: number): number {
+    const value = this.count(key, fallback);
+    if (value > MAX_LAYERS) throw this.wrong(key, `at most ${MAX_LAYERS}`);
     return value;
   }
 

@@ -47,7 +47,7 @@ export function parseFuyu(top: Fields): FuyuConfig {
     text: {
       hidden,
       intermediate: fields.count('intermediate_size', 16384),
-      layers: fields.count('num_hidden_layers', 36),
+      layers: fields.layers('num_hidden_layers', 36),
       heads,
       kvHeads: heads,
       headDim,

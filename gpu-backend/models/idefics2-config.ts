@@ -12,7 +12,7 @@ function parseResampler(fields: Fields, text: TextConfig): ResamplerConfig {
   if (heads % kvHeads !== 0) throw fields.wrong('num_key_value_heads', `a divisor of resampler_n_heads ${heads}`);
   return {
     latents: fields.count('resampler_n_latents', 64),
-    depth: fields.count('resampler_depth', 3),
+    depth: fields.layers('resampler_depth', 3),
     heads,
     kvHeads,
     headDim: fields.count('resampler_head_dim', 96),

@@ -26,7 +26,7 @@ export function parseEncoder(
     kind,
     hidden: fields.count('hidden_size', 768),
     intermediate: fields.count('intermediate_size', 3072),
-    layers: fields.count('num_hidden_layers', 12),
+    layers: fields.layers('num_hidden_layers', 12),
     heads: fields.count('num_attention_heads', 12),
     imageSize: fields.count('image_size', 224),
     patchSize: fields.count('patch_size', defaults.patchSize),

@@ -34,7 +34,7 @@ export function parseText(fields: Fields, tiedHead: boolean, fallback: 'llama' |
   return {
     hidden,
     intermediate: fields.count('intermediate_size', defaults.intermediate),
-    layers: fields.count('num_hidden_layers', 32),
+    layers: fields.layers('num_hidden_layers', 32),
     heads,
     kvHeads,
     headDim,

@@ -78,6 +78,27 @@ test('what is not supported is refused by name', () => {
   for (const [json, message] of refusals) assert.throws(() => parseVlmConfig(json), message);
 });
 
+test('a config that asks for a billion layers is refused before any graph is made', () => {
+  assert.throws(
+    () => parseVlmConfig(withText({ num_hidden_layers: 1e9 })),
+    /text_config\.num_hidden_layers must be at most 1024, got 1000000000/,
+  );
+  const vision = { ...(published().vision_config as object), num_hidden_layers: 1e9 };
+  assert.throws(
+    () => parseVlmConfig({ ...published(), vision_config: vision }),
+    /vision_config\.num_hidden_layers must be at most 1024/,
+  );
+  for (const model_type of ['fuyu', 'idefics2'])
+    assert.throws(
+      () =>
+        parseVlmConfig({
+          model_type,
+          ...(model_type === 'fuyu' ? { num_hidden_layers: 1e9 } : { perceiver_config: { resampler_depth: 1e9 } }),
+        }),
+      /(num_hidden_layers|resampler_depth) must be at most 1024/,
+    );
+});
+
 test('all key layouts of a weight lead to one canonical name', () => {
   const same = (canonical: string, ...stored: string[]): void => {
     for (const name of [canonical, ...stored]) assert.equal(canonicalName(name), canonical);
