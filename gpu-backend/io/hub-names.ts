@@ -63,8 +63,7 @@ export function checkRevision(revision: string): void {
  */
 export function checkEntryName(name: string): void {
   const parts = name.split('/');
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
-  const hasTrick = name === '' || name.length > 1024 || /[\\\u0000-\u001f\u007f]|^[A-Za-z]:/.test(name);
+  const hasTrick = name === '' || name.length > 1024 || /[\\\p{Cc}]|^[A-Za-z]:/u.test(name);
   if (hasTrick || parts.some((part) => part === '' || part === '.' || part === '..'))
     throw new HubError(
       'unsafe_name',
