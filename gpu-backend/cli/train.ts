@@ -24,7 +24,7 @@ export function trainCommand(): Command {
     )
     .requiredOption('--out <folder>', 'folder of the run; the finished model is in model/ under it')
     .option('--nlvr <folder>', 'NLVR data (train, train-images, dev); without it only generated pictures and sentences')
-    .option('--steps <n>', 'optimizer steps', wholeNumber, 6000)
+    .option('--steps <n>', 'optimizer steps', wholeNumber, 7900)
     .option(
       '--plan <file>',
       'run.json of an earlier run whose length and recipe changes are to be repeated step by step',
