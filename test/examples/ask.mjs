@@ -19,13 +19,8 @@ const ask = async (content) => {
   console.log(text);
 };
 
-// Text and pictures in any order; the model knows them as image 1, image 2, image 3.
-await ask([
-  say('here is a picture:'),
-  await show('yellow-circle'),
-  say('and here are two more:'),
-  await show('two-black-squares'),
-  await show('tower-of-4'),
-  say('describe image 2'),
-]);
-await ask('how many blocks are in image 3?');
+// Text and pictures in any order and in any turn; the model knows them as image 1, image 2, image 3.
+await ask([await show('yellow-circle'), say('describe image 1')]);
+await ask([await show('two-black-squares'), say('describe image 2')]);
+await ask('which image has two black squares?');
+await ask([await show('tower-of-4'), say('how many blocks are in image 3?')]);
