@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as z from 'zod/mini';
 import { violationsOf } from '../shared/contract/errors.ts';
+import { ADAPTER_MODES } from './engine/adapter-mode.ts';
 import type { ServeOptions } from './server/serve.ts';
 
 /** Everything a backend can be told, read from the environment once at start. */
@@ -34,6 +35,7 @@ const Environment = z.object({
   MANTIS_MAX_ROWS: integer(1, 1024, 16),
   MANTIS_KV_TOKENS: integer(64, 2 ** 30, 32_768),
   MANTIS_FEATURE_CACHE_MIB: integer(0, 2 ** 20, 64),
+  MANTIS_ADAPTERS: z._default(z.enum(ADAPTER_MODES), 'auto'),
   MANTIS_JOBS: z._default(z.enum(['on', 'off']), 'on'),
   MANTIS_DRAIN_MS: integer(0, 3_600_000, 10_000),
   MANTIS_PARENT_PID: z.optional(z.string().check(z.regex(/^\d+$/, 'a process id'))),
@@ -60,6 +62,7 @@ export function parseConfig(environment: Readonly<Record<string, string | undefi
     maxRows: env.MANTIS_MAX_ROWS,
     kvTokens: env.MANTIS_KV_TOKENS,
     featureCacheBytes: env.MANTIS_FEATURE_CACHE_MIB * 2 ** 20,
+    adapters: env.MANTIS_ADAPTERS,
     takesJobs: env.MANTIS_JOBS === 'on',
     drainMs: env.MANTIS_DRAIN_MS,
     parentPid: env.MANTIS_PARENT_PID === undefined ? null : Number(env.MANTIS_PARENT_PID),

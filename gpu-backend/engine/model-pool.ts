@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { GenerateRequest } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
+import type { AdapterMode } from './adapter-mode.ts';
 import { loadFront, type ModelFront } from './model-front.ts';
 import type { Capacity } from './scheduler.ts';
 import { EngineThread } from './thread.ts';
@@ -35,6 +36,8 @@ export interface ModelPoolOptions {
   readonly models: readonly ServedModel[];
   readonly capacity: Capacity;
   readonly threads: number;
+  /** Default `auto`. */
+  readonly adapters?: AdapterMode;
   readonly featureCacheBytes: number;
   /** Fine-tuned models kept loaded beside the bases. */
   readonly maxOverlays: number;
@@ -153,16 +156,19 @@ export class ModelPool {
           param: 'model',
         },
       );
-    if (base.card.capabilities.fineTune.length === 0)
+    if (base.card.capabilities.fineTune.length === 0) {
+      const hasAdapter = this.#o.models.some(({ id, adapterDir }) => id === overlay.base && adapterDir !== undefined);
+      const what = hasAdapter ? 'served with an adapter' : 'an imported model';
       throw new ApiError(
         'model_not_found',
-        `model: ${model} was tuned from ${overlay.base}, which takes no fine-tunes here.`,
+        `model: ${model} was tuned from ${overlay.base}, which is ${what} here and takes no fine-tunes.`,
         { param: 'model' },
       );
+    }
     await this.#makeRoom();
     const id = `tuned ${overlay.key}`;
-    const { capacity, threads } = this.#o;
-    await this.#thread.call('load', { model: id, dir, overlayDir: overlay.dir, capacity, threads });
+    const { capacity, threads, adapters = 'auto' } = this.#o;
+    await this.#thread.call('load', { model: id, dir, overlayDir: overlay.dir, capacity, threads, adapters });
     return { id, front: { ...base, visionDigest: overlay.key } };
   }
 
@@ -188,8 +194,8 @@ export class ModelPool {
   }
 
   async #loadBase({ id, dir, adapterDir }: ServedModel): Promise<void> {
-    const { capacity, threads } = this.#o;
-    await this.#thread.call('load', { model: id, dir, overlayDir: adapterDir ?? null, capacity, threads });
+    const { capacity, threads, adapters = 'auto' } = this.#o;
+    await this.#thread.call('load', { model: id, dir, overlayDir: adapterDir ?? null, capacity, threads, adapters });
   }
 
   /** A new thread starts empty: bases are loaded again before the next request, fine-tunes when they are asked for. */

@@ -3,6 +3,7 @@ import type { VlmConfig } from '../models/config.ts';
 import type { Picture } from '../models/family.ts';
 import { GRAPH_NAMES } from '../models/manifest.ts';
 import { causalBias, decodeGraph, hasPastWindow, type ModelGraph, visionGraph } from '../models/vlm.ts';
+import type { LoraSpec } from '../models/weights.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
 import { encodePictures } from './encode-pictures.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
@@ -28,17 +29,21 @@ export class RunnerSessions {
     readonly textAndImages: Compiled,
   ) {}
 
-  /** @param threads kernel threads of each session */
-  static async create(config: VlmConfig, threads: number): Promise<RunnerSessions> {
+  /**
+   * @param threads kernel threads of each session
+   * @param lora adapter that the linear layers have beside them, its weights being inputs too
+   */
+  static async create(config: VlmConfig, threads: number, lora?: LoraSpec): Promise<RunnerSessions> {
     const compile = async ({ graph, weights }: ModelGraph): Promise<Compiled> => ({
       session: await Session.create(graph, { threads }),
       weights,
     });
+    const own = lora === undefined ? {} : { lora };
     return new RunnerSessions(
       config,
-      await compile(visionGraph(config)),
-      await compile(decodeGraph(config, { images: false })),
-      await compile(decodeGraph(config, { images: true })),
+      await compile(visionGraph(config, lora)),
+      await compile(decodeGraph(config, { images: false, ...own })),
+      await compile(decodeGraph(config, { images: true, ...own })),
     );
   }
 

@@ -1,4 +1,5 @@
 /** Messages between the server's thread and the engine's. Plain data only: everything here crosses by structured clone. */
+import type { AdapterMode } from './adapter-mode.ts';
 import type { EngineCounters, EngineEvent } from './engine.ts';
 import type { EngineRequest } from './live-request.ts';
 import type { Capacity } from './scheduler.ts';
@@ -10,6 +11,8 @@ export interface LoadSpec {
   readonly dir: string;
   /** Folder of a fine-tune's files, or `null` for the plain checkpoint. */
   readonly overlayDir: string | null;
+  /** How the fine-tune's adapter is served, if it has one. */
+  readonly adapters: AdapterMode;
   readonly capacity: Capacity;
   readonly threads: number;
 }

@@ -33,7 +33,7 @@ function tell(message: FromWorker): void {
 const handlers: { readonly [K in CallName]: (argument: Calls[K]['argument']) => Promise<Calls[K]['result']> } = {
   async load(spec) {
     if (served.has(spec.model)) return null;
-    const runner = await loader.load(spec.dir, spec.overlayDir, spec.threads);
+    const runner = await loader.load(spec.dir, spec.overlayDir, spec.threads, spec.adapters);
     const engine = new Engine({
       runner,
       capacity: spec.capacity,

@@ -5,6 +5,7 @@ import { serve as listen } from '@hono/node-server';
 import { pino } from 'pino';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { randomText } from '../../shared/wire/ids.ts';
+import type { AdapterMode } from '../engine/adapter-mode.ts';
 import { ModelPool, type ServedModel } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
 import type { EngineStats } from '../engine/protocol.ts';
@@ -36,6 +37,8 @@ export interface ServeOptions {
   readonly maxRows: number;
   readonly kvTokens: number;
   readonly featureCacheBytes: number;
+  /** How adapters are served: folded into copies of weights, or beside the base's own. */
+  readonly adapters: AdapterMode;
   /** Whether this backend takes fine-tuning jobs. */
   readonly takesJobs: boolean;
   /** After SIGTERM, running answers may take this long to end. */
@@ -74,6 +77,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     capacity,
     threads: options.threads,
     featureCacheBytes: options.featureCacheBytes,
+    adapters: options.adapters,
     maxOverlays: MAX_OVERLAYS,
     fetchOverlay: async (request) => {
       if (overlays === null)
