@@ -86,11 +86,14 @@ function trainOptions(body: CreateJobRequest, { card, id }: KnownModel): StoredM
   const asked = body.method?.supervised?.mantis ?? {};
   const stage = asked.stage ?? 'lora';
   const offered = card.capabilities.fineTune;
-  const param = 'method.supervised.mantis.stage';
+  if (offered.length === 0) {
+    const expected = 'a model that can be tuned; one that was imported or is served with an adapter cannot';
+    throw ApiError.from([violation('invalid_value', 'model', { expected, received: id })]);
+  }
   if (!offered.includes(stage)) {
-    const expected =
-      offered.length === 0 ? `a model that can be tuned; ${id} cannot` : `one of ${offered.join(', ')} for ${id}`;
-    throw ApiError.from([violation('invalid_value', param, { expected, received: describe(stage) })]);
+    const expected = `one of ${offered.join(', ')} for ${id}`;
+    const received = describe(stage);
+    throw ApiError.from([violation('invalid_value', 'method.supervised.mantis.stage', { expected, received })]);
   }
   if (asked.lora !== undefined && stage !== 'lora') {
     throw ApiError.from([

@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readdirSync, readSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, sep } from 'node:path';
 import {
   parseSafetensorsHeader,
@@ -49,9 +49,14 @@ export function openSafetensors(path: string, limits: SafetensorsLimits = SAFETE
   if (exists(path, single)) return openFile(within(path, single), limits);
   if (exists(path, INDEX_NAME)) return openIndexed(within(path, INDEX_NAME), limits);
   if (exists(path, adapter)) return openFile(within(path, adapter), limits);
+  const pickle = readdirSync(path).find((name) => /\.(bin|pt|pth|ckpt|pkl)$/.test(name));
   throw new SafetensorsError(
     'not_found',
-    `expected ${SINGLE_NAMES.join(', ')} or ${INDEX_NAME} in ${path}, found none of them`,
+    `expected ${SINGLE_NAMES.join(', ')} or ${INDEX_NAME} in ${path}, found none of them` +
+      (pickle === undefined
+        ? ''
+        : `; ${pickle} looks like a pickle, which can run code and is not read: ` +
+          'load it in transformers where you trust it and save it with save_pretrained(…, safe_serialization=True)'),
   );
 }
 

@@ -302,3 +302,7 @@ test('mutated headers are refused or tile their file, and nothing is read beyond
   assert.ok(accepted > 300, `${accepted} of 5000 accepted`);
   assert.ok(largestRequest > 0);
 });
+
+test('a folder of pickles says what to do with them', () => {
+  refused(folder({ 'pytorch_model.bin': 'never looked into' }), 'not_found', /pytorch_model\.bin .*safe_serialization/);
+});
