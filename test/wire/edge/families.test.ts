@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import OpenAI, { toFile } from 'openai';
 import sharp from 'sharp';
+import { importCheckpoint } from '../../../gpu-backend/models/import.ts';
+import { chooseStorage } from '../../../gpu-backend/models/storage.ts';
 import { imageTokens } from '../../../shared/contract/models.ts';
 import { writeRandomFamily } from '../../fixtures/random-families.ts';
 import { waitForEnd } from '../e2e/jobs.ts';
@@ -31,10 +33,12 @@ let dir: string;
 let door: Installation;
 before(async () => {
   dir = await mkdtemp(join(tmpdir(), 'mantis-families-'));
-  const models = { idefics2: join(dir, 'idefics2'), fuyu: join(dir, 'fuyu') };
+  const models = { idefics2: join(dir, 'idefics2'), fuyu: join(dir, 'fuyu'), imported: join(dir, 'imported') };
   await writeRandomFamily(models.idefics2, 'idefics2');
   await writeFile(join(models.idefics2, 'chat_template.json'), JSON.stringify({ chat_template: IDEFICS2_JINJA }));
   await writeRandomFamily(models.fuyu, 'fuyu');
+  const storage = chooseStorage({ precision: 'int8', blockSize: 16 });
+  await importCheckpoint({ from: models.idefics2, out: models.imported, storage });
   door = await startInstallation({ models });
 });
 after(async () => {
@@ -174,5 +178,32 @@ describe('one epoch of adapters', () => {
     assert.ok((answer.usage?.completion_tokens ?? 0) > 0);
     const details = answer.usage?.prompt_tokens_details as { image_tokens?: number } | undefined;
     assert.equal(details?.image_tokens, 2 * (await limitsOf(tuned)).tokens_per_image);
+  });
+});
+
+describe('an imported model', () => {
+  it('answers about two pictures, and a job on it is refused by the name of the field', async () => {
+    const content = [
+      await part(SIZES.wide, '#c02020'),
+      await part(SIZES.high, '#2020c0'),
+      { type: 'text' as const, text: 'Compare the first and the second picture.' },
+    ];
+    const answer = await door.openai.chat.completions.create(ask('imported', content));
+    assert.ok((answer.usage?.completion_tokens ?? 0) > 0);
+    const line = JSON.stringify({
+      messages: [
+        { role: 'user', content: 'Compare.' },
+        { role: 'assistant', content: 'first' },
+      ],
+    });
+    const file = await door.openai.files.create({
+      file: await toFile(Buffer.from(`${line}\n`.repeat(10)), 'data.jsonl'),
+      purpose: 'fine-tune',
+    });
+    await assert.rejects(door.openai.fineTuning.jobs.create({ model: 'imported', training_file: file.id }), {
+      status: 400,
+      param: 'model',
+      message: /a model that can be tuned.*received imported/,
+    });
   });
 });
