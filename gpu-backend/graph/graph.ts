@@ -3,8 +3,8 @@ import { showShape } from './dim.ts';
 import type { OpAttrs, OpName } from './ops/attrs.ts';
 import { OPS } from './ops/table.ts';
 
-/** Element types that can stand in a graph. Computation is f32; f16 and u8 are storage types that a `cast` widens. */
-export type DType = 'f32' | 'f16' | 'i64' | 'u8' | 'bool';
+/** Element types that can stand in a graph. Computation is f32; f16, u8 and i8 are storage types. */
+export type DType = 'f32' | 'f16' | 'i64' | 'u8' | 'i8' | 'bool';
 
 export interface TensorType {
   readonly dtype: DType;

@@ -51,6 +51,9 @@ export type OnnxAttr =
   | { readonly int: number }
   | { readonly ints: readonly number[] };
 
+/** Values of a tensor of static shape. f16 is held as raw bits, bool as bytes. */
+export type TensorValues = Float32Array | BigInt64Array | Uint8Array | Int8Array | Uint16Array;
+
 /** One ONNX node before encoding. Numbers are floats; `{int}`/`{ints}` are integers. */
 export interface OnnxNode {
   readonly opType: string;
@@ -65,7 +68,7 @@ export interface OnnxTensor {
   readonly name: string;
   readonly dtype: DType;
   readonly shape: readonly number[];
-  readonly data: Float32Array | BigInt64Array;
+  readonly data: TensorValues;
 }
 
 /** A weight whose bytes lie in another file, in the folder of the model file. */
@@ -271,9 +274,28 @@ function externalTensors(graph: Graph, places: ReadonlyMap<string, ExternalPlace
   });
 }
 
+/** Weights that are written into the model itself. */
+function embeddedTensors(graph: Graph, values: ReadonlyMap<string, TensorValues>): OnnxTensor[] {
+  return graph.inputs.flatMap(({ name, kind, value }) => {
+    const data = values.get(name);
+    if (data === undefined) return [];
+    if (kind !== 'param' || value.shape.some((d) => typeof d !== 'number'))
+      throw new Error(`input ${name} is no weight of static shape, so it cannot be part of the model`);
+    return [{ name, dtype: value.dtype, shape: value.shape as number[], data }];
+  });
+}
+
+/** Weights that become part of a model instead of inputs of each run, by name. */
+export interface FixedWeights {
+  /** Those whose bytes lie in a file beside the model. */
+  readonly places?: ReadonlyMap<string, ExternalPlace>;
+  /** Those that are written into the model. */
+  readonly values?: ReadonlyMap<string, TensorValues>;
+}
+
 /**
  * Graph → ONNX model for one device. Graph inputs and outputs keep their names.
- * @param places of weights that lie in a file beside the model: they are no inputs then
+ * @param fixed weights that are no inputs
  * Node order matters: ONNX Runtime walks depth-first from the leaves, last leaf first, so the caller orders nodes with
  * `orderForRelease` (passes.ts) when memory matters.
  */
@@ -281,7 +303,7 @@ export function lowerGraph(
   graph: Graph,
   capabilities: Capabilities,
   nodes = graph.nodes,
-  places: ReadonlyMap<string, ExternalPlace> = new Map(),
+  { places = new Map(), values = new Map() }: FixedWeights = {},
 ): OnnxModel {
   const ctx = new LowerContext(capabilities, graph);
   for (const input of graph.inputs) ctx.bind(input.value, input.name);
@@ -311,10 +333,10 @@ export function lowerGraph(
   }
   return {
     inputs: graph.inputs
-      .filter((i) => !places.has(i.name))
+      .filter((i) => !places.has(i.name) && !values.has(i.name))
       .map((i) => ({ name: i.name, dtype: i.value.dtype, shape: onnxShape(i.value.shape) })),
     outputs: graph.outputs.map((o) => ({ name: o.name, dtype: o.value.dtype, shape: onnxShape(o.value.shape) })),
-    initializers: ctx.initializers,
+    initializers: [...ctx.initializers, ...embeddedTensors(graph, values)],
     externals: externalTensors(graph, places),
     nodes: renameOutputs(ctx.nodes, new Set(graph.inputs.map((i) => i.name))),
   };

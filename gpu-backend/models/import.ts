@@ -253,7 +253,9 @@ async function writeGraphs(partial: string, plan: ImportPlan, stream: Safetensor
     const { graph } = plan.graphs[part];
     const path = join(partial, GRAPH_NAMES[part]);
     const weights = new Set(graph.inputs.filter(({ kind }) => kind === 'param').map(({ name }) => name));
-    const bytes = encodeGraph(graph, undefined, new Map([...places].filter(([name]) => weights.has(name))));
+    const bytes = encodeGraph(graph, undefined, {
+      places: new Map([...places].filter(([name]) => weights.has(name))),
+    });
     await replaceFile(path, async (file) => {
       await file.writeFile(bytes);
     });

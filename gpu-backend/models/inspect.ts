@@ -63,7 +63,7 @@ const uniform = (precision: Precision, blockSize: number): Storage => ({
 
 /** Bytes of the weights of both serving graphs. f16 is a storage type: linear layers are widened to f32 when they are loaded. */
 function weightBytes(config: VlmConfig, storage: Storage): { fileBytes: number; memoryBytes: number } {
-  const sizes = { f32: 4, f16: 2, u8: 1, i64: 8, bool: 1 } as const;
+  const sizes = { f32: 4, f16: 2, u8: 1, i8: 1, i64: 8, bool: 1 } as const;
   const { vision, decode } = importedGraphs(config, storage);
   let [fileBytes, memoryBytes] = [0, 0];
   const seen = new Set<string>();

@@ -10,7 +10,7 @@ import type {
 import { ProtobufWriter } from './protobuf.ts';
 
 /** ONNX TensorProto.DataType numbers (onnx.proto). */
-export const ONNX_ELEMENT_TYPE: Readonly<Record<DType, number>> = { f32: 1, u8: 2, i64: 7, bool: 9, f16: 10 };
+export const ONNX_ELEMENT_TYPE: Readonly<Record<DType, number>> = { f32: 1, u8: 2, i8: 3, i64: 7, bool: 9, f16: 10 };
 
 /** Standard operators as of this opset; ONNX Runtime 1.30 supports it completely. */
 const OPSET = 20;

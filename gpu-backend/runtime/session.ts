@@ -6,14 +6,20 @@
  */
 import * as ort from 'onnxruntime-node';
 import type { DType, Graph } from '../graph/graph.ts';
-import { type Capabilities, CPU_CAPABILITIES, type ExternalPlace, lowerGraph } from '../graph/lowering.ts';
+import {
+  type Capabilities,
+  CPU_CAPABILITIES,
+  type FixedWeights,
+  lowerGraph,
+  type TensorValues,
+} from '../graph/lowering.ts';
 import { liveNodes, orderForRelease, verify } from '../graph/passes.ts';
 import { encodeOnnx } from './onnx-encode.ts';
 
 /** Of ONNX Runtime. */
 export const RUNTIME_VERSION: string = ort.env.versions.node ?? ort.env.versions.common;
 
-export type TensorData = Float32Array | BigInt64Array | Uint8Array | Uint16Array;
+export type TensorData = TensorValues;
 
 /** A dense row-major tensor in main memory. f16 is held as raw bits in a Uint16Array, bool as bytes. */
 export interface Tensor {
@@ -32,12 +38,13 @@ export const ints = (data: ArrayLike<number>, shape: readonly number[]): Tensor 
 });
 export const scalarTensor = (value: number): Tensor => f32(Float32Array.of(value), []);
 
-const ORT_TYPE = { f32: 'float32', f16: 'float16', i64: 'int64', u8: 'uint8', bool: 'bool' } as const;
+const ORT_TYPE = { f32: 'float32', f16: 'float16', i64: 'int64', u8: 'uint8', i8: 'int8', bool: 'bool' } as const;
 const DTYPE_OF: Readonly<Record<string, DType>> = {
   float32: 'f32',
   float16: 'f16',
   int64: 'i64',
   uint8: 'u8',
+  int8: 'i8',
   bool: 'bool',
 };
 
@@ -50,22 +57,24 @@ export interface SessionOptions {
   readonly profilePrefix?: string;
   /** Compute once what depends on weights inside the model alone, such as the widening of f16 weights. Default false. */
   readonly foldConstants?: boolean;
+  /** Weights that become constants of the session instead of feeds of each run: kernels pack them once. */
+  readonly initializers?: ReadonlyMap<string, Tensor>;
   /** Kernel capabilities the graph is lowered for. Default: CPU. */
   readonly capabilities?: Capabilities;
 }
 
 /**
  * Verifies, orders and lowers a graph to the bytes of an ONNX model.
- * @param places of weights that lie in a file in the model's folder; a session of such a model is opened by path
+ * @param fixed weights that are part of the model; with places in a file, a session is opened by path
  */
 export function encodeGraph(
   graph: Graph,
   capabilities: Capabilities = CPU_CAPABILITIES,
-  places: ReadonlyMap<string, ExternalPlace> = new Map(),
+  fixed: FixedWeights = {},
 ): Uint8Array {
   const nodes = orderForRelease(liveNodes(graph));
   verify(graph, nodes);
-  return encodeOnnx(lowerGraph(graph, capabilities, nodes, places));
+  return encodeOnnx(lowerGraph(graph, capabilities, nodes, fixed));
 }
 
 /**
@@ -95,7 +104,8 @@ export class Session {
   ) {}
 
   static async create(graph: Graph, options: SessionOptions = {}): Promise<Session> {
-    const bytes = encodeGraph(graph, options.capabilities);
+    const values = new Map([...(options.initializers ?? [])].map(([name, { data }]) => [name, data]));
+    const bytes = encodeGraph(graph, options.capabilities, { values });
     const session = await ort.InferenceSession.create(bytes, ortOptions(options));
     return new Session(
       session,

@@ -238,7 +238,7 @@ export const where: OpRow<'where'> = {
 };
 
 /** Widening or storage cast; the gradient is only defined between float types. */
-const ONNX_TYPE = { f32: 1, u8: 2, i64: 7, bool: 9, f16: 10 } as const;
+const ONNX_TYPE = { f32: 1, u8: 2, i8: 3, i64: 7, bool: 9, f16: 10 } as const;
 export const cast: OpRow<'cast'> = {
   infer: (inputs, attrs) => [{ dtype: attrs.to, shape: arg(inputs, 0, 'x').shape }],
   grad: (c) => [

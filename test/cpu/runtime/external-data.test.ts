@@ -80,7 +80,7 @@ async function withFile(accuracyLevel: 0 | 4, offsetBytes: number): Promise<Floa
   const { graph, weights } = model(accuracyLevel);
   const name = `level-${accuracyLevel}-at-${offsetBytes}`;
   const places = writeWeights(`${name}.safetensors`, offsetBytes, weights);
-  writeFileSync(join(scratch, `${name}.onnx`), encodeGraph(graph, undefined, places));
+  writeFileSync(join(scratch, `${name}.onnx`), encodeGraph(graph, undefined, { places }));
   const session = await Session.open(join(scratch, `${name}.onnx`));
   const { y } = await session.run({ x });
   await session.release();
@@ -104,5 +104,8 @@ test('rounding activations to int8 stays within one part in a hundred', async ()
 test('only weights of static shape can lie in a file', () => {
   const { graph } = model(0);
   const place = { location: 'w', offsetBytes: 0, lengthBytes: 4 };
-  assert.throws(() => encodeGraph(graph, undefined, new Map([['x', place]])), /input x is no weight of static shape/);
+  assert.throws(
+    () => encodeGraph(graph, undefined, { places: new Map([['x', place]]) }),
+    /input x is no weight of static shape/,
+  );
 });
