@@ -1,46 +1,25 @@
-import { createHash } from 'node:crypto';
 import type { CountResponse, GenerateEvent, GenerateRequest } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
-import type { Picture, PictureSize } from '../models/family.ts';
 import type { Message } from '../text/layout.ts';
-import { ImageError } from '../vision/image-error.ts';
-import { type DecodePool, DecodePoolFullError } from '../vision/pool.ts';
-import type { PreprocessedImage } from '../vision/preprocess.ts';
+import type { DecodePool } from '../vision/pool.ts';
 import { admit } from './admission.ts';
 import { AnswerText } from './answer.ts';
 import type { EngineEvent } from './engine.ts';
 import type { ImageSlot } from './live-request.ts';
 import type { ModelFront } from './model-front.ts';
 import type { ModelPool } from './model-pool.ts';
+import { Pictures, type PreparedPicture } from './pictures.ts';
 import { imagePaths, layOut, readMessages } from './prompt.ts';
 import type { EngineStats } from './protocol.ts';
 import type { Capacity } from './scheduler.ts';
 import type { ModelService } from './service.ts';
 
-/** Bounded memory of file bytes → digest and size of the pixels, so that a picture seen before is not decoded to find its features. */
-const MAX_KNOWN_PICTURES = 8192;
-
-interface KnownPicture extends PictureSize {
-  readonly digest: string;
-}
-
-/** A picture on its way to the engine. */
-interface PreparedPicture {
-  readonly key: string;
-  /** As the model sees it. */
-  readonly size: PictureSize;
-  /** `null` where its features are cached, and held for the request. */
-  readonly picture: Picture | null;
-}
-
 /** The server's side of serving: layout, pictures, admission, then the engine thread; back through detokenisation. */
 export class EngineModelService implements ModelService {
   readonly #pool: ModelPool;
   readonly #capacity: Capacity;
-  readonly #decoders: DecodePool;
-  /** SHA-256 of file bytes and recipe → the pixels they decode to, by digest. */
-  readonly #known = new Map<string, KnownPicture>();
+  readonly #pictures: Pictures;
   #nextId = 0;
   #inFlight = 0;
 
@@ -50,7 +29,7 @@ export class EngineModelService implements ModelService {
    */
   constructor(pool: ModelPool, capacity: Capacity, decoders: DecodePool) {
     this.#pool = pool;
-    this.#decoders = decoders;
+    this.#pictures = new Pictures(decoders);
     this.#capacity = capacity;
   }
 
@@ -73,9 +52,7 @@ export class EngineModelService implements ModelService {
     const { fixed, idsOf } = front.slots;
     const slots = new Map<number, readonly number[]>();
     for (const [blob, path] of fixed === null ? distinctPictures(request, messages) : []) {
-      const bytes = blobs[blob]!;
-      const size = this.#known.get(fileKey(bytes, front)) ?? (await this.#decode(bytes, path, front));
-      slots.set(blob, idsOf(size));
+      slots.set(blob, idsOf(await this.#pictures.sizeOf(blobs[blob]!, path, front)));
     }
     const layout = layOut(messages, front, (blob) => fixed ?? slots.get(blob)!);
     return { promptTokens: layout.ids.length, imageTokens: layout.images.map(({ tokenCount }) => tokenCount) };
@@ -97,7 +74,7 @@ export class EngineModelService implements ModelService {
       const id = `${request.requestId}#${this.#nextId++}`;
       const prepare = (): Promise<ReadonlyMap<number, PreparedPicture>> => {
         heldId = id;
-        return this.#preparePictures(id, distinctPictures(request, messages), blobs, front);
+        return this.#pictures.prepare(this.#pool.thread, id, distinctPictures(request, messages), blobs, front);
       };
       // Where the layout needs no sizes, what does not fit is refused before a picture is decoded.
       const { fixed, idsOf } = front.slots;
@@ -153,45 +130,6 @@ export class EngineModelService implements ModelService {
       releaseModel();
       this.#inFlight--;
     }
-  }
-
-  /**
-   * Pixels of the pictures whose features are not cached. Features that are cached stay pinned for `id`.
-   * @param pictures blobs, each once, and where they stand
-   */
-  async #preparePictures(
-    id: string,
-    pictures: ReadonlyMap<number, string>,
-    blobs: readonly Uint8Array[],
-    front: ModelFront,
-  ): Promise<ReadonlyMap<number, PreparedPicture>> {
-    const known = [...pictures.keys()].map((blob) => this.#known.get(fileKey(blobs[blob]!, front)) ?? null);
-    const keys = known.map((one) => (one === null ? `unknown ${id}` : featureKey(one.digest, front)));
-    const missing = new Set(await this.#pool.thread.call('hold', { request: id, keys }));
-    const prepared = await Promise.all(
-      [...pictures].map(async ([blob, path], index): Promise<[number, PreparedPicture]> => {
-        const size = known[index] ?? null;
-        if (size !== null && !missing.has(index)) return [blob, { key: keys[index]!, size, picture: null }];
-        const { pixels_CHW, width, height, digest } = await this.#decode(blobs[blob]!, path, front);
-        const picture = { pixels_CHW: owned(pixels_CHW), width, height };
-        return [blob, { key: featureKey(digest, front), size: picture, picture }];
-      }),
-    );
-    return new Map(prepared);
-  }
-
-  /** @throws ApiError that says what is wrong with the picture at `path`, or that too many wait */
-  async #decode(bytes: Uint8Array, path: string, front: ModelFront): Promise<PreprocessedImage> {
-    const image = await this.#decoders.preprocess(bytes, front.recipe).catch((error: unknown) => {
-      if (error instanceof DecodePoolFullError) throw new ApiError('overloaded', error.message);
-      if (!(error instanceof ImageError)) throw error;
-      throw new ApiError(error.code, `${path}: ${error.message}`, { param: path });
-    });
-    const { digest, width, height } = image;
-    this.#known.set(fileKey(bytes, front), { digest, width, height });
-    const oldest = this.#known.keys().next();
-    if (this.#known.size > MAX_KNOWN_PICTURES && oldest.done !== true) this.#known.delete(oldest.value);
-    return image;
   }
 }
 
@@ -264,18 +202,4 @@ async function* relay(
         event satisfies never;
     }
   }
-}
-
-function fileKey(bytes: Uint8Array, front: ModelFront): string {
-  return `${createHash('sha256').update(bytes).digest('hex')} ${front.visionDigest}`;
-}
-
-/** Features depend on the pixels (whose digest covers the recipe) and on the weights that see them. */
-function featureKey(pixelDigest: string, front: ModelFront): string {
-  return `${front.visionDigest} ${pixelDigest}`;
-}
-
-/** The same values in a buffer of their own, which can be handed to another thread without taking anything else along. */
-function owned(values: Float32Array): Float32Array {
-  return values.byteLength === values.buffer.byteLength ? values : values.slice();
 }
