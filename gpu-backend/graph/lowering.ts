@@ -1,47 +1,10 @@
+import type { Capabilities } from './capabilities.ts';
 import type { Dim, Shape } from './dim.ts';
 import { dimKey } from './dim.ts';
 import type { DType, Graph, Value } from './graph.ts';
 import type { OpName } from './ops/attrs.ts';
 import type { OpRow } from './ops/row.ts';
 import { OPS } from './ops/table.ts';
-
-/** What the kernels of one device can do; chosen per execution provider. `false` everywhere = standard ONNX only. */
-export interface Capabilities {
-  readonly device: string;
-  /** com.microsoft FusedMatMul (transposes and scale inside the kernel). */
-  readonly fusedMatMul: boolean;
-  /** SimplifiedLayerNormalization with a right inv_std output. */
-  readonly simplifiedLayerNorm: boolean;
-  /** com.microsoft RotaryEmbedding. */
-  readonly rotaryEmbedding: boolean;
-  /** com.microsoft QuickGelu (x * sigmoid(alpha x)). */
-  readonly quickGelu: boolean;
-  /** LogSoftmax kernel; else an explicit log-sum-exp. */
-  readonly logSoftmax: boolean;
-  /** com.microsoft MatMulNBits; else the weight is dequantised by standard operators in every run. */
-  readonly matMulNBits: boolean;
-}
-
-export const CPU_CAPABILITIES: Capabilities = {
-  device: 'cpu',
-  fusedMatMul: true,
-  simplifiedLayerNorm: true,
-  rotaryEmbedding: true,
-  quickGelu: true,
-  logSoftmax: true,
-  matMulNBits: true,
-};
-
-/** ONNX standard operators only: portable, and the second lowering every op is tested with. */
-export const STANDARD_CAPABILITIES: Capabilities = {
-  device: 'standard',
-  fusedMatMul: false,
-  simplifiedLayerNorm: false,
-  rotaryEmbedding: false,
-  quickGelu: false,
-  logSoftmax: false,
-  matMulNBits: false,
-};
 
 export type OnnxAttr =
   | number

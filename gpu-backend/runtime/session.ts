@@ -5,14 +5,9 @@
  * child processes, never on a server's event loop.
  */
 import * as ort from 'onnxruntime-node';
+import { type Capabilities, CPU_CAPABILITIES } from '../graph/capabilities.ts';
 import type { DType, Graph } from '../graph/graph.ts';
-import {
-  type Capabilities,
-  CPU_CAPABILITIES,
-  type FixedWeights,
-  lowerGraph,
-  type TensorValues,
-} from '../graph/lowering.ts';
+import { type FixedWeights, lowerGraph, type TensorValues } from '../graph/lowering.ts';
 import { liveNodes, orderForRelease, verify } from '../graph/passes.ts';
 import { encodeOnnx } from './onnx-encode.ts';
 

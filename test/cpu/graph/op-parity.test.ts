@@ -1,15 +1,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { mul, reduceSum } from '../../../gpu-backend/graph/builder.ts';
+import { CPU_CAPABILITIES, STANDARD_CAPABILITIES } from '../../../gpu-backend/graph/capabilities.ts';
 import { gradients } from '../../../gpu-backend/graph/grad.ts';
 import { Graph, type Value } from '../../../gpu-backend/graph/graph.ts';
-import { CPU_CAPABILITIES, STANDARD_CAPABILITIES } from '../../../gpu-backend/graph/lowering.ts';
 import type { NdArray } from '../../../gpu-backend/graph/nd.ts';
 import { OPS } from '../../../gpu-backend/graph/ops/table.ts';
+import { differentiable, emitCase, OP_CASES, type OpCase } from '../../../gpu-backend/runtime/conformance-cases.ts';
+import { randomOperand, randomSource } from '../../../gpu-backend/runtime/conformance-operands.ts';
 import { interpret } from '../../../gpu-backend/runtime/interpreter.ts';
 import { Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
-import { differentiable, emitCase, OP_CASES, type OpCase } from '../../null/graph/op-cases.ts';
-import { randomOperand, randomSource } from '../../null/graph/random.ts';
 
 const TOLERANCE = 2e-6;
 

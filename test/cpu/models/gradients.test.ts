@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { STANDARD_CAPABILITIES } from '../../../gpu-backend/graph/lowering.ts';
+import { STANDARD_CAPABILITIES } from '../../../gpu-backend/graph/capabilities.ts';
 import { readSafetensors } from '../../../gpu-backend/io/safetensors.ts';
 import { toFloat32 } from '../../../gpu-backend/io/tensor.ts';
 import { canonicalName } from '../../../gpu-backend/models/names.ts';

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import * as g from '../../../gpu-backend/graph/builder.ts';
+import { STANDARD_CAPABILITIES } from '../../../gpu-backend/graph/capabilities.ts';
 import { Graph } from '../../../gpu-backend/graph/graph.ts';
-import { STANDARD_CAPABILITIES } from '../../../gpu-backend/graph/lowering.ts';
 import { f32, Session, scalarTensor, type Tensor } from '../../../gpu-backend/runtime/session.ts';
 import { ADAMW_DEFAULTS } from '../../../gpu-backend/train/adamw.ts';
 import { appendAdamW } from '../../../gpu-backend/train/adamw-graph.ts';

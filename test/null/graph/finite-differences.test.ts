@@ -6,9 +6,9 @@ import { Graph } from '../../../gpu-backend/graph/graph.ts';
 import type { NdArray } from '../../../gpu-backend/graph/nd.ts';
 import { OPS } from '../../../gpu-backend/graph/ops/table.ts';
 import { verify } from '../../../gpu-backend/graph/passes.ts';
+import { differentiable, emitCase, OP_CASES, type OpCase } from '../../../gpu-backend/runtime/conformance-cases.ts';
+import { randomOperand, randomSource } from '../../../gpu-backend/runtime/conformance-operands.ts';
 import { interpret } from '../../../gpu-backend/runtime/interpreter.ts';
-import { differentiable, emitCase, OP_CASES, type OpCase } from './op-cases.ts';
-import { randomOperand, randomSource } from './random.ts';
 
 const STEP = 1e-5;
 const TOLERANCE = 1e-7;

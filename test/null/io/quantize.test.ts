@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { decodeBfloat16, encodeBfloat16 } from '../../../gpu-backend/io/half.ts';
 import { type BlockFormat, blockSizes, dequantizeRow, Quantizer } from '../../../gpu-backend/io/quantize.ts';
 import { bytesOf } from '../../../gpu-backend/io/tensor.ts';
-import { randomSource } from '../graph/random.ts';
+import { randomSource } from '../../../gpu-backend/runtime/conformance-operands.ts';
 
 interface Quantized {
   readonly packed: Uint8Array;

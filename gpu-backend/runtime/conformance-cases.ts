@@ -1,8 +1,8 @@
 /** One row per situation an op must be right in; shared by the finite-difference and the ONNX Runtime parity tests. */
 
-import { mulDims, type Shape, symbol } from '../../../gpu-backend/graph/dim.ts';
-import type { DType, Graph, Value } from '../../../gpu-backend/graph/graph.ts';
-import type { OpAttrs, OpName } from '../../../gpu-backend/graph/ops/attrs.ts';
+import { mulDims, type Shape, symbol } from '../graph/dim.ts';
+import type { DType, Graph, Value } from '../graph/graph.ts';
+import type { OpAttrs, OpName } from '../graph/ops/attrs.ts';
 
 export interface OperandSpec {
   readonly dtype: DType;

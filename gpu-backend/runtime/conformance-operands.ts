@@ -1,6 +1,6 @@
-import { evaluateDim } from '../../../gpu-backend/graph/dim.ts';
-import { type NdArray, nd } from '../../../gpu-backend/graph/nd.ts';
-import { type OperandSpec, SIZES } from './op-cases.ts';
+import { evaluateDim } from '../graph/dim.ts';
+import { type NdArray, nd } from '../graph/nd.ts';
+import { type OperandSpec, SIZES } from './conformance-cases.ts';
 
 /** mulberry32: a small seeded generator, enough for test data. */
 export function randomSource(seed: number): () => number {

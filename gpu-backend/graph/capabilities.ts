@@ -1,0 +1,71 @@
+/** What the kernels of one device can do; chosen per execution provider. `false` everywhere = standard ONNX only. */
+export interface Capabilities {
+  readonly device: string;
+  /** com.microsoft FusedMatMul (transposes and scale inside the kernel). */
+  readonly fusedMatMul: boolean;
+  /** SimplifiedLayerNormalization with a right inv_std output. */
+  readonly simplifiedLayerNorm: boolean;
+  /** com.microsoft RotaryEmbedding. */
+  readonly rotaryEmbedding: boolean;
+  /** com.microsoft QuickGelu (x * sigmoid(alpha x)). */
+  readonly quickGelu: boolean;
+  /** LogSoftmax kernel; else an explicit log-sum-exp. */
+  readonly logSoftmax: boolean;
+  /** com.microsoft MatMulNBits; else the weight is dequantised by standard operators in every run. */
+  readonly matMulNBits: boolean;
+}
+
+export const CPU_CAPABILITIES: Capabilities = {
+  device: 'cpu',
+  fusedMatMul: true,
+  simplifiedLayerNorm: true,
+  rotaryEmbedding: true,
+  quickGelu: true,
+  logSoftmax: true,
+  matMulNBits: true,
+};
+
+/** ONNX standard operators only: portable, and the second lowering every op is tested with. */
+export const STANDARD_CAPABILITIES: Capabilities = {
+  device: 'standard',
+  fusedMatMul: false,
+  simplifiedLayerNorm: false,
+  rotaryEmbedding: false,
+  quickGelu: false,
+  logSoftmax: false,
+  matMulNBits: false,
+};
+
+/**
+ * What the WebGPU provider of ONNX Runtime 1.30 has kernels for. A wish: the conformance probe takes away what a driver gets wrong
+ * (on Mesa's llvmpipe SimplifiedLayerNormalization gives inv_std = 0). FusedMatMul and LogSoftmax have no kernel there, and an op
+ * without one costs two copies between device and main memory.
+ */
+export const WEBGPU_CAPABILITIES: Capabilities = {
+  device: 'webgpu',
+  fusedMatMul: false,
+  simplifiedLayerNorm: true,
+  rotaryEmbedding: true,
+  quickGelu: true,
+  logSoftmax: false,
+  matMulNBits: true,
+};
+
+/** What the CUDA provider of ONNX Runtime 1.30 registers, by its list of kernels; a wish as for WebGPU. */
+export const CUDA_CAPABILITIES: Capabilities = {
+  device: 'cuda',
+  fusedMatMul: true,
+  simplifiedLayerNorm: true,
+  rotaryEmbedding: true,
+  quickGelu: true,
+  logSoftmax: true,
+  matMulNBits: true,
+};
+
+/** A capability that can be taken away. */
+export type CapabilityName = Exclude<keyof Capabilities, 'device'>;
+
+/** The same table without some kernels: their ops are lowered to standard ONNX. */
+export function withoutCapabilities(capabilities: Capabilities, lost: readonly CapabilityName[]): Capabilities {
+  return { ...capabilities, ...Object.fromEntries(lost.map((name) => [name, false])) };
+}
