@@ -11,7 +11,7 @@ import type { FeatureCache } from './feature-cache.ts';
 import { KvArena } from './kv.ts';
 import { type EngineRequest, imageRows, type Live, newLive, scheduled } from './live-request.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
-import { type SampledToken, sample } from './sampler.ts';
+import type { SampledToken } from './sampler.ts';
 import { type Capacity, plan } from './scheduler.ts';
 
 export type EngineEvent =
@@ -243,7 +243,7 @@ export class Engine {
     const { request } = live;
     let token: SampledToken;
     try {
-      token = sample(logits_V, request.sampling, live.generatedTokens, request.topLogprobs);
+      token = live.sampler.next(logits_V);
     } catch (error) {
       this.#fail([live], error, events);
       return;
@@ -256,7 +256,8 @@ export class Engine {
       return;
     }
     events.push({ type: 'token', id: request.id, token });
-    if (live.generatedTokens >= request.maxNewTokens)
+    if (live.sampler.finished) this.#end(live, { type: 'end', id: request.id, reason: 'stop' }, events);
+    else if (live.generatedTokens >= request.maxNewTokens)
       this.#end(live, { type: 'end', id: request.id, reason: 'length' }, events);
   }
 

@@ -1,4 +1,5 @@
 import type { Picture } from '../models/family.ts';
+import { RequestSampler } from './request-sampler.ts';
 import type { SamplingParams } from './sampler.ts';
 import type { ScheduledRequest } from './scheduler.ts';
 
@@ -15,6 +16,8 @@ export interface ImageSlot {
 
 export interface EngineRequest {
   readonly id: string;
+  /** Requests of another scope (model, adapter, tenant) share no cached work with this one. From `feature-key.ts`. */
+  readonly cacheScope: string;
   readonly tokenIds: Int32Array;
   readonly images: readonly ImageSlot[];
   /** ≥ 1, admitted by `admission.ts`. */
@@ -40,6 +43,8 @@ export interface Live {
   features: Float32Array[];
   generatedTokens: number;
   lastToken: number;
+  /** Made on arrival, kept through preemption: it counts the tokens it has drawn. */
+  readonly sampler: RequestSampler;
   cancelled: boolean;
 }
 
@@ -54,6 +59,7 @@ export function newLive(request: EngineRequest, arrival: number): Live {
     features: [],
     generatedTokens: 0,
     lastToken: -1,
+    sampler: new RequestSampler(request),
     cancelled: false,
   };
 }
