@@ -25,6 +25,8 @@ export interface OnnxNode {
   readonly outputs: readonly string[];
   readonly attrs: Readonly<Record<string, OnnxAttr>>;
   readonly name: string;
+  /** The op whose row emitted it. */
+  readonly op?: OpName;
 }
 
 export interface OnnxTensor {
@@ -74,6 +76,7 @@ export class LowerContext {
   private readonly shared = new Map<string, string>();
   private counter = 0;
   private scope = '';
+  private op: OpName | undefined;
 
   constructor(
     readonly capabilities: Capabilities,
@@ -92,8 +95,10 @@ export class LowerContext {
     this.names.set(value.id, name);
   }
 
-  enter(scope: string): void {
+  /** Names what the nodes that follow are emitted for. */
+  enter(scope: string, op?: OpName): void {
     this.scope = scope;
+    this.op = op;
   }
 
   /** Emits one ONNX node and returns its first output name. */
@@ -117,6 +122,7 @@ export class LowerContext {
       outputs: names,
       attrs,
       name: `${this.scope === '' ? '' : `${this.scope}/`}${opType}_${id}`,
+      ...(this.op === undefined ? {} : { op: this.op }),
     });
     return names;
   }
@@ -276,7 +282,7 @@ export function lowerGraph(
     ctx.initializers.push({ name, dtype: c.value.dtype, shape: c.value.shape as number[], data: c.data });
   });
   for (const node of nodes) {
-    ctx.enter(node.scope);
+    ctx.enter(node.scope, node.op);
     const row = OPS[node.op] as OpRow<OpName>;
     row.lower(ctx, node).forEach((name, i) => {
       const output = node.outputs[i];

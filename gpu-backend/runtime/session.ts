@@ -9,6 +9,7 @@ import { type Capabilities, CPU_CAPABILITIES } from '../graph/capabilities.ts';
 import type { DType, Graph } from '../graph/graph.ts';
 import { type FixedWeights, lowerGraph, type TensorValues } from '../graph/lowering.ts';
 import { liveNodes, orderForRelease, verify } from '../graph/passes.ts';
+import { cpuNodeNames, type Placement } from './device.ts';
 import { encodeOnnx } from './onnx-encode.ts';
 
 /** Of ONNX Runtime. */
@@ -54,7 +55,9 @@ export interface SessionOptions {
   readonly foldConstants?: boolean;
   /** Weights that become constants of the session instead of feeds of each run: kernels pack them once. */
   readonly initializers?: ReadonlyMap<string, Tensor>;
-  /** Kernel capabilities the graph is lowered for. Default: CPU. */
+  /** Where nodes run. Default: on the processor. */
+  readonly placement?: Placement;
+  /** Kernel capabilities the graph is lowered for. Default: those of the placement. */
   readonly capabilities?: Capabilities;
 }
 
@@ -76,9 +79,9 @@ export function encodeGraph(
  * Memory patterns are off (they double peak memory with dynamic shapes) and ORT's own optimiser too: the lowering already
  * emits fused kernels, loading is 4x faster, and common subexpression elimination would undo recomputation.
  */
-function ortOptions(options: SessionOptions): ort.InferenceSession.SessionOptions {
+function ortOptions(options: SessionOptions, graph?: Graph): ort.InferenceSession.SessionOptions {
   return {
-    executionProviders: ['cpu'],
+    executionProviders: executionProviders(options, graph),
     intraOpNumThreads: options.threads ?? 1,
     interOpNumThreads: 1,
     executionMode: 'sequential',
@@ -91,6 +94,24 @@ function ortOptions(options: SessionOptions): ort.InferenceSession.SessionOption
   };
 }
 
+/** The device first, then the processor for the nodes that the device has no kernel for. */
+function executionProviders(
+  { placement, capabilities }: SessionOptions,
+  graph: Graph | undefined,
+): ort.InferenceSession.ExecutionProviderConfig[] {
+  switch (placement?.device) {
+    case undefined:
+    case 'cpu':
+      return ['cpu'];
+    case 'cuda':
+      return [{ name: 'cuda', deviceId: placement.deviceId ?? 0 }, 'cpu'];
+    case 'webgpu': {
+      const forced = graph === undefined ? [] : cpuNodeNames(graph, capabilities ?? placement.capabilities, placement);
+      return [{ name: 'webgpu', ...(forced.length === 0 ? {} : { forceCpuNodeNames: forced }) }, 'cpu'];
+    }
+  }
+}
+
 /** A compiled graph. Not thread-safe: one session belongs to one thread. */
 export class Session {
   private constructor(
@@ -100,8 +121,8 @@ export class Session {
 
   static async create(graph: Graph, options: SessionOptions = {}): Promise<Session> {
     const values = new Map([...(options.initializers ?? [])].map(([name, { data }]) => [name, data]));
-    const bytes = encodeGraph(graph, options.capabilities, { values });
-    const session = await ort.InferenceSession.create(bytes, ortOptions(options));
+    const bytes = encodeGraph(graph, options.capabilities ?? options.placement?.capabilities, { values });
+    const session = await ort.InferenceSession.create(bytes, ortOptions(options, graph));
     return new Session(
       session,
       graph.outputs.map((o) => o.name),
