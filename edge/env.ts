@@ -22,6 +22,8 @@ export type Variables = {
   requestId: string;
   /** Id of the API key, for logs. */
   keyId: string;
+  /** Opaque id of who asks: what backends keep caches apart by. */
+  tenant: string;
 };
 
 export type AppEnv = { Bindings: Env; Variables: Variables };

@@ -15,7 +15,7 @@ export async function buildPrompt(
   chat: ChatRequest,
   model: KnownModel,
   store: ImageStore,
-  requestId: string,
+  who: { requestId: string; tenant: string },
 ): Promise<Prompt> {
   const references = imageReferences(chat);
   const wrong = [...checkParameters(chat, model), ...checkPlaces(chat), ...checkCount(references, model)];
@@ -58,7 +58,7 @@ export async function buildPrompt(
   );
   const { adapter, id } = model;
   const request: GenerateRequest = {
-    requestId,
+    ...who,
     model: id,
     messages,
     sampling: sampling(chat),

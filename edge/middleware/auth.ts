@@ -7,7 +7,7 @@ import { findKey } from '../store/keys.ts';
 /** A revoked key dies within this time in every isolate. */
 const CACHE_MS = 5_000;
 const MAX_CACHED = 10_000;
-const cache = new Map<string, { keyId: string | null; untilMs: number }>();
+const cache = new Map<string, { keyId: string | null; tenant: string; untilMs: number }>();
 
 /**
  * `Authorization: Bearer mk_…` against the stored hashes. The answer, unknown keys included, is kept in the isolate for `CACHE_MS`, so that the hot
@@ -28,7 +28,7 @@ export function apiKey(): MiddlewareHandler<AppEnv> {
     let entry = cache.get(hash);
     if (entry === undefined || entry.untilMs < nowMs) {
       if (cache.size >= MAX_CACHED) cache.clear();
-      entry = { keyId: await findKey(c.env.DB, hash), untilMs: nowMs + CACHE_MS };
+      entry = { keyId: await findKey(c.env.DB, hash), tenant: await tenantOf(hash), untilMs: nowMs + CACHE_MS };
       cache.set(hash, entry);
     }
     if (entry.keyId === null) {
@@ -38,6 +38,12 @@ export function apiKey(): MiddlewareHandler<AppEnv> {
       );
     }
     c.set('keyId', entry.keyId);
+    c.set('tenant', entry.tenant);
     await next();
   };
+}
+
+/** Stays the same as long as the key does, and says nothing about it: backends name caches and stored objects by it. */
+async function tenantOf(keyHash: string): Promise<string> {
+  return (await sha256Hex(`tenant ${keyHash}`)).slice(0, 32);
 }

@@ -14,7 +14,8 @@ const SILENCE_SLACK_MS = 5_000;
 export async function createChatCompletion(c: Context<AppEnv>): Promise<Response> {
   const chat = await readJson(c, ChatRequest, { unsupported: UNSUPPORTED_CHAT_FIELDS });
   const model = await resolveModel(c.env, chat.model);
-  const { request, blobs } = await buildPrompt(chat, model, { db: c.env.DB, blobs: c.env.BLOBS }, c.get('requestId'));
+  const who = { requestId: c.get('requestId'), tenant: c.get('tenant') };
+  const { request, blobs } = await buildPrompt(chat, model, { db: c.env.DB, blobs: c.env.BLOBS }, who);
   const aborter = new AbortController();
   c.req.raw.signal.addEventListener('abort', () => aborter.abort());
   // The backend keeps the deadline; this is for one that has stopped answering at all.

@@ -1,13 +1,12 @@
-import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
-import { sha256File } from '../io/digest.ts';
+import { sha256File, sha256Hex } from '../io/digest.ts';
 import { familyOf } from '../models/family.ts';
 import { contextTokens } from '../models/llama.ts';
 import { readConfig } from '../models/load.ts';
-import { readManifest, weightsDigest } from '../models/manifest.ts';
+import { type Manifest, readManifest, weightsDigest } from '../models/manifest.ts';
 import { type PictureSlots, pictureSlots, readRecipe } from '../models/pictures.ts';
 import { templateForCheckpoint } from '../text/checkpoint-template.ts';
 import { bindTemplate, type ChatTemplate, reservedTokens } from '../text/templates.ts';
@@ -24,7 +23,9 @@ export interface ModelFront {
   readonly slots: PictureSlots;
   /** Tokens that end an answer. */
   readonly stopIds: readonly number[];
-  /** Names the weights that image features depend on. */
+  /** Names the checkpoint, configuration and all weights, whatever is laid over it. */
+  readonly checkpointDigest: string;
+  /** Names the weights that image features depend on, an adapter's included. */
   readonly visionDigest: string;
 }
 
@@ -63,6 +64,7 @@ export async function loadFront(id: string, dir: string, adapterDir: string | nu
         ...template.stop.map((token) => tokenizer.requireId(token)),
       ]),
     ],
+    checkpointDigest: imported === null ? await digestCheckpoint(dir, baseDigest) : digestFiles(imported),
     visionDigest: digest,
     card: {
       id,
@@ -103,15 +105,29 @@ async function digestWithAdapter(base: string, dir: string): Promise<string> {
       `expected a PEFT adapter folder (adapter_config.json, adapter_model.safetensors), found no ${missing}`,
     );
   const digests = await Promise.all(files.map(sha256File));
-  return createHash('sha256')
-    .update([base, ...digests].join('\n'))
-    .digest('hex');
+  return sha256Hex([base, ...digests].join('\n'));
 }
 
-/** Hex digest over the weight file, or over the index of shards. */
-async function digestWeights(dir: string): Promise<string> {
-  const [file] = ['model.safetensors', 'model.safetensors.index.json'].filter((name) => existsSync(join(dir, name)));
-  if (file === undefined)
-    throw new Error(`expected model.safetensors or model.safetensors.index.json in ${dir}, found neither`);
-  return await sha256File(join(dir, file));
+/** Equal weights under another configuration are another model. */
+async function digestCheckpoint(dir: string, weights: string): Promise<string> {
+  return sha256Hex(`${await sha256File(join(dir, 'config.json'))}\n${weights}`);
 }
+
+function digestFiles({ files }: Manifest): string {
+  return sha256Hex(JSON.stringify(files.map(({ name, sha256 }) => [name, sha256]).sort()));
+}
+
+/** Hex digest over the weight file, or over the index of shards and every shard: tunes of one model have the same index. */
+async function digestWeights(dir: string): Promise<string> {
+  const [file] = ['model.safetensors', INDEX].filter((name) => existsSync(join(dir, name)));
+  if (file === undefined) throw new Error(`expected model.safetensors or ${INDEX} in ${dir}, found neither`);
+  const digest = await sha256File(join(dir, file));
+  if (file !== INDEX) return digest;
+  const { weight_map } = readJson(join(dir, INDEX)) ?? {};
+  const shards = [...new Set(Object.values(weight_map as Readonly<Record<string, string>>))].sort();
+  const digests: string[] = [];
+  for (const shard of shards) digests.push(await sha256File(join(dir, shard)));
+  return sha256Hex([digest, ...digests].join('\n'));
+}
+
+const INDEX = 'model.safetensors.index.json';

@@ -6,6 +6,7 @@ import type { DecodePool } from '../vision/pool.ts';
 import { admit } from './admission.ts';
 import { AnswerText } from './answer.ts';
 import type { EngineEvent } from './engine.ts';
+import { cacheScope } from './feature-key.ts';
 import type { ImageSlot } from './live-request.ts';
 import type { ModelFront } from './model-front.ts';
 import type { ModelPool } from './model-pool.ts';
@@ -52,7 +53,8 @@ export class EngineModelService implements ModelService {
     const { fixed, idsOf } = front.slots;
     const slots = new Map<number, readonly number[]>();
     for (const [blob, path] of fixed === null ? distinctPictures(request, messages) : []) {
-      slots.set(blob, idsOf(await this.#pictures.sizeOf(blobs[blob]!, path, front)));
+      const file = { bytes: blobs[blob]!, tenant: request.tenant ?? null };
+      slots.set(blob, idsOf(await this.#pictures.sizeOf(file, path, front)));
     }
     const layout = layOut(messages, front, (blob) => fixed ?? slots.get(blob)!);
     return { promptTokens: layout.ids.length, imageTokens: layout.images.map(({ tokenCount }) => tokenCount) };
@@ -72,9 +74,12 @@ export class EngineModelService implements ModelService {
       releaseModel = release;
       const messages = readMessages(request, blobs, front);
       const id = `${request.requestId}#${this.#nextId++}`;
+      const tenant = request.tenant ?? null;
+      const scope = cacheScope({ front, tenant });
       const prepare = (): Promise<ReadonlyMap<number, PreparedPicture>> => {
         heldId = id;
-        return this.#pictures.prepare(this.#pool.thread, id, distinctPictures(request, messages), blobs, front);
+        const pictures = distinctPictures(request, messages);
+        return this.#pictures.prepare(this.#pool.thread, { id, cacheScope: scope, tenant, pictures, blobs, front });
       };
       // Where the layout needs no sizes, what does not fit is refused before a picture is decoded.
       const { fixed, idsOf } = front.slots;
@@ -107,6 +112,7 @@ export class EngineModelService implements ModelService {
         model,
         {
           id,
+          cacheScope: scope,
           tokenIds: layout.ids,
           images,
           maxNewTokens: admitted.maxNewTokens,

@@ -41,6 +41,8 @@ export type Sampling = z.infer<typeof Sampling>;
 /** Header of the frame of `POST /v1/generate` and `/v1/count`. */
 export const GenerateRequest = z.object({
   requestId: z.string(),
+  /** Opaque id of who asks. No cached work is shared between tenants; without one, a request shares with no other. */
+  tenant: z.optional(z.string().check(z.regex(/^[0-9a-f]{32}$/))),
   /** Id of a served model, or `ft:…`. */
   model: z.string(),
   messages: z.array(GenerateMessage),

@@ -98,6 +98,7 @@ function makeRequest(index: number): EngineRequest {
   }
   return {
     id: `r${index}`,
+    cacheScope: 'test',
     tokenIds: Int32Array.from(ids),
     images,
     maxNewTokens: 4 + draw(902, 16),

@@ -40,6 +40,7 @@ interface Prompt {
 function requestOf(id: string, prompt: Prompt, maxNewTokens: number): EngineRequest {
   return {
     id,
+    cacheScope: 'test',
     tokenIds: prompt.ids,
     images: prompt.slots.map((slot, i) => ({ ...slot, key: `${id}/${i}` })),
     maxNewTokens,

@@ -56,6 +56,7 @@ describe('EngineModelService over models whose slots depend on the picture', () 
 
   const request = (model: string, images: readonly number[], maxTokens = 6): GenerateRequest => ({
     requestId: `${model} ${images}`,
+    tenant: 'a'.repeat(32),
     model,
     messages: [
       {

@@ -82,6 +82,7 @@ function makeRequest(
   const ids = [prompt[0]!, ...pictures.flatMap(() => [0, 0]), ...prompt.slice(1)];
   return {
     id,
+    cacheScope: 'test',
     tokenIds: Int32Array.from(ids),
     images: pictures.map((pixel, index) => ({
       start: 1 + index * 2,
