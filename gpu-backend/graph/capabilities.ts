@@ -13,6 +13,8 @@ export interface Capabilities {
   readonly logSoftmax: boolean;
   /** com.microsoft MatMulNBits; else the weight is dequantised by standard operators in every run. */
   readonly matMulNBits: boolean;
+  /** com.microsoft MatMulIntegerToFloat; else MatMulInteger and its scales. */
+  readonly matMulIntegerToFloat: boolean;
 }
 
 export const CPU_CAPABILITIES: Capabilities = {
@@ -23,6 +25,7 @@ export const CPU_CAPABILITIES: Capabilities = {
   quickGelu: true,
   logSoftmax: true,
   matMulNBits: true,
+  matMulIntegerToFloat: true,
 };
 
 /** ONNX standard operators only: portable, and the second lowering every op is tested with. */
@@ -34,6 +37,7 @@ export const STANDARD_CAPABILITIES: Capabilities = {
   quickGelu: false,
   logSoftmax: false,
   matMulNBits: false,
+  matMulIntegerToFloat: false,
 };
 
 /**
@@ -49,6 +53,7 @@ export const WEBGPU_CAPABILITIES: Capabilities = {
   quickGelu: true,
   logSoftmax: false,
   matMulNBits: true,
+  matMulIntegerToFloat: false,
 };
 
 /** What the CUDA provider of ONNX Runtime 1.30 registers, by its list of kernels; a wish as for WebGPU. */
@@ -60,6 +65,7 @@ export const CUDA_CAPABILITIES: Capabilities = {
   quickGelu: true,
   logSoftmax: true,
   matMulNBits: true,
+  matMulIntegerToFloat: false,
 };
 
 /** A capability that can be taken away. */

@@ -151,12 +151,12 @@ export class LowerContext {
     return this.literal(`f:${value}`, 'f32', [], () => Float32Array.of(value));
   }
 
-  private literal(
-    key: string,
-    dtype: DType,
-    shape: readonly number[],
-    make: () => Float32Array | BigInt64Array,
-  ): string {
+  /** Shared literal: u8 scalar. */
+  byte(value: number): string {
+    return this.literal(`b:${value}`, 'u8', [], () => Uint8Array.of(value));
+  }
+
+  private literal(key: string, dtype: DType, shape: readonly number[], make: () => TensorValues): string {
     const known = this.literalNames.get(key);
     if (known !== undefined) return known;
     const name = `c${this.literalNames.size}`;

@@ -36,6 +36,8 @@ const distinct = (below: number, ...shape: Shape): OperandSpec => ({
   values: { below, distinct: true },
 });
 const bytes = (...shape: Shape): OperandSpec => ({ dtype: 'u8', shape, values: { below: 256 } });
+/** int8 values; the smaller half of the range, since the cases draw from 0. */
+const int8s = (...shape: Shape): OperandSpec => ({ dtype: 'i8', shape, values: { below: 128 } });
 const flags = (...shape: Shape): OperandSpec => ({ dtype: 'bool', shape, values: { below: 2 } });
 
 function row<K extends OpName>(op: K, name: string, attrs: OpAttrs[K], ...inputs: OperandSpec[]): OpCase {
@@ -101,6 +103,10 @@ export const OP_CASES: readonly OpCase[] = [
   row('linearNBits', '4 bits, padded, bias', nBits(4, 32), real(B, 50), bytes(3, 2, 16), real(3, 2), real(3)),
   row('linearNBits', '8 bits', nBits(8, 64), real(B, 64), bytes(3, 1, 64), real(3, 1)),
   row('linearNBits', '8 bits, padded, bias', nBits(8, 32), real(B, 50), bytes(3, 2, 32), real(3, 2), real(3)),
+  row('quantizeRows', 'signed', { range: 'signed' }, real(B, 2, S, 5)),
+  row('quantizeRows', 'unsigned', { range: 'unsigned' }, positive(B, 7)),
+  row('matmulInt8', 'weight', { range: 'signed' }, bytes(B, 6), int8s(6, 5), real(5)),
+  row('matmulInt8', 'batch, one scale', { range: 'unsigned' }, bytes(B, 2, S, 6), int8s(B, 2, 6, 4), real()),
   row('softmax', '', {}, real(B, S, 4)),
   row('logSoftmax', '', {}, real(B, 4)),
   row('layerNorm', '', { epsilon: 1e-5 }, real(B, S, 6), real(6), real(6)),

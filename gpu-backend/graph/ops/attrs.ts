@@ -48,6 +48,10 @@ export interface OpAttrs {
    * x to int8 first, which is several times faster.
    */
   linearNBits: { readonly bits: 4 | 8; readonly blockSize: number; readonly accuracyLevel: 0 | 4 };
+  /** x [.., K] → (q [.., K] u8, top [.., 1]): each row over its largest magnitude; `unsigned` where no value is negative. */
+  quantizeRows: { readonly range: 'signed' | 'unsigned' };
+  /** (a [.., M, K] u8 as quantizeRows gives it, b [.., K, N] i8, scale [N] or []) → [.., M, N]; still to be multiplied by a's top. */
+  matmulInt8: { readonly range: 'signed' | 'unsigned' };
   softmax: None;
   logSoftmax: None;
   /** (x [.., D], weight [D], bias [D]) → (y, mean [.., 1], invStd [.., 1]) */

@@ -19,6 +19,7 @@ import {
   tanh,
   where,
 } from './elementwise.ts';
+import { matmulInt8, quantizeRows } from './int8.ts';
 import { concat, expand, fill, gather, pad, reshape, scatterRows, slice, transpose } from './layout.ts';
 import { gemm, logSoftmax, matmul, softmax } from './linalg.ts';
 import { crossEntropy, crossEntropyGrad } from './loss.ts';
@@ -59,6 +60,8 @@ export const OPS: { readonly [K in OpName]: OpRow<K> } = {
   matmul,
   dequantizeBlocks,
   linearNBits,
+  quantizeRows,
+  matmulInt8,
   softmax,
   logSoftmax,
   layerNorm,

@@ -17,6 +17,7 @@ function toTensor(value: Value, x: NdArray): Tensor {
   const { dtype } = value;
   if (dtype === 'i64') return { dtype, shape: x.shape, data: BigInt64Array.from(x.data, BigInt) };
   if (dtype === 'bool' || dtype === 'u8') return { dtype, shape: x.shape, data: Uint8Array.from(x.data) };
+  if (dtype === 'i8') return { dtype, shape: x.shape, data: Int8Array.from(x.data) };
   return { dtype: 'f32', shape: x.shape, data: Float32Array.from(x.data) };
 }
 

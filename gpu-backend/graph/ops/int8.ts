@@ -1,0 +1,123 @@
+import { dimKey, sameShape, showShape } from '../dim.ts';
+import type { LowerContext } from '../lowering.ts';
+import { at, forEachIndex, nd } from '../nd.ts';
+import type { OpAttrs } from './attrs.ts';
+import { arg, expectDtype, expectRank, expectSame, withAxis } from './infer.ts';
+import type { OpRow } from './row.ts';
+
+/*
+ * Matrix products over 8-bit integers: activations are rounded row by row as they come, weights (or cached keys and values) are
+ * int8 already. A row's result never depends on the other rows of its batch, as it would with one scale for a whole tensor.
+ *
+ * Activations are unsigned (with 128 for zero where they have a sign) and the other operand signed: the pair that the VNNI
+ * kernels of x86 multiply directly.
+ */
+
+type Range = OpAttrs['quantizeRows']['range'];
+
+/** q = round(x / top · steps) + zero. */
+const RANGES: Readonly<Record<Range, { readonly steps: number; readonly zero: number }>> = {
+  signed: { steps: 127, zero: 128 },
+  unsigned: { steps: 255, zero: 0 },
+};
+
+/** Stands in for the top of a row of zeros, which would otherwise divide 0 by 0. */
+const TINY = 1e-30;
+
+/** Nearest integer, halves to the even one, as QuantizeLinear rounds. */
+function roundHalfEven(x: number): number {
+  const floor = Math.floor(x);
+  const rest = x - floor;
+  return rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
+}
+
+const stepOf = (ctx: LowerContext, range: Range): string => ctx.scalar(1 / RANGES[range].steps);
+const zeroOf = (ctx: LowerContext, range: Range): string => ctx.byte(RANGES[range].zero);
+
+/** x [.., K] → (q [.., K] u8, top [.., 1] = largest magnitude of the row); x ≈ (q - zero) / steps · top. */
+export const quantizeRows: OpRow<'quantizeRows'> = {
+  infer: (inputs) => {
+    const x = arg(inputs, 0, 'x');
+    expectDtype(x, 'f32', 'x');
+    arg(x.shape, 0, 'axis');
+    return [
+      { dtype: 'u8', shape: x.shape },
+      { dtype: 'f32', shape: withAxis(x.shape, x.shape.length - 1, 1) },
+    ];
+  },
+  grad: 'none',
+  lower: (ctx, node) => {
+    const x = ctx.name(arg(node.inputs, 0, 'x'));
+    const { range } = node.attrs;
+    const magnitude = range === 'signed' ? ctx.emit('Abs', [x]) : x;
+    const most = ctx.emit('ReduceMax', [magnitude, ctx.ints([-1])], { keepdims: { int: 1 } });
+    const top = ctx.emit('Max', [most, ctx.scalar(TINY)]);
+    const unit = ctx.emit('Div', [x, top]);
+    return [ctx.emit('QuantizeLinear', [unit, stepOf(ctx, range), zeroOf(ctx, range)]), top];
+  },
+  reference: (inputs, { range }) => {
+    const x = arg(inputs, 0, 'x');
+    const { steps, zero } = RANGES[range];
+    const width = arg(x.shape, x.shape.length - 1, 'width');
+    const q = nd(x.shape);
+    const top = nd([...x.shape.slice(0, -1), 1]);
+    for (let row = 0; row < top.data.length; row++) {
+      let most = TINY;
+      for (let i = 0; i < width; i++) most = Math.max(most, Math.abs(at(x, row * width + i)));
+      top.data[row] = most;
+      for (let i = 0; i < width; i++) {
+        const value = roundHalfEven((at(x, row * width + i) / most) * steps) + zero;
+        q.data[row * width + i] = Math.min(255, Math.max(0, value));
+      }
+    }
+    return [q, top];
+  },
+};
+
+/** (a [.., M, K] u8, b [.., K, N] i8, scale [N] or []) → Σ (a - zero) · b · scale / steps, [.., M, N]. */
+export const matmulInt8: OpRow<'matmulInt8'> = {
+  infer: (inputs) => {
+    const [a, b, scale] = [arg(inputs, 0, 'a'), arg(inputs, 1, 'b'), arg(inputs, 2, 'scale')];
+    expectDtype(a, 'u8', 'a');
+    expectDtype(b, 'i8', 'b');
+    expectDtype(scale, 'f32', 'scale');
+    const rank = a.shape.length;
+    if (rank < 2 || b.shape.length !== rank || !sameShape(a.shape.slice(0, -2), b.shape.slice(0, -2)))
+      throw new Error(`operands must have equal leading axes, got ${showShape(a.shape)} and ${showShape(b.shape)}`);
+    expectSame(a.shape[rank - 1], b.shape[rank - 2], 'inner axes');
+    const columns = arg(b.shape, rank - 1, 'columns');
+    if (scale.shape.length > 0) {
+      expectRank(scale, 1, 'scale');
+      expectSame(scale.shape[0], columns, `columns ${dimKey(columns)} and scale`);
+    }
+    return [{ dtype: 'f32', shape: withAxis(a.shape, rank - 1, columns) }];
+  },
+  grad: 'none',
+  lower: (ctx, node) => {
+    const [a, b, scale] = node.inputs.map((v) => ctx.name(v)) as [string, string, string];
+    const { range } = node.attrs;
+    const [step, zero] = [stepOf(ctx, range), zeroOf(ctx, range)];
+    // Inputs by place: A, B, scale of A, scale of B, zero point of A.
+    if (ctx.capabilities.matMulIntegerToFloat)
+      return [ctx.emitContrib('MatMulIntegerToFloat', [a, b, step, scale, zero])];
+    const sum = ctx.emit('Cast', [ctx.emit('MatMulInteger', [a, b, zero])], { to: { int: 1 } });
+    return [ctx.emit('Mul', [ctx.emit('Mul', [sum, step]), scale])];
+  },
+  reference: (inputs, { range }) => {
+    const [a, b, scale] = [arg(inputs, 0, 'a'), arg(inputs, 1, 'b'), arg(inputs, 2, 'scale')];
+    const { steps, zero } = RANGES[range];
+    const rank = a.shape.length;
+    const [M, K] = [arg(a.shape, rank - 2, 'M'), arg(a.shape, rank - 1, 'K')];
+    const N = arg(b.shape, rank - 1, 'N');
+    const out = nd([...a.shape.slice(0, -1), N]);
+    forEachIndex(out.shape, (flat) => {
+      const n = flat % N;
+      const m = Math.floor(flat / N) % M;
+      const batch = Math.floor(flat / (N * M));
+      let sum = 0;
+      for (let k = 0; k < K; k++) sum += (at(a, (batch * M + m) * K + k) - zero) * at(b, (batch * K + k) * N + n);
+      out.data[flat] = (sum / steps) * at(scale, scale.shape.length === 0 ? 0 : n);
+    });
+    return [out];
+  },
+};
