@@ -1,0 +1,155 @@
+import koffi from 'koffi';
+import type { InferenceSession } from 'onnxruntime-node';
+import type { DType } from '../../graph/graph.ts';
+import type { Tensor } from '../session.ts';
+import { type Library, OutPointer, openLibrary } from './library.ts';
+import { NativeRun } from './native-run.ts';
+import { checkTensor, createValue, readTypeAndShape } from './ort-value.ts';
+import type { PrepackedWeights } from './prepacked-weights.ts';
+import { createSessionOptions } from './session-options.ts';
+
+/** An input or output as the model declares it; sizes that are not fixed are -1. */
+export interface Port {
+  readonly name: string;
+  /** undefined: a type that the project has no tensors of. */
+  readonly dtype: DType | undefined;
+  readonly shape: readonly number[];
+}
+
+export interface NativeOptions {
+  /** As for onnxruntime-node. */
+  readonly options: InferenceSession.SessionOptions;
+  /**
+   * Weights by the names of initializers in the model, which may be mere placeholders there. Their memory is used as it is:
+   * it must not change while the session lives. Several sessions may be given the same.
+   */
+  readonly initializers?: ReadonlyMap<string, Tensor>;
+  /** Packed weights that sessions with the same initializers share. */
+  readonly prepacked?: PrepackedWeights;
+}
+
+/** What a session holds outside of JavaScript, and the memory that native code reads. */
+interface Handles {
+  readonly library: Library;
+  session: bigint;
+  options: bigint;
+  values: bigint[];
+  /** Release functions of runs that are still bound. */
+  readonly runs: Set<() => void>;
+  /** Keeps alive what native code points into. */
+  kept: readonly unknown[];
+}
+
+const out = new OutPointer();
+
+function release(handles: Handles): void {
+  const { api } = handles.library;
+  for (const releaseRun of handles.runs) releaseRun();
+  handles.runs.clear();
+  if (handles.session !== 0n) api.releaseSession(handles.session);
+  if (handles.options !== 0n) api.releaseSessionOptions(handles.options);
+  for (const value of handles.values) api.releaseValue(value);
+  handles.session = 0n;
+  handles.options = 0n;
+  handles.values = [];
+  handles.kept = [];
+}
+
+/** Sessions that nobody released are released when they are collected. */
+const collected = new FinalizationRegistry(release);
+
+/** A session of ONNX Runtime's C API. Belongs to the thread that created it. */
+export class NativeSession {
+  readonly inputs: readonly Port[];
+  readonly outputs: readonly Port[];
+  readonly #handles: Handles;
+
+  /**
+   * @param model bytes of an ONNX model, or the path of one
+   * @throws Error with ONNX Runtime's message
+   */
+  constructor(model: Uint8Array | string, { options, initializers = new Map(), prepacked }: NativeOptions) {
+    const library = openLibrary();
+    const { api, env } = library;
+    const handles: Handles = { library, session: 0n, options: 0n, values: [], runs: new Set(), kept: [] };
+    try {
+      handles.options = createSessionOptions(library, options);
+      for (const [name, tensor] of initializers) {
+        checkTensor(name, tensor);
+        const value = createValue(library, tensor);
+        handles.values.push(value);
+        api.addInitializer(handles.options, name, value);
+      }
+      handles.kept = [...initializers.values(), prepacked];
+      const target = handles.options;
+      handles.session = out.handle((session) => {
+        if (typeof model === 'string') {
+          if (prepacked === undefined) api.createSession(env, model, target, session);
+          else api.createSessionWithPrepackedWeightsContainer(env, model, target, prepacked.handle, session);
+        } else if (prepacked === undefined) api.createSessionFromArray(env, model, model.byteLength, target, session);
+        else {
+          const { byteLength } = model;
+          api.createSessionFromArrayWithPrepackedWeightsContainer(
+            env,
+            model,
+            byteLength,
+            target,
+            prepacked.handle,
+            session,
+          );
+        }
+      });
+      this.inputs = readPorts(library, handles.session, 'Input');
+      this.outputs = readPorts(library, handles.session, 'Output');
+    } catch (error) {
+      release(handles);
+      throw error;
+    }
+    this.#handles = handles;
+    collected.register(this, handles, this);
+  }
+
+  /** Inputs and outputs that are bound once for many runs. */
+  bind(): NativeRun {
+    const { library, runs, session } = this.#handles;
+    if (session === 0n) throw new Error('the session is released');
+    return new NativeRun(library, this, session, runs);
+  }
+
+  /** Ends profiling; returns the path of the profile. */
+  endProfiling(): string {
+    const { library, session } = this.#handles;
+    if (session === 0n) throw new Error('the session is released');
+    return takeText(library, (text) => library.api.sessionEndProfiling(session, library.allocator, text));
+  }
+
+  /** Frees the session and everything bound to it. Releasing it again does nothing. */
+  release(): void {
+    collected.unregister(this);
+    release(this.#handles);
+  }
+}
+
+/** Text that the API allocated: copied and freed. */
+function takeText({ api, allocator }: Library, call: (out: BigUint64Array) => void): string {
+  const address = out.handle(call);
+  const text = koffi.decode.string(address);
+  api.allocatorFree(allocator, address);
+  return text;
+}
+
+function readPorts(library: Library, session: bigint, kind: 'Input' | 'Output'): Port[] {
+  const { api, allocator } = library;
+  const count = out.count((n) => api[`sessionGet${kind}Count`](session, n));
+  return Array.from({ length: count }, (_, index) => {
+    const name = takeText(library, (text) => api[`sessionGet${kind}Name`](session, index, allocator, text));
+    const type = out.handle((info) => api[`sessionGet${kind}TypeInfo`](session, index, info));
+    try {
+      // NULL for what is no tensor (a sequence, say). The tensor info belongs to the type info.
+      const tensor = out.count((info) => api.castTypeInfoToTensorInfo(type, info)) === 0 ? undefined : out.take();
+      return { name, ...(tensor === undefined ? { dtype: undefined, shape: [] } : readTypeAndShape(library, tensor)) };
+    } finally {
+      api.releaseTypeInfo(type);
+    }
+  });
+}

@@ -1,0 +1,22 @@
+import { OutPointer, openLibrary } from './library.ts';
+
+const out = new OutPointer();
+
+const collected = new FinalizationRegistry((handle: bigint) =>
+  openLibrary().api.releasePrepackedWeightsContainer(handle),
+);
+
+/**
+ * Weights in the layout that kernels want, made once and read by every session that is created with this container and the
+ * same `initializers`. Sessions keep it alive; it is freed when the last of them is collected.
+ */
+export class PrepackedWeights {
+  /** OrtPrepackedWeightsContainer* */
+  readonly handle: bigint;
+
+  constructor() {
+    const { api } = openLibrary();
+    this.handle = out.handle((container) => api.createPrepackedWeightsContainer(container));
+    collected.register(this, this.handle);
+  }
+}
