@@ -1,7 +1,7 @@
 /**
- * Least-recently-used cache bounded by bytes, for image features. The key names everything the value depends on (digest of the
- * pixels, recipe, model and its digest, tenant), so equal keys mean equal features. Entries in use are pinned: they do not
- * count as evictable until the last user lets go.
+ * Least-recently-used cache bounded by bytes, for image features. The key names everything the value depends on
+ * (`feature-key.ts`), so equal keys mean equal features. Entries in use are pinned: they do not count as evictable until the
+ * last user lets go.
  */
 interface Entry {
   readonly features: Float32Array;
@@ -10,15 +10,21 @@ interface Entry {
 
 export class FeatureCache {
   readonly #maxBytes: number;
+  readonly #onComputed: (key: string, features: Float32Array) => void;
   /** Map order is use order: the first key is the least recently used. */
   readonly #entries = new Map<string, Entry>();
   #bytes = 0;
   queries = 0;
   hits = 0;
+  evictions = 0;
 
-  /** `maxBytes`: budget over all entries; 0 keeps nothing beyond its pins. */
-  constructor(maxBytes: number) {
+  /**
+   * @param maxBytes budget over all entries; 0 keeps nothing beyond its pins
+   * @param onComputed called for each entry that `insert` adds; must not change the features
+   */
+  constructor(maxBytes: number, onComputed: (key: string, features: Float32Array) => void = () => {}) {
     this.#maxBytes = maxBytes;
+    this.#onComputed = onComputed;
   }
 
   get bytes(): number {
@@ -41,16 +47,14 @@ export class FeatureCache {
     return entry.features;
   }
 
-  /** Stores and pins; a key that is already there keeps its first value (equal by construction) and gains a pin. */
+  /** Stores what was computed just now, and pins; a key that is already there keeps its first value and gains a pin. */
   insert(key: string, features: Float32Array): void {
-    const known = this.#entries.get(key);
-    if (known !== undefined) {
-      known.pins++;
-      return;
-    }
-    this.#entries.set(key, { features, pins: 1 });
-    this.#bytes += features.byteLength;
-    this.#evict();
+    if (this.#add(key, features)) this.#onComputed(key, features);
+  }
+
+  /** As `insert`, for features that were computed earlier and kept elsewhere. */
+  restore(key: string, features: Float32Array): void {
+    this.#add(key, features);
   }
 
   release(key: string): void {
@@ -63,12 +67,25 @@ export class FeatureCache {
     this.#evict();
   }
 
+  #add(key: string, features: Float32Array): boolean {
+    const known = this.#entries.get(key);
+    if (known !== undefined) {
+      known.pins++;
+      return false;
+    }
+    this.#entries.set(key, { features, pins: 1 });
+    this.#bytes += features.byteLength;
+    this.#evict();
+    return true;
+  }
+
   #evict(): void {
     for (const [key, entry] of this.#entries) {
       if (this.#bytes <= this.#maxBytes) return;
       if (entry.pins > 0) continue;
       this.#entries.delete(key);
       this.#bytes -= entry.features.byteLength;
+      this.evictions++;
     }
   }
 }

@@ -26,6 +26,15 @@ export interface Calls {
     readonly argument: { readonly request: string; readonly keys: readonly string[] };
     readonly result: readonly number[];
   };
+  /** Adds features found elsewhere, pinned as those of `hold`; of the keys in `want`, a copy is sent once computed. */
+  restore: {
+    readonly argument: {
+      readonly request: string;
+      readonly found: readonly { readonly key: string; readonly features: Float32Array }[];
+      readonly want: readonly string[];
+    };
+    readonly result: null;
+  };
   stats: { readonly argument: null; readonly result: EngineStats };
 }
 
@@ -48,7 +57,9 @@ export type ToWorker =
 export type FromWorker =
   | { readonly type: 'answer'; readonly call: number; readonly result: unknown }
   | { readonly type: 'refusal'; readonly call: number; readonly message: string }
-  | { readonly type: 'events'; readonly events: readonly EngineEvent[] };
+  | { readonly type: 'events'; readonly events: readonly EngineEvent[] }
+  /** What `restore` asked for. */
+  | { readonly type: 'features'; readonly request: string; readonly key: string; readonly features: Float32Array };
 
 export interface ModelStats {
   readonly model: string;
@@ -62,5 +73,12 @@ export interface ModelStats {
 
 export interface EngineStats {
   readonly models: readonly ModelStats[];
-  readonly cache: { readonly bytes: number; readonly entries: number; readonly queries: number; readonly hits: number };
+  /** Image features in memory. */
+  readonly cache: {
+    readonly bytes: number;
+    readonly entries: number;
+    readonly queries: number;
+    readonly hits: number;
+    readonly evictions: number;
+  };
 }

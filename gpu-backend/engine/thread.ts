@@ -13,6 +13,9 @@ interface Call {
   readonly reject: (error: Error) => void;
 }
 
+/** Takes features that are its own to keep. */
+export type FeaturesListener = (key: string, features: Float32Array) => void;
+
 /** A queue that one reader drains: events of one request, in order. */
 class EventQueue {
   #events: EngineEvent[] = [];
@@ -37,6 +40,8 @@ export class EngineThread {
   readonly #worker: Worker;
   readonly #calls = new Map<number, Call>();
   readonly #queues = new Map<string, EventQueue>();
+  /** By request: who takes the features that it asked for, once they are computed. */
+  readonly #features = new Map<string, FeaturesListener>();
   #nextCall = 0;
   #dead: Error | null = null;
   #closing = false;
@@ -67,16 +72,27 @@ export class EngineThread {
     return this.#queues.size;
   }
 
-  call<K extends CallName>(name: K, argument: Calls[K]['argument']): Promise<Calls[K]['result']> {
+  /** @param transfer buffers that are handed over, not copied */
+  call<K extends CallName>(
+    name: K,
+    argument: Calls[K]['argument'],
+    transfer: readonly ArrayBuffer[] = [],
+  ): Promise<Calls[K]['result']> {
     if (this.#dead !== null) return Promise.reject(this.#dead);
     const call = this.#nextCall++;
     const result = new Promise<unknown>((resolve, reject) => this.#calls.set(call, { resolve, reject }));
-    this.#send({ type: 'call', call, name, argument } as ToWorker);
+    this.#worker.postMessage({ type: 'call', call, name, argument }, transfer);
     return result as Promise<Calls[K]['result']>;
+  }
+
+  /** Until the request has ended, `listener` gets the features that its `restore` wants. */
+  listen(request: string, listener: FeaturesListener): void {
+    this.#features.set(request, listener);
   }
 
   /** Gives back what `hold` pinned for a request that will not be submitted. */
   release(request: string): void {
+    this.#features.delete(request);
     this.#send({ type: 'release', request });
   }
 
@@ -108,6 +124,7 @@ export class EngineThread {
     } finally {
       signal.removeEventListener('abort', cancel);
       this.#queues.delete(request.id);
+      this.#features.delete(request.id);
       if (!ended) cancel();
     }
   }
@@ -125,6 +142,9 @@ export class EngineThread {
     switch (message.type) {
       case 'events':
         for (const event of message.events) this.#queues.get(event.id)?.push(event);
+        return;
+      case 'features':
+        this.#features.get(message.request)?.(message.key, message.features);
         return;
       case 'answer':
       case 'refusal': {

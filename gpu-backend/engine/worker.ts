@@ -5,6 +5,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { Engine } from './engine.ts';
 import { FeatureCache } from './feature-cache.ts';
+import { HeldFeatures } from './held-features.ts';
 import { ModelLoader } from './load-model.ts';
 import type { CallName, Calls, EngineStats, FromWorker, LoadSpec, ToWorker } from './protocol.ts';
 import type { ModelRunner } from './runner.ts';
@@ -19,11 +20,15 @@ if (parentPort === null) throw new Error('engine/worker.ts is started by engine/
 const port = parentPort;
 const { featureCacheBytes } = workerData as { featureCacheBytes: number };
 
-const cache = new FeatureCache(featureCacheBytes);
+const cache = new FeatureCache(featureCacheBytes, (key, features) => {
+  const request = held.takeWanted(key);
+  if (request === null) return;
+  const copy = features.slice();
+  port.postMessage({ type: 'features', request, key, features: copy } satisfies FromWorker, [copy.buffer]);
+});
+const held = new HeldFeatures(cache);
 const loader = new ModelLoader();
 const served = new Map<string, Served>();
-/** Cache keys pinned for requests that are on their way or running, by request id. */
-const held = new Map<string, string[]>();
 let looping = false;
 
 function tell(message: FromWorker): void {
@@ -40,7 +45,7 @@ const handlers: { readonly [K in CallName]: (argument: Calls[K]['argument']) => 
       cache,
       nowMs: Date.now,
       emit: (events) => {
-        for (const event of events) if (event.type !== 'token') release(event.id);
+        for (const event of events) if (event.type !== 'token') held.release(event.id);
         tell({ type: 'events', events });
       },
     });
@@ -56,14 +61,11 @@ const handlers: { readonly [K in CallName]: (argument: Calls[K]['argument']) => 
     return null;
   },
   async hold({ request, keys }) {
-    const pinned: string[] = [];
-    const missing: number[] = [];
-    for (const [index, key] of keys.entries()) {
-      if (cache.acquire(key) === null) missing.push(index);
-      else pinned.push(key);
-    }
-    held.set(request, pinned);
-    return missing;
+    return held.hold(request, keys);
+  },
+  async restore({ request, found, want }) {
+    held.restore(request, found, want);
+    return null;
   },
   async stats(): Promise<EngineStats> {
     return {
@@ -73,15 +75,16 @@ const handlers: { readonly [K in CallName]: (argument: Calls[K]['argument']) => 
         counters: engine.counters,
         ...engine.load,
       })),
-      cache: { bytes: cache.bytes, entries: cache.size, queries: cache.queries, hits: cache.hits },
+      cache: {
+        bytes: cache.bytes,
+        entries: cache.size,
+        queries: cache.queries,
+        hits: cache.hits,
+        evictions: cache.evictions,
+      },
     };
   },
 };
-
-function release(request: string): void {
-  for (const key of held.get(request) ?? []) cache.release(key);
-  held.delete(request);
-}
 
 /** Runs while any model has work. Between steps the thread takes its messages, so a cancel waits for one step at most. */
 async function loop(): Promise<void> {
@@ -123,7 +126,7 @@ port.on('message', (message: ToWorker) => {
         if (one === undefined) throw new Error(`the model ${message.model} is not loaded`);
         one.engine.submit(message.request);
       } catch (error) {
-        release(id);
+        held.release(id);
         const text = error instanceof Error ? error.message : String(error);
         tell({ type: 'events', events: [{ type: 'failed', id, message: text }] });
         return;
@@ -135,7 +138,7 @@ port.on('message', (message: ToWorker) => {
       served.get(message.model)?.engine.cancel(message.id);
       return;
     case 'release':
-      release(message.request);
+      held.release(message.request);
       return;
     default:
       message satisfies never;

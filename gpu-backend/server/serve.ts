@@ -55,7 +55,7 @@ export interface RunningServer {
 /** Requests that may wait for a row, for each row there is. */
 const QUEUE_PER_ROW = 8;
 const MAX_OVERLAYS = 4;
-const NO_STATS: EngineStats = { models: [], cache: { bytes: 0, entries: 0, queries: 0, hits: 0 } };
+const NO_STATS: EngineStats = { models: [], cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 } };
 
 /** Starts a backend: models, HTTP, registration, jobs. Resolves when it answers. @throws Error when a model cannot be served */
 export async function serve(options: ServeOptions): Promise<RunningServer> {

@@ -20,7 +20,7 @@ function scripted(script: (signal: AbortSignal) => AsyncGenerator<GenerateEvent,
     inFlight: 0,
     generate: (_request, _blobs, signal) => script(signal),
     count: async () => ({ promptTokens: 3, imageTokens: [] }),
-    stats: async () => ({ models: [], cache: { bytes: 0, entries: 0, queries: 0, hits: 0 } }),
+    stats: async () => ({ models: [], cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 } }),
   };
   let draining = false;
   const app = createApp({
