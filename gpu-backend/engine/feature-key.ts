@@ -43,6 +43,14 @@ export function fileKey(file: Uint8Array, recipe: ImageRecipe, tenant: string | 
   return digest(['file', formatRecipe(recipe), tenant, bytes]);
 }
 
+/**
+ * Name of a stored picture: leads from the file to pixels and features in one look-up.
+ * @param file `fileKey`
+ */
+export function recordName(scope: string, file: string): string {
+  return digest(['record', scope, file]);
+}
+
 /** Unambiguous: JSON keeps the border between two neighbours, whatever is in them. */
 function digest(parts: readonly unknown[]): string {
   return createHash('sha256')

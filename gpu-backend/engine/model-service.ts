@@ -7,19 +7,20 @@ import { admit } from './admission.ts';
 import { AnswerText } from './answer.ts';
 import type { EngineEvent } from './engine.ts';
 import { cacheScope } from './feature-key.ts';
+import type { FeatureStore } from './feature-store.ts';
 import type { ImageSlot } from './live-request.ts';
 import type { ModelFront } from './model-front.ts';
 import type { ModelPool } from './model-pool.ts';
-import { Pictures, type PreparedPicture } from './pictures.ts';
+import { type PictureContext, Pictures, type PreparedPicture } from './pictures.ts';
 import { imagePaths, layOut, readMessages } from './prompt.ts';
-import type { EngineStats } from './protocol.ts';
 import type { Capacity } from './scheduler.ts';
-import type { ModelService } from './service.ts';
+import type { ModelService, ServiceStats } from './service.ts';
 
 /** The server's side of serving: layout, pictures, admission, then the engine thread; back through detokenisation. */
 export class EngineModelService implements ModelService {
   readonly #pool: ModelPool;
   readonly #capacity: Capacity;
+  readonly #store: FeatureStore | null;
   readonly #pictures: Pictures;
   #nextId = 0;
   #inFlight = 0;
@@ -27,10 +28,12 @@ export class EngineModelService implements ModelService {
   /**
    * @param capacity the one the pool's engines run with
    * @param decoders where pictures are decoded; closed by the caller
+   * @param store where features of pictures outlive the process; flushed by the caller. Default `null`: memory only
    */
-  constructor(pool: ModelPool, capacity: Capacity, decoders: DecodePool) {
+  constructor(pool: ModelPool, capacity: Capacity, decoders: DecodePool, store: FeatureStore | null = null) {
     this.#pool = pool;
-    this.#pictures = new Pictures(decoders);
+    this.#store = store;
+    this.#pictures = new Pictures(decoders, store);
     this.#capacity = capacity;
   }
 
@@ -42,8 +45,9 @@ export class EngineModelService implements ModelService {
     return this.#pool.cards();
   }
 
-  stats(): Promise<EngineStats> {
-    return this.#pool.thread.call('stats', null);
+  async stats(): Promise<ServiceStats> {
+    const engine = await this.#pool.thread.call('stats', null);
+    return { ...engine, pictures: this.#pictures.counts, featureTiers: this.#store?.stats() ?? [] };
   }
 
   async count(request: GenerateRequest, blobs: readonly Uint8Array[]): Promise<CountResponse> {
@@ -51,11 +55,10 @@ export class EngineModelService implements ModelService {
     release(); // counting needs no weights
     const messages = readMessages(request, blobs, front);
     const { fixed, idsOf } = front.slots;
+    const context = pictureContext(request, front);
     const slots = new Map<number, readonly number[]>();
-    for (const [blob, path] of fixed === null ? distinctPictures(request, messages) : []) {
-      const file = { bytes: blobs[blob]!, tenant: request.tenant ?? null };
-      slots.set(blob, idsOf(await this.#pictures.sizeOf(file, path, front)));
-    }
+    for (const [blob, path] of fixed === null ? distinctPictures(request, messages) : [])
+      slots.set(blob, idsOf(await this.#pictures.sizeOf(blobs[blob]!, path, context)));
     const layout = layOut(messages, front, (blob) => fixed ?? slots.get(blob)!);
     return { promptTokens: layout.ids.length, imageTokens: layout.images.map(({ tokenCount }) => tokenCount) };
   }
@@ -74,12 +77,11 @@ export class EngineModelService implements ModelService {
       releaseModel = release;
       const messages = readMessages(request, blobs, front);
       const id = `${request.requestId}#${this.#nextId++}`;
-      const tenant = request.tenant ?? null;
-      const scope = cacheScope({ front, tenant });
+      const context = pictureContext(request, front);
       const prepare = (): Promise<ReadonlyMap<number, PreparedPicture>> => {
         heldId = id;
         const pictures = distinctPictures(request, messages);
-        return this.#pictures.prepare(this.#pool.thread, { id, cacheScope: scope, tenant, pictures, blobs, front });
+        return this.#pictures.prepare(this.#pool.thread, id, pictures, blobs, context);
       };
       // Where the layout needs no sizes, what does not fit is refused before a picture is decoded.
       const { fixed, idsOf } = front.slots;
@@ -112,7 +114,7 @@ export class EngineModelService implements ModelService {
         model,
         {
           id,
-          cacheScope: scope,
+          cacheScope: context.scope,
           tokenIds: layout.ids,
           images,
           maxNewTokens: admitted.maxNewTokens,
@@ -128,7 +130,8 @@ export class EngineModelService implements ModelService {
         },
         signal,
       );
-      yield { type: 'started', promptTokens: layout.ids.length, imageTokens };
+      const imageCache = layout.images.map(({ image }) => prepared.get(image)!.source ?? 'none');
+      yield { type: 'started', promptTokens: layout.ids.length, imageTokens, imageCache };
       heldId = null; // the engine takes it over with the first event that is asked for
       yield* relay(events, request, front, layout.ids.length, imageTokens);
     } finally {
@@ -137,6 +140,11 @@ export class EngineModelService implements ModelService {
       this.#inFlight--;
     }
   }
+}
+
+function pictureContext(request: GenerateRequest, front: ModelFront): PictureContext {
+  const tenant = request.tenant ?? null;
+  return { scope: cacheScope({ front, tenant }), tenant, front };
 }
 
 /** The blobs that messages refer to, each once, and the path of the first picture that shows it. */

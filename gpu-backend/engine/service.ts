@@ -1,6 +1,15 @@
 import type { CountResponse, GenerateEvent, GenerateRequest } from '../../shared/contract/backend.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
+import type { TierStats } from './feature-store.ts';
+import type { PictureCounts } from './pictures.ts';
 import type { EngineStats } from './protocol.ts';
+
+/** What is counted on both sides of the engine thread. */
+export interface ServiceStats extends EngineStats {
+  readonly pictures: Readonly<PictureCounts>;
+  /** Below the engine's memory, nearest first. */
+  readonly featureTiers: readonly TierStats[];
+}
 
 /** The models of this process as the server sees them. Refusals are `ApiError`s, thrown before the first event. */
 export interface ModelService {
@@ -14,5 +23,5 @@ export interface ModelService {
     signal: AbortSignal,
   ): AsyncGenerator<GenerateEvent, void, undefined>;
   count(request: GenerateRequest, blobs: readonly Uint8Array[]): Promise<CountResponse>;
-  stats(): Promise<EngineStats>;
+  stats(): Promise<ServiceStats>;
 }

@@ -8,8 +8,8 @@ import { randomText } from '../../shared/wire/ids.ts';
 import type { AdapterMode } from '../engine/adapter-mode.ts';
 import { ModelPool, type ServedModel } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
-import type { EngineStats } from '../engine/protocol.ts';
 import type { Capacity } from '../engine/scheduler.ts';
+import type { ServiceStats } from '../engine/service.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { createApp } from './app.ts';
 import { EdgeClient } from './edge-client.ts';
@@ -55,7 +55,12 @@ export interface RunningServer {
 /** Requests that may wait for a row, for each row there is. */
 const QUEUE_PER_ROW = 8;
 const MAX_OVERLAYS = 4;
-const NO_STATS: EngineStats = { models: [], cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 } };
+const NO_STATS: ServiceStats = {
+  models: [],
+  cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 },
+  pictures: { asked: 0, memory: 0, disk: 0, objects: 0, decoded: 0 },
+  featureTiers: [],
+};
 
 /** Starts a backend: models, HTTP, registration, jobs. Resolves when it answers. @throws Error when a model cannot be served */
 export async function serve(options: ServeOptions): Promise<RunningServer> {

@@ -82,7 +82,13 @@ export type BackendError = z.infer<typeof BackendError>;
 
 /** Server-sent events of `POST /v1/generate`: `started`, `delta`s, then exactly one of `finished` and `error`. An end without either is a crash. */
 export const GenerateEvent = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('started'), promptTokens: z.int(), imageTokens: z.array(z.int()) }),
+  z.object({
+    type: z.literal('started'),
+    promptTokens: z.int(),
+    imageTokens: z.array(z.int()),
+    /** Where the features of each picture came from; `none`: they are computed. */
+    imageCache: z.optional(z.array(z.enum(['memory', 'disk', 'objects', 'none']))),
+  }),
   z.object({ type: z.literal('delta'), index: z.int(), text: z.string(), logprobs: z.optional(z.array(LogprobEntry)) }),
   z.object({
     type: z.literal('finished'),

@@ -20,7 +20,12 @@ function scripted(script: (signal: AbortSignal) => AsyncGenerator<GenerateEvent,
     inFlight: 0,
     generate: (_request, _blobs, signal) => script(signal),
     count: async () => ({ promptTokens: 3, imageTokens: [] }),
-    stats: async () => ({ models: [], cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 } }),
+    stats: async () => ({
+      models: [],
+      cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 },
+      pictures: { asked: 0, memory: 0, disk: 0, objects: 0, decoded: 0 },
+      featureTiers: [],
+    }),
   };
   let draining = false;
   const app = createApp({
