@@ -27,3 +27,14 @@ export interface BoundRun {
   /** Releasing it again does nothing. */
   release(): void;
 }
+
+/** A session as one of the two bindings makes it. */
+export interface SessionBinding {
+  readonly binding: 'node' | 'native';
+  readonly outputNames: readonly string[];
+  /** @throws Error when a feed is missing or a shape does not fit; feeds that the model does not ask for are left out */
+  run(feeds: Readonly<Record<string, Tensor>>, outputs: readonly string[]): Promise<Record<string, Tensor>>;
+  bind(): BoundRun;
+  endProfiling(): void;
+  release(): Promise<void>;
+}

@@ -1,7 +1,8 @@
 /**
- * ONNX Runtime behind one file: nothing else in the project imports onnxruntime-node.
+ * ONNX Runtime behind one file: nothing outside of this folder names onnxruntime-node. Two bindings call the library that
+ * it ships: its own, and its C API (native/), which writes outputs in place and reads weights where they lie.
  *
- * `run` blocks the calling thread (onnxruntime-node 1.30 is synchronous inside), so sessions live in worker threads or
+ * `run` blocks the calling thread with either, so sessions live in worker threads or
  * child processes, never on a server's event loop.
  */
 import * as ort from 'onnxruntime-node';
@@ -9,7 +10,12 @@ import { type Capabilities, CPU_CAPABILITIES } from '../graph/capabilities.ts';
 import type { DType, Graph } from '../graph/graph.ts';
 import { type FixedWeights, lowerGraph, type TensorValues } from '../graph/lowering.ts';
 import { liveNodes, orderForRelease, verify } from '../graph/passes.ts';
+import type { BoundRun, SessionBinding } from './bound-run.ts';
 import { cpuNodeNames, type Placement } from './device.ts';
+import { type BindingChoice, chooseBinding } from './native/choose-binding.ts';
+import { type NativeOptions, NativeSession } from './native/native-session.ts';
+import type { PrepackedWeights } from './native/prepacked-weights.ts';
+import { NodeSession } from './node-session.ts';
 import { encodeOnnx } from './onnx-encode.ts';
 
 /** Of ONNX Runtime. */
@@ -34,16 +40,6 @@ export const ints = (data: ArrayLike<number>, shape: readonly number[]): Tensor 
 });
 export const scalarTensor = (value: number): Tensor => f32(Float32Array.of(value), []);
 
-const ORT_TYPE = { f32: 'float32', f16: 'float16', i64: 'int64', u8: 'uint8', i8: 'int8', bool: 'bool' } as const;
-const DTYPE_OF: Readonly<Record<string, DType>> = {
-  float32: 'f32',
-  float16: 'f16',
-  int64: 'i64',
-  uint8: 'u8',
-  int8: 'i8',
-  bool: 'bool',
-};
-
 export interface SessionOptions {
   /** Kernel threads. Default 1. */
   readonly threads?: number;
@@ -55,6 +51,10 @@ export interface SessionOptions {
   readonly foldConstants?: boolean;
   /** Weights that become constants of the session instead of feeds of each run: kernels pack them once. */
   readonly initializers?: ReadonlyMap<string, Tensor>;
+  /** Packed weights shared by sessions that are given the same initializers. onnxruntime-node's binding packs for each. */
+  readonly prepacked?: PrepackedWeights;
+  /** Default: auto. onnxruntime-node's binding opens WebGPU whatever is asked. */
+  readonly binding?: BindingChoice;
   /** Where nodes run. Default: on the processor. */
   readonly placement?: Placement;
   /** Kernel capabilities the graph is lowered for. Default: those of the placement. */
@@ -114,46 +114,56 @@ function executionProviders(
 
 /** A compiled graph. Not thread-safe: one session belongs to one thread. */
 export class Session {
-  private constructor(
-    private readonly session: ort.InferenceSession,
-    private readonly outputNames: readonly string[],
-  ) {}
+  private constructor(private readonly session: SessionBinding) {}
 
+  /**
+   * Compiles a graph.
+   * @throws Error with ONNX Runtime's message when the model is not to its liking
+   */
   static async create(graph: Graph, options: SessionOptions = {}): Promise<Session> {
-    const values = new Map([...(options.initializers ?? [])].map(([name, { data }]) => [name, data]));
-    const bytes = encodeGraph(graph, options.capabilities ?? options.placement?.capabilities, { values });
-    const session = await ort.InferenceSession.create(bytes, ortOptions(options, graph));
-    return new Session(
-      session,
-      graph.outputs.map((o) => o.name),
-    );
+    const weights = new Map([...(options.initializers ?? [])].filter(([name]) => isInput(graph, name)));
+    const capabilities = options.capabilities ?? options.placement?.capabilities;
+    if (bindingOf(options) === 'node') {
+      const values = new Map([...weights].map(([name, { data }]) => [name, data]));
+      const bytes = encodeGraph(graph, capabilities, { values });
+      return new Session(await NodeSession.create(bytes, ortOptions(options, graph)));
+    }
+    // Placeholders: the session reads weights where they lie.
+    const place = ({ data }: Tensor) => ({ location: 'initializers', offsetBytes: 0, lengthBytes: data.byteLength });
+    const places = new Map([...weights].map(([name, tensor]) => [name, place(tensor)]));
+    const native: NativeOptions = {
+      options: ortOptions(options, graph),
+      initializers: weights,
+      ...(options.prepacked === undefined ? {} : { prepacked: options.prepacked }),
+    };
+    return new Session(new NativeSession(encodeGraph(graph, capabilities, { places }), native));
   }
 
   /** Opens a model file; weights that it keeps in a file beside it are mapped into memory and read when they are needed. */
-  static async open(path: string, options: Omit<SessionOptions, 'capabilities'> = {}): Promise<Session> {
-    const session = await ort.InferenceSession.create(path, ortOptions(options));
-    return new Session(session, session.outputNames);
+  static async open(
+    path: string,
+    options: Omit<SessionOptions, 'capabilities' | 'initializers'> = {},
+  ): Promise<Session> {
+    if (bindingOf(options) === 'node') return new Session(await NodeSession.create(path, ortOptions(options)));
+    return new Session(new NativeSession(path, { options: ortOptions(options) }));
+  }
+
+  /** How ONNX Runtime is called. */
+  get binding(): 'node' | 'native' {
+    return this.session.binding;
   }
 
   /**
-   * Runs the graph. `outputs` limits what is fetched (every fetched byte is copied once by the binding).
-   * @throws Error with the ORT message when a feed is missing or a shape does not fit.
+   * Runs the graph once. `outputs` limits what is fetched: every fetched byte is copied once.
+   * @throws Error when a feed is missing, or with ONNX Runtime's message when a shape does not fit.
    */
   async run(feeds: Readonly<Record<string, Tensor>>, outputs?: readonly string[]): Promise<Record<string, Tensor>> {
-    const ortFeeds: Record<string, ort.Tensor> = {};
-    for (const [name, t] of Object.entries(feeds))
-      ortFeeds[name] = new ort.Tensor(ORT_TYPE[t.dtype], t.data as Float32Array, t.shape);
-    const names = outputs ?? this.outputNames;
-    const results = await this.session.run(ortFeeds, names);
-    const out: Record<string, Tensor> = {};
-    for (const name of names) {
-      const t = results[name];
-      const dtype = t === undefined ? undefined : DTYPE_OF[t.type];
-      if (t === undefined || dtype === undefined)
-        throw new Error(`output "${name}" came back as ${t?.type ?? 'nothing'}`);
-      out[name] = { dtype, shape: t.dims, data: t.data as TensorData };
-    }
-    return out;
+    return await this.session.run(feeds, outputs ?? this.session.outputNames);
+  }
+
+  /** Binds inputs and outputs for many runs. What is bound is released with the session. */
+  bind(): BoundRun {
+    return this.session.bind();
   }
 
   endProfiling(): void {
@@ -164,3 +174,9 @@ export class Session {
     await this.session.release();
   }
 }
+
+const isInput = (graph: Graph, name: string): boolean => graph.inputs.some((input) => input.name === name);
+
+/** WebGPU's provider is opened by onnxruntime-node alone. */
+const bindingOf = ({ binding, placement }: SessionOptions): 'node' | 'native' =>
+  placement?.device === 'webgpu' ? 'node' : chooseBinding(binding);

@@ -71,6 +71,7 @@ const STATUS_FUNCTIONS = {
   appendExecutionProviderCuda: [204, POINTER, POINTER],
   createCudaProviderOptions: [205, POINTER],
   updateCudaProviderOptions: [206, POINTER, TEXTS, TEXTS, SIZE],
+  addExternalInitializers: [210, POINTER, TEXTS, POINTER, SIZE],
   appendExecutionProvider: [216, POINTER, TEXT, TEXTS, TEXTS, SIZE],
 } as const satisfies Record<string, readonly [number, ...ArgumentType[]]>;
 

@@ -130,21 +130,19 @@ export class NativeRun implements BoundRun {
 
   shapeOf(name: string): readonly number[] {
     const output = this.#outputOf(name);
-    if (output.tensor !== undefined) return output.tensor.shape;
-    return this.#withValue(output, (value) => readValueType(this.#library, value).shape);
+    return output.tensor?.shape ?? this.#withValues((handleOf) => readValueType(this.#library, handleOf(output)).shape);
   }
 
   read(name: string): Tensor {
     const output = this.#outputOf(name);
-    if (output.tensor !== undefined) return output.tensor;
-    return this.#withValue(output, (value) => {
-      const { dtype, shape } = readValueType(this.#library, value);
-      if (dtype === undefined) throw new Error(`output "${name}" is of a type that tensors here cannot have`);
-      const bytes = bytesOfShape(dtype, shape);
-      if (bytes === 0) return { dtype, shape, data: arrayOver(dtype, new ArrayBuffer(0)) };
-      const address = out.handle((data) => this.#library.api.getTensorMutableData(value, data));
-      return { dtype, shape, data: arrayOver(dtype, koffi.view(address, bytes).slice(0)) };
-    });
+    return output.tensor ?? this.#withValues((handleOf) => this.#copy(output, handleOf(output)));
+  }
+
+  /** All outputs that are bound, by name. */
+  readAll(): Record<string, Tensor> {
+    return this.#withValues((handleOf) =>
+      Object.fromEntries(this.#bound.map((o) => [o.port.name, o.tensor ?? this.#copy(o, handleOf(o))])),
+    );
   }
 
   release(): void {
@@ -188,20 +186,31 @@ export class NativeRun implements BoundRun {
     return output;
   }
 
-  /** Gives `use` the OrtValue* that the last run made for an output. */
-  #withValue<T>(output: Bound, use: (value: bigint) => T): T {
+  /** Gives `use` the OrtValue* that the last run left for each output. */
+  #withValues<T>(use: (handleOf: (output: Bound) => bigint) => T): T {
     const { api, allocator } = this.#library;
     length.memory[0] = 0n;
     const list = out.handle((values) => api.getBoundOutputValues(this.#binding, allocator, values, length.memory));
     const values = [...new BigUint64Array(koffi.view(list, length.number() * 8))];
     api.allocatorFree(allocator, list);
     try {
-      const value = values[this.#bound.indexOf(output)];
-      if (value === undefined) throw new Error(`output "${output.port.name}" was not made`);
-      return use(value);
+      return use((output) => {
+        const value = values[this.#bound.indexOf(output)];
+        if (value === undefined) throw new Error(`output "${output.port.name}" was not made`);
+        return value;
+      });
     } finally {
       for (const value of values) api.releaseValue(value);
     }
+  }
+
+  #copy({ port }: Bound, value: bigint): Tensor {
+    const { dtype, shape } = readValueType(this.#library, value);
+    if (dtype === undefined) throw new Error(`output "${port.name}" is of a type that tensors here cannot have`);
+    const bytes = bytesOfShape(dtype, shape);
+    if (bytes === 0) return { dtype, shape, data: arrayOver(dtype, new ArrayBuffer(0)) };
+    const address = out.handle((data) => this.#library.api.getTensorMutableData(value, data));
+    return { dtype, shape, data: arrayOver(dtype, koffi.view(address, bytes).slice(0)) };
   }
 }
 

@@ -1,6 +1,7 @@
 import koffi from 'koffi';
 import type { InferenceSession } from 'onnxruntime-node';
 import type { DType } from '../../graph/graph.ts';
+import type { SessionBinding } from '../bound-run.ts';
 import type { Tensor } from '../session.ts';
 import { type Library, OutPointer, openLibrary } from './library.ts';
 import { NativeRun } from './native-run.ts';
@@ -59,7 +60,9 @@ function release(handles: Handles): void {
 const collected = new FinalizationRegistry(release);
 
 /** A session of ONNX Runtime's C API. Belongs to the thread that created it. */
-export class NativeSession {
+export class NativeSession implements SessionBinding {
+  readonly binding = 'native';
+  readonly outputNames: readonly string[];
   readonly inputs: readonly Port[];
   readonly outputs: readonly Port[];
   readonly #handles: Handles;
@@ -74,12 +77,7 @@ export class NativeSession {
     const handles: Handles = { library, session: 0n, options: 0n, values: [], runs: new Set(), kept: [] };
     try {
       handles.options = createSessionOptions(library, options);
-      for (const [name, tensor] of initializers) {
-        checkTensor(name, tensor);
-        const value = createValue(library, tensor);
-        handles.values.push(value);
-        api.addInitializer(handles.options, name, value);
-      }
+      if (initializers.size > 0) addInitializers(handles, initializers);
       handles.kept = [...initializers.values(), prepacked];
       const target = handles.options;
       handles.session = out.handle((session) => {
@@ -105,8 +103,22 @@ export class NativeSession {
       release(handles);
       throw error;
     }
+    this.outputNames = this.outputs.map(({ name }) => name);
     this.#handles = handles;
     collected.register(this, handles, this);
+  }
+
+  /** One run with bindings of its own; results are copies. */
+  async run(feeds: Readonly<Record<string, Tensor>>, outputs: readonly string[]): Promise<Record<string, Tensor>> {
+    const run = this.bind();
+    try {
+      for (const { name } of this.inputs) if (feeds[name] !== undefined) run.input(name, feeds[name]);
+      for (const name of outputs) run.output(name);
+      run.run();
+      return run.readAll();
+    } finally {
+      run.release();
+    }
   }
 
   /** Inputs and outputs that are bound once for many runs. */
@@ -124,10 +136,27 @@ export class NativeSession {
   }
 
   /** Frees the session and everything bound to it. Releasing it again does nothing. */
-  release(): void {
+  async release(): Promise<void> {
     collected.unregister(this);
     release(this.#handles);
   }
+}
+
+/**
+ * Gives the session weights where they lie. As external initializers they replace the model's placeholders before anything
+ * is derived from them; as shared ones they are packed into the container instead of the session.
+ */
+function addInitializers(handles: Handles, initializers: ReadonlyMap<string, Tensor>): void {
+  const { library, options } = handles;
+  const { api } = library;
+  for (const [name, tensor] of initializers) {
+    checkTensor(name, tensor);
+    const value = createValue(library, tensor);
+    handles.values.push(value);
+    api.addInitializer(options, name, value);
+  }
+  const values = BigUint64Array.from(handles.values);
+  api.addExternalInitializers(options, [...initializers.keys(), null], values, values.length);
 }
 
 /** Text that the API allocated: copied and freed. */

@@ -11,12 +11,15 @@ const collected = new FinalizationRegistry((handle: bigint) =>
  * same `initializers`. Sessions keep it alive; it is freed when the last of them is collected.
  */
 export class PrepackedWeights {
-  /** OrtPrepackedWeightsContainer* */
-  readonly handle: bigint;
+  #handle = 0n;
 
-  constructor() {
-    const { api } = openLibrary();
-    this.handle = out.handle((container) => api.createPrepackedWeightsContainer(container));
-    collected.register(this, this.handle);
+  /** OrtPrepackedWeightsContainer*, made when it is first asked for: onnxruntime-node's binding has none. */
+  get handle(): bigint {
+    if (this.#handle === 0n) {
+      const { api } = openLibrary();
+      this.#handle = out.handle((container) => api.createPrepackedWeightsContainer(container));
+      collected.register(this, this.#handle);
+    }
+    return this.#handle;
   }
 }
