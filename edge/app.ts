@@ -11,6 +11,7 @@ import { createChatCompletion } from './routes/chat.ts';
 import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from './routes/files.ts';
 import { health, live, ready } from './routes/health.ts';
 import { reportBackend } from './routes/internalBackends.ts';
+import { getFeatures, putFeatures } from './routes/internalFeatures.ts';
 import {
   addCheckpoint,
   addEvents,
@@ -76,5 +77,7 @@ export function createApp(): Hono<AppEnv> {
   app.get('/internal/files/:id/content', internalFileContent);
   app.get('/internal/models/:id', modelManifest);
   app.get('/internal/models/:id/files/:name', modelFile);
+  app.get('/internal/features/:tenant/:name', getFeatures);
+  app.put('/internal/features/:tenant/:name', putFeatures);
   return app;
 }

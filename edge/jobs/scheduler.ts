@@ -1,5 +1,6 @@
 import { DurableObject } from 'cloudflare:workers';
 import type { Env } from '../env.ts';
+import { sweepFeatures } from '../store/features.ts';
 import { countRunning } from '../store/jobs.ts';
 import { nextDeliveryAt } from '../store/webhooks.ts';
 import { deliverDue } from '../webhooks/deliver.ts';
@@ -11,9 +12,11 @@ const BUSY_GAP_MS = 1_000;
 const IDLE_GAP_MS = 15_000;
 /** A receiver that takes its 15 s must hold up neither the sweep nor, alone, the others' deliveries. */
 const MAX_SENDERS = 4;
+/** Between two looks through all stored features. */
+const FEATURES_GAP_MS = 3_600_000;
 
 /**
- * The installation's clock: one alarm that gives back dead workers' jobs and sends due webhooks, then sets itself again. The alarm is stored, so it also
+ * The installation's clock: one alarm that gives back dead workers' jobs, sends due webhooks and deletes old features, then sets itself again. The alarm is stored, so it also
  * fires after a crash; what it does is in D1, so it may fire twice.
  */
 export class Scheduler extends DurableObject<Env> {
@@ -34,6 +37,7 @@ export class Scheduler extends DurableObject<Env> {
     try {
       await sweepLeases(this.env, Date.now());
       this.#deliver();
+      await this.#sweepFeatures();
       const [running, nextAt] = await Promise.all([countRunning(this.env.DB), nextDeliveryAt(this.env.DB)]);
       const idle = running > 0 ? BUSY_GAP_MS : IDLE_GAP_MS;
       gapMs = nextAt === null ? idle : Math.min(idle, Math.max(nextAt - Date.now(), MIN_GAP_MS));
@@ -57,9 +61,21 @@ export class Scheduler extends DurableObject<Env> {
     this.ctx.waitUntil(sender);
   }
 
+  /** A page at a time, and all pages once in `FEATURES_GAP_MS`. */
+  async #sweepFeatures(): Promise<void> {
+    const sweep = (await this.ctx.storage.get<FeatureSweep>('featureSweep')) ?? { cursor: null, dueAtMs: 0 };
+    if (Date.now() < sweep.dueAtMs) return;
+    const cursor = await sweepFeatures(this.env.BLOBS, sweep.cursor, Date.now());
+    const dueAtMs = cursor === null ? Date.now() + FEATURES_GAP_MS : 0;
+    await this.ctx.storage.put<FeatureSweep>('featureSweep', { cursor, dueAtMs });
+  }
+
   async #armAfter(gapMs: number): Promise<void> {
     // A wake-up that came meanwhile has set an earlier alarm.
     const set = await this.ctx.storage.getAlarm();
     if (set === null || set > Date.now() + gapMs) await this.ctx.storage.setAlarm(Date.now() + gapMs);
   }
 }
+
+/** How far the look through stored features has come. */
+type FeatureSweep = { cursor: string | null; dueAtMs: number };

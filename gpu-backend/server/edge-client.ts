@@ -63,6 +63,33 @@ export class EdgeClient {
   }
 
   /**
+   * GET of a blob that may be missing: `null` then.
+   * @param maxBytes a larger one is an error
+   * @param signal gives it up
+   * @throws EdgeError, or the network's error
+   */
+  async getBlob(path: string, maxBytes: number, signal: AbortSignal): Promise<Uint8Array | null> {
+    try {
+      const response = await this.#fetch('GET', path, null, {}, this.#timeoutMs, signal);
+      const bytes = Number(response.headers.get('content-length') ?? Number.NaN);
+      if (!(bytes <= maxBytes)) {
+        await response.body?.cancel();
+        throw new Error(`${path}: expected at most ${maxBytes} bytes, received ${bytes}`);
+      }
+      return new Uint8Array(await response.arrayBuffer());
+    } catch (error) {
+      if (error instanceof EdgeError && error.status === 404) return null;
+      throw error;
+    }
+  }
+
+  /** PUT of a blob, its bytes signed. @throws EdgeError */
+  async putBlob(path: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    const headers = { 'content-type': 'application/octet-stream' };
+    await this.#fetch('PUT', path, bytes, headers, this.#transferTimeoutMs);
+  }
+
+  /**
    * Downloads into `file` through a temporary name, checking length and digest on the way: the file appears whole or not at all.
    * @throws EdgeError, or Error naming both digests
    */
@@ -109,18 +136,20 @@ export class EdgeClient {
     body: Uint8Array | string | null,
     headers: Record<string, string>,
     timeoutMs: number,
+    signal?: AbortSignal,
   ): Promise<Response> {
     const signed = await signatureHeaders({
       secret: this.#secret,
       method,
       target: path,
-      body: method === 'PUT' ? UNSIGNED_PAYLOAD : body,
+      // A checkpoint's files are checked against its manifest, and may be large.
+      body: LEASE_HEADER in headers ? UNSIGNED_PAYLOAD : body,
       nowS: Date.now() / 1000,
     });
     const response = await fetch(this.url + path, {
       method,
       headers: { ...headers, ...signed },
-      signal: AbortSignal.timeout(timeoutMs),
+      signal: AbortSignal.any([AbortSignal.timeout(timeoutMs), ...(signal === undefined ? [] : [signal])]),
       redirect: 'error',
       ...(body === null ? {} : { body: body as Uint8Array<ArrayBuffer> | string }),
     });

@@ -1,5 +1,8 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { TierStats } from '../engine/feature-store.ts';
+import type { PictureCounts } from '../engine/pictures.ts';
 import type { EngineStats, ModelStats } from '../engine/protocol.ts';
+import type { ServiceStats } from '../engine/service.ts';
 
 /** Seconds; from one decode step of a small model to a request that queued for minutes. */
 const LATENCY_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300];
@@ -9,9 +12,15 @@ export type Metrics = ReturnType<typeof createMetrics>;
 /**
  * Prometheus metrics of a backend. Names follow vLLM's under the prefix `mantis_`; labels are of low cardinality only, never
  * request ids or keys.
- * @param readEngine called at every scrape
+ * @param readStats called at every scrape
  */
-export function createMetrics(readEngine: () => Promise<EngineStats>) {
+export function createMetrics(readStats: () => Promise<ServiceStats>) {
+  // One question to the engine a scrape, however many numbers are read from its answer.
+  let asked: Promise<ServiceStats> | null = null;
+  const readEngine = (): Promise<ServiceStats> =>
+    (asked ??= readStats().finally(() => {
+      asked = null;
+    }));
   const registry = new Registry();
   collectDefaultMetrics({ register: registry, prefix: 'mantis_' });
   const registers = [registry];
@@ -52,8 +61,10 @@ export function createMetrics(readEngine: () => Promise<EngineStats>) {
     });
   const ofCache: [name: string, help: string, value: (cache: EngineStats['cache']) => number][] = [
     ['mm_cache_bytes', 'Bytes of cached image features.', (cache) => cache.bytes],
+    ['mm_cache_entries', 'Pictures with cached features.', (cache) => cache.entries],
     ['mm_cache_queries', 'Look-ups of image features since start.', (cache) => cache.queries],
     ['mm_cache_hits', 'Look-ups of image features answered from the cache, since start.', (cache) => cache.hits],
+    ['mm_cache_evictions', 'Features dropped for want of room, since start.', (cache) => cache.evictions],
   ];
   for (const [name, help, value] of ofCache)
     new Gauge({
@@ -64,6 +75,45 @@ export function createMetrics(readEngine: () => Promise<EngineStats>) {
         this.set(value((await readEngine()).cache));
       },
     });
+
+  const ofTier: [name: string, help: string, value: (tier: TierStats) => number][] = [
+    ['queries', 'Look-ups of stored image features since start.', (tier) => tier.queries],
+    ['hits', 'Look-ups answered, since start.', (tier) => tier.hits],
+    ['timeouts', 'Look-ups given up for the time they took, since start.', (tier) => tier.timeouts],
+    ['failures', 'Reads and writes that failed, since start.', (tier) => tier.failures],
+    ['damaged', 'Records that were not as they were written, since start.', (tier) => tier.damaged],
+    ['writes', 'Records written since start.', (tier) => tier.writes],
+    ['written_bytes', 'Bytes written since start.', (tier) => tier.writtenBytes],
+    ['dropped', 'Records not written because too many waited, since start.', (tier) => tier.dropped],
+    ['bytes', 'Bytes held, where the tier knows.', (tier) => tier.size?.bytes ?? Number.NaN],
+    ['entries', 'Records held, where the tier knows.', (tier) => tier.size?.entries ?? Number.NaN],
+    ['evictions', 'Records removed for want of room, since start.', (tier) => tier.size?.evictions ?? Number.NaN],
+  ];
+  for (const [name, help, value] of ofTier)
+    new Gauge({
+      name: `mantis_mm_store_${name}`,
+      help,
+      labelNames: ['tier'],
+      registers,
+      async collect() {
+        this.reset();
+        for (const tier of (await readEngine()).featureTiers) {
+          const level = value(tier);
+          if (!Number.isNaN(level)) this.set({ tier: tier.tier }, level);
+        }
+      },
+    });
+  const sources = ['memory', 'disk', 'objects', 'decoded'] as const satisfies readonly (keyof PictureCounts)[];
+  new Gauge({
+    name: 'mantis_mm_pictures',
+    help: 'Pictures of requests since start, by where their features were found; decoded: nowhere.',
+    labelNames: ['source'],
+    registers,
+    async collect() {
+      const { pictures } = await readEngine();
+      for (const source of sources) this.set({ source }, pictures[source]);
+    },
+  });
 
   return {
     registry,

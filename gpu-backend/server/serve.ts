@@ -1,11 +1,14 @@
 import { mkdir } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { serve as listen } from '@hono/node-server';
-import { pino } from 'pino';
+import { type Logger, pino } from 'pino';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { randomText } from '../../shared/wire/ids.ts';
 import type { AdapterMode } from '../engine/adapter-mode.ts';
+import { FeatureStore, type FeatureTier } from '../engine/feature-store.ts';
+import { DiskTier } from '../engine/feature-store-disk.ts';
 import { ModelPool, type ServedModel } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
 import type { Capacity } from '../engine/scheduler.ts';
@@ -13,6 +16,7 @@ import type { ServiceStats } from '../engine/service.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { createApp } from './app.ts';
 import { EdgeClient } from './edge-client.ts';
+import { ObjectTier } from './feature-objects.ts';
 import { JobRunner } from './job-runner.ts';
 import { createMetrics } from './metrics.ts';
 import { OverlayStore } from './overlay-store.ts';
@@ -36,7 +40,14 @@ export interface ServeOptions {
   readonly threads: number;
   readonly maxRows: number;
   readonly kvTokens: number;
+  /** Image features in the engine's memory. */
   readonly featureCacheBytes: number;
+  /** Image features in `dataDir`; 0 = none. */
+  readonly featureDiskBytes: number;
+  /** Whether image features are kept in the edge's object store too. */
+  readonly storesFeatures: boolean;
+  /** A tier that takes longer to read a picture's features is passed over, and the picture encoded. */
+  readonly featureReadMs: number;
   /** How adapters are served: folded into copies of weights, or beside the base's own. */
   readonly adapters: AdapterMode;
   /** Whether this backend takes fine-tuning jobs. */
@@ -55,12 +66,31 @@ export interface RunningServer {
 /** Requests that may wait for a row, for each row there is. */
 const QUEUE_PER_ROW = 8;
 const MAX_OVERLAYS = 4;
+/** At the end, features that are still being written may take this long. */
+const FLUSH_MS = 5_000;
 const NO_STATS: ServiceStats = {
   models: [],
   cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 },
   pictures: { asked: 0, memory: 0, disk: 0, objects: 0, decoded: 0 },
   featureTiers: [],
 };
+
+/** Tiers of image features below the engine's memory; `null` = none. */
+async function openFeatures(
+  { dataDir, featureDiskBytes, storesFeatures, featureReadMs }: ServeOptions,
+  edge: EdgeClient | null,
+  log: Logger,
+): Promise<FeatureStore | null> {
+  const tiers: FeatureTier[] = [];
+  if (featureDiskBytes > 0) tiers.push(await DiskTier.open(join(dataDir, 'features'), featureDiskBytes));
+  if (edge !== null && storesFeatures) tiers.push(new ObjectTier(edge));
+  if (tiers.length === 0) return null;
+  return new FeatureStore({
+    tiers,
+    readTimeoutMs: featureReadMs,
+    onError: (tier, error) => log.warn({ err: error, tier }, 'a tier of image features failed; pictures are encoded'),
+  });
+}
 
 /** Starts a backend: models, HTTP, registration, jobs. Resolves when it answers. @throws Error when a model cannot be served */
 export async function serve(options: ServeOptions): Promise<RunningServer> {
@@ -94,7 +124,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     onEngineDeath: (error) => log.error({ err: error }, 'the engine thread died; starting another'),
   });
   const decoders = new DecodePool({ processes: options.threads });
-  const service = new EngineModelService(pool, capacity, decoders);
+  const features = await openFeatures(options, edge, log);
+  const service = new EngineModelService(pool, capacity, decoders, features);
   // While the engine thread is being replaced there is nothing to read; the rest of the metrics still counts.
   const metrics = createMetrics(() => service.stats().catch(() => NO_STATS));
   let draining = false;
@@ -168,6 +199,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     // Streams that outlived the grace are cut; their clients see a broken connection, never a finished answer.
     if ('closeAllConnections' in server) server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
+    await features?.flush(FLUSH_MS);
     // In this order: the decoders are unreferenced, so the engine thread must still keep the process alive while they end.
     await decoders.close();
     await pool.close();

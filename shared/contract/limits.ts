@@ -81,6 +81,8 @@ export const LIMITS = {
     signatureToleranceS: 300,
     maxFrameHeaderBytes: 4 * MIB,
     maxFrameBlobs: 64,
+    /** A picture's features as stored; the largest known are 2,880 tokens of 4,096 floats. */
+    maxFeatureRecordBytes: 64 * MIB,
   },
   lists: { defaultLimit: 20, maxLimit: 100, defaultCheckpointLimit: 10 },
 } as const;
