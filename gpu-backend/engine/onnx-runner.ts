@@ -1,8 +1,9 @@
 import { join } from 'node:path';
 import type { VlmConfig } from '../models/config.ts';
+import { decodeGraph, hasPastWindow } from '../models/decode.ts';
 import type { Picture } from '../models/family.ts';
 import { GRAPH_NAMES } from '../models/manifest.ts';
-import { causalBias, decodeGraph, hasPastWindow, type ModelGraph, visionGraph } from '../models/vlm.ts';
+import { causalBias, type ModelGraph, visionGraph } from '../models/vlm.ts';
 import type { LoraSpec } from '../models/weights.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
 import { encodePictures } from './encode-pictures.ts';

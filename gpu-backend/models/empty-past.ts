@@ -1,7 +1,7 @@
 import { f32, ints, type Tensor } from '../runtime/session.ts';
 import type { VlmConfig } from './config.ts';
+import { hasPastWindow } from './decode.ts';
 import { MASKED } from './llama.ts';
-import { hasPastWindow } from './vlm.ts';
 
 /** Feeds of a decoder graph over a cache that holds nothing: one masked position, since a graph over none is not portable. */
 export function emptyPast(config: VlmConfig, rows: number): Record<string, Tensor> {

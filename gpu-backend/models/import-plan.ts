@@ -3,8 +3,9 @@ import { blockSizes } from '../io/quantize.ts';
 import type { StoredTensor } from '../io/safetensors.ts';
 import type { TensorSlot } from '../io/safetensors-write.ts';
 import type { VlmConfig } from './config.ts';
+import { decodeGraph } from './decode.ts';
 import { blockFormat, PACKED_SUFFIX, type Part, partOf, SCALE_SUFFIX, type Storage } from './storage.ts';
-import { decodeGraph, type ModelGraph, visionGraph } from './vlm.ts';
+import { type ModelGraph, visionGraph } from './vlm.ts';
 
 /** One stored tensor on its way into an imported model. */
 export type ImportStep =

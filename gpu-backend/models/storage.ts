@@ -19,6 +19,11 @@ export interface Storage {
   readonly precision: Readonly<Record<Part, Precision>>;
   /** Values that share one scale in int8 and int4. */
   readonly blockSize: number;
+  /**
+   * Linear layers of int8 parts have one scale a column and take activations rounded to int8 row by row (W8A8), instead of blocks
+   * of `blockSize`: a little less exact, and from four rows up twice as fast. Made in memory only (`serving-weights.ts`).
+   */
+  readonly w8a8?: boolean;
 }
 
 /** Part that a weight or module belongs to, by canonical name. */
@@ -28,9 +33,16 @@ export function partOf(name: string): Part {
   return name.startsWith('language_model.lm_head') ? 'head' : 'decoder';
 }
 
-/** Block format of a part's linear layers, undefined where they are not quantised. */
-export function blockFormat({ precision, blockSize }: Storage, part: Part): BlockFormat | undefined {
+/** Whether a part's linear layers are W8A8. */
+export function isW8A8({ precision, w8a8 }: Storage, part: Part): boolean {
+  return w8a8 === true && precision[part] === 'int8';
+}
+
+/** Block format of a part's linear layers, undefined where they are not quantised in blocks. */
+export function blockFormat(storage: Storage, part: Part): BlockFormat | undefined {
+  const { precision, blockSize } = storage;
   const chosen = precision[part];
+  if (isW8A8(storage, part)) return undefined;
   return chosen === 'int8' || chosen === 'int4' ? { bits: chosen === 'int8' ? 8 : 4, blockSize } : undefined;
 }
 
@@ -62,4 +74,5 @@ export function chooseStorage(choice: PrecisionChoice): Storage {
 }
 
 export const PACKED_SUFFIX = '.weight_packed';
+export const INT8_SUFFIX = '.weight_int8';
 export const SCALE_SUFFIX = '.weight_scale';

@@ -1,8 +1,9 @@
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
 import type { VlmConfig } from './config.ts';
+import { decodeGraph, hasPastWindow } from './decode.ts';
 import { MASKED } from './llama.ts';
 import { weightFeeds } from './verify-case.ts';
-import { causalBias, decodeGraph, hasPastWindow } from './vlm.ts';
+import { causalBias } from './vlm.ts';
 
 /** New tokens of one sequence; feature rows [F, hidden] stand at `imageRows`, counted from the first of these tokens. */
 export interface DecodeStep {

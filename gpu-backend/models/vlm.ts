@@ -1,7 +1,6 @@
 import * as g from '../graph/builder.ts';
-import { addDims, type Dim, mulDims, symbol } from '../graph/dim.ts';
+import { type Dim, mulDims, symbol } from '../graph/dim.ts';
 import { Graph, type Value } from '../graph/graph.ts';
-import { one, scalar } from '../graph/ops/infer.ts';
 import type { VlmConfig } from './config.ts';
 import { familyOf } from './family.ts';
 import {
@@ -11,7 +10,6 @@ import {
   embedTokens,
   MASKED,
   outputHead,
-  repeatForGroup,
   ropeTables,
   type Sequence,
 } from './llama.ts';
@@ -179,89 +177,5 @@ export function forwardGraph(config: VlmConfig, options: ForwardOptions): ModelG
       g.crossEntropy(graph, logits, graph.input('targets', 'i64', [rows]), graph.input('weights', 'f32', [rows])),
     );
   }
-  return { graph, weights: declaredWeights(w) };
-}
-
-/** Whether decodeGraph has the input `past_positions`: only where a window is shorter than what the model can be asked. */
-export function hasPastWindow({ text }: VlmConfig): boolean {
-  return text.slidingWindow !== undefined && text.slidingWindow < text.maxPositions;
-}
-
-/** [B, 1, 1, T] and the window over `past_positions` [B, T] → [B, 1, S, T]: forbids keys that lie outside a query's window. */
-function pastWindowBias(graph: Graph, { text }: VlmConfig, stored: Value, positions_BS: Value): Value {
-  const [batch, length] = positions_BS.shape as [Dim, Dim];
-  const past = stored.shape[3] as Dim;
-  const at = graph.input('past_positions', 'i64', [batch, past]);
-  const queries = g.reshape(graph, g.cast(graph, positions_BS, 'f32'), [batch, 1, length, 1]);
-  const keys = g.reshape(graph, g.cast(graph, at, 'f32'), [batch, 1, 1, past]);
-  // How far outside, in positions: relu(q - k - (window - 1)), whole numbers, so one step outside is MASKED already.
-  const distance = g.add(graph, g.sub(graph, queries, keys), scalar(graph, 1 - (text.slidingWindow ?? 0)));
-  const outside = g.sqrt(graph, one(graph.emit('squaredRelu', [distance], {})));
-  return g.add(graph, g.scale(graph, outside, MASKED), stored);
-}
-
-export interface DecodeOptions {
-  /** Adds the inputs `image_features` [F, D] and `image_rows` [F]. */
-  readonly images: boolean;
-  readonly lora?: LoraSpec;
-  /** How weights are stored. Default: f32. */
-  readonly storage?: Storage;
-}
-
-/**
- * One step over a key-value cache: prefill, chunked prefill and decode are the same graph. Keys and values of the past are
- * read only; the graph gives the new ones, which the caller appends (outputs are always copied by the binding, so a graph
- * that returned the whole cache would copy it every token).
- *
- * Inputs: `ids`, `positions` [B, S]; `causal_bias` [S, S]; `past_bias` [B, 1, 1, T] (0 = stored, -1e9 = not there);
- * `past_k_i`, `past_v_i` [B, Hkv, T, headDim] with keys already rotated, T ≥ 1; `rows` [R], R ≥ 1, flat in B·S;
- * with images `image_features` [F, D], `image_rows` [F]; F may be 0; `past_positions` [B, T] i64 where hasPastWindow(config).
- * Outputs: `logits` [R, V]; `new_k_i`, `new_v_i` [B, Hkv, S, headDim].
- */
-export function decodeGraph(config: VlmConfig, options: DecodeOptions): ModelGraph {
-  const graph = new Graph();
-  const w = new Weights(graph, options.lora, options.storage);
-  const { text } = config;
-  const { heads, kvHeads, headDim } = text;
-  const group = heads / kvHeads;
-  const [batch, length, past] = [symbol('B'), symbol('S'), symbol('T')];
-  const seq = { batch, length };
-  const ids_BS = graph.input('ids', 'i64', [batch, length]);
-  const positions_BS = graph.input('positions', 'i64', [batch, length]);
-  const causal = graph.input('causal_bias', 'f32', [length, length]);
-  const stored = graph.input('past_bias', 'f32', [batch, 1, 1, past]);
-  const pastBias = hasPastWindow(config)
-    ? repeatForGroup(graph, pastWindowBias(graph, config, stored, positions_BS), group)
-    : stored;
-  const newBias = repeatForGroup(graph, g.reshape(graph, causal, [1, 1, length, length]), group);
-  const rowsPerGroup = mulDims(length, group);
-  const fresh: { name: string; value: Value }[] = [];
-  const attend: Attend = (layer, q, k, v) => {
-    const pastK = graph.input(`past_k_${layer}`, 'f32', [batch, kvHeads, past, headDim]);
-    const pastV = graph.input(`past_v_${layer}`, 'f32', [batch, kvHeads, past, headDim]);
-    fresh.push({ name: `new_k_${layer}`, value: k }, { name: `new_v_${layer}`, value: v });
-    const queries = g.reshape(graph, q, [batch, kvHeads, rowsPerGroup, headDim]);
-    const product = { transB: true, alpha: headDim ** -0.5 };
-    const scores = g.concat(
-      graph,
-      [
-        g.add(graph, g.matmul(graph, queries, pastK, product), pastBias),
-        g.add(graph, g.matmul(graph, queries, k, product), newBias),
-      ],
-      3,
-    );
-    const p = g.softmax(graph, scores);
-    const o = g.add(
-      graph,
-      g.matmul(graph, g.slice(graph, p, 3, 0, past), pastV),
-      g.matmul(graph, g.slice(graph, p, 3, past, addDims(past, length)), v),
-    );
-    return g.reshape(graph, o, [batch, heads, length, headDim]);
-  };
-  const features = options.images ? graph.input('image_features', 'f32', [symbol('F'), text.hidden]) : undefined;
-  const x = mergedEmbeddings(w, config, ids_BS, features);
-  const h = decoderStack(w, config, seq, x, positions_BS, attend);
-  graph.output('logits', head(w, config, g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')]))));
-  for (const { name, value } of fresh) graph.output(name, value);
   return { graph, weights: declaredWeights(w) };
 }

@@ -1,8 +1,17 @@
 import * as g from '../graph/builder.ts';
-import { type Dim, sameShape, showShape } from '../graph/dim.ts';
+import { type Dim, sameShape, showShape, symbol } from '../graph/dim.ts';
 import type { DType, Graph, Value } from '../graph/graph.ts';
 import { blockSizes } from '../io/quantize.ts';
-import { blockFormat, PACKED_SUFFIX, type Part, partOf, SCALE_SUFFIX, type Storage } from './storage.ts';
+import {
+  blockFormat,
+  INT8_SUFFIX,
+  isW8A8,
+  PACKED_SUFFIX,
+  type Part,
+  partOf,
+  SCALE_SUFFIX,
+  type Storage,
+} from './storage.ts';
 
 /**
  * Low-rank adapters over linear layers (Hu et al., 2021). A module is adapted when the last part of its name
@@ -34,6 +43,20 @@ export interface LinearOptions {
   readonly part?: Part;
 }
 
+/**
+ * Low-rank adapters of several models side by side: a row of the batch uses those ranks that its row of `mask` opens. The A and B
+ * of all of them lie one behind the other, as inputs `<module>.lora_A.weight` [R, in] and `<module>.lora_B.weight` [out, R].
+ */
+export interface AdapterBank {
+  /** Last parts of the names of adapted modules of the language model. */
+  readonly targets: readonly string[];
+  /** [N, R]: alpha / r in the ranks of the row's own adapter, 0 in the others. */
+  readonly mask: Value;
+}
+
+/** R of an AdapterBank: the ranks of all its adapters. */
+export const BANK_RANKS = symbol('R_lora');
+
 /** The kernels may round activations to int8 in blocks: several times faster, and far below what int4 weights cost. */
 const ACCURACY_LEVEL = 4;
 
@@ -46,11 +69,14 @@ export class Weights {
   private readonly declared = new Map<string, Value>();
   /** The same as f32. */
   private readonly values = new Map<string, Value>();
+  /** Activations rounded to int8, by the value they come from: layers that read the same input share them. */
+  private readonly rounded = new Map<number, { readonly q: Value; readonly top: Value }>();
 
   constructor(
     readonly graph: Graph,
     private readonly lora?: LoraSpec,
     private readonly storage?: Storage,
+    private readonly bank?: AdapterBank,
   ) {
     if (lora !== undefined && storage !== undefined)
       throw new Error('an imported model takes no adapter: apply it to the original checkpoint and import the result');
@@ -112,8 +138,44 @@ export class Weights {
   linear(x: Value, module: string, out: number, options: LinearOptions = {}): Value {
     const width = x.shape[1];
     if (typeof width !== 'number') throw new Error(`${module} needs an input [N, in] with a static width`);
+    const y = this.ownLinear(x, module, width, out, options);
+    if (
+      this.bank === undefined ||
+      !module.startsWith('language_model.') ||
+      !this.bank.targets.includes(module.slice(module.lastIndexOf('.') + 1))
+    )
+      return y;
+    const a = this.graph.input(`${module}.lora_A.weight`, 'f32', [BANK_RANKS, width]);
+    const b = this.graph.input(`${module}.lora_B.weight`, 'f32', [out, BANK_RANKS]);
+    return g.linear(this.graph, g.mul(this.graph, g.linear(this.graph, x, a), this.bank.mask), b, y);
+  }
+
+  /** x [N, in] · weight of columns in int8 → [N, out]. */
+  private int8Linear(x: Value, module: string, width: number, out: number): Value {
+    const { graph } = this;
+    let rounded = this.rounded.get(x.id);
+    if (rounded === undefined) {
+      const [q, top] = graph.emit('quantizeRows', [x], { range: 'signed' });
+      if (q === undefined || top === undefined) throw new Error('quantizeRows has two outputs');
+      rounded = { q, top };
+      this.rounded.set(x.id, rounded);
+    }
+    const weight = this.declare(module + INT8_SUFFIX, 'i8', [width, out]);
+    const scales = this.declare(module + SCALE_SUFFIX, 'f32', [out]);
+    const [product] = graph.emit('matmulInt8', [rounded.q, weight, scales], { range: 'signed' });
+    if (product === undefined) throw new Error('matmulInt8 has no output');
+    return g.mul(graph, product, rounded.top);
+  }
+
+  /** The layer without a bank's adapters. */
+  private ownLinear(x: Value, module: string, width: number, out: number, options: LinearOptions): Value {
     const bias = options.bias === true ? this.get(`${module}.bias`, [out]) : undefined;
-    const format = this.storage && blockFormat(this.storage, options.part ?? partOf(module));
+    const part = options.part ?? partOf(module);
+    if (this.storage !== undefined && isW8A8(this.storage, part)) {
+      const addends = [bias, options.residual].filter((v) => v !== undefined);
+      return addends.reduce((sum, v) => g.add(this.graph, sum, v), this.int8Linear(x, module, width, out));
+    }
+    const format = this.storage && blockFormat(this.storage, part);
     if (format !== undefined) {
       const { blocks, bytes } = blockSizes(width, format);
       const packed = this.declare(module + PACKED_SUFFIX, 'u8', [out, blocks, bytes / blocks]);

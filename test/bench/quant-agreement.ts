@@ -17,6 +17,7 @@ import { parseArgs } from 'node:util';
 import { loadFront } from '../../gpu-backend/engine/model-front.ts';
 import { nlvrRequest } from '../../gpu-backend/eval/nlvr.ts';
 import type { VlmConfig } from '../../gpu-backend/models/config.ts';
+import { decodeGraph } from '../../gpu-backend/models/decode.ts';
 import { emptyPast } from '../../gpu-backend/models/empty-past.ts';
 import { familyOf, type Picture } from '../../gpu-backend/models/family.ts';
 import { importCheckpoint } from '../../gpu-backend/models/import.ts';
@@ -25,7 +26,7 @@ import { GRAPH_NAMES, readManifest, WEIGHTS_NAME } from '../../gpu-backend/model
 import { chooseStorage, PRECISIONS, type Storage } from '../../gpu-backend/models/storage.ts';
 import { weightFeeds } from '../../gpu-backend/models/verify-case.ts';
 import { floats } from '../../gpu-backend/models/verify-decode.ts';
-import { causalBias, decodeGraph, type ModelGraph, visionGraph } from '../../gpu-backend/models/vlm.ts';
+import { causalBias, type ModelGraph, visionGraph } from '../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../gpu-backend/runtime/session.ts';
 import { layoutConversation } from '../../gpu-backend/text/layout.ts';
 import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/train/nano/nlvr.ts';

@@ -7,7 +7,8 @@ import { OnnxRunner, RunnerSessions } from '../../../gpu-backend/engine/onnx-run
 import { uniform } from '../../../gpu-backend/engine/random.ts';
 import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
 import type { VlmConfig } from '../../../gpu-backend/models/config.ts';
-import { causalBias, decodeGraph, forwardGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
+import { decodeGraph } from '../../../gpu-backend/models/decode.ts';
+import { causalBias, forwardGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
 
 /** A small model with random weights, large enough that a wrong row, position or mask changes its greedy choices. */

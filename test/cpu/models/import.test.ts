@@ -15,6 +15,7 @@ import { after, test } from 'node:test';
 import { sha256File } from '../../../gpu-backend/io/digest.ts';
 import { readSafetensors } from '../../../gpu-backend/io/safetensors.ts';
 import { writeSafetensors } from '../../../gpu-backend/io/safetensors-write.ts';
+import { decodeGraph } from '../../../gpu-backend/models/decode.ts';
 import { emptyPast } from '../../../gpu-backend/models/empty-past.ts';
 import { exportCheckpoint } from '../../../gpu-backend/models/export.ts';
 import { importCheckpoint } from '../../../gpu-backend/models/import.ts';
@@ -29,7 +30,7 @@ import {
   weightFeeds,
 } from '../../../gpu-backend/models/verify-case.ts';
 import { floats } from '../../../gpu-backend/models/verify-decode.ts';
-import { causalBias, decodeGraph, type ModelGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
+import { causalBias, type ModelGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
 
 const fixtures = join(import.meta.dirname, '../../fixtures/checkpoints');

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { evaluateDim } from '../../../gpu-backend/graph/dim.ts';
 import { liveNodes, orderForRelease, peakLiveBytes, printGraph, verify } from '../../../gpu-backend/graph/passes.ts';
+import { decodeGraph } from '../../../gpu-backend/models/decode.ts';
 import { initAdapter, initWeights, nanoConfig, parameterCount } from '../../../gpu-backend/models/presets.ts';
 import { isTrainable, trainGraph } from '../../../gpu-backend/models/train-graph.ts';
-import { causalBias, decodeGraph, forwardGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
+import { causalBias, forwardGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
 
 const config = nanoConfig({
   vocab: 300,
