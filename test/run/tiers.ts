@@ -63,8 +63,8 @@ export const TIERS: readonly Tier[] = [
     name: 'gpu',
     about: 'the same checks on an accelerator',
     concurrency: 1,
+    // Its tests say for each device why it is skipped.
     fileTimeoutMs: 5 * MINUTE_MS,
-    cannotRun: () => (existsSync('/dev/nvidia0') ? undefined : 'no GPU on this machine (there is no /dev/nvidia0)'),
   },
 ];
 
