@@ -53,7 +53,7 @@ export class DiskTier implements FeatureTier {
     return { bytes: this.#bytes, entries: this.#files.size, evictions: this.#evictions };
   }
 
-  async read(id: RecordId): Promise<Uint8Array | null> {
+  async read(id: RecordId): Promise<Uint8Array<ArrayBuffer> | null> {
     const name = fileName(id);
     const bytes = this.#files.get(name);
     if (bytes === undefined) return null;

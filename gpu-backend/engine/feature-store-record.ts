@@ -51,7 +51,7 @@ export async function encodeRecord({ name }: RecordId, picture: StoredPicture): 
 }
 
 /** @throws DamagedRecordError when a single bit of it is not as it was written, or it was written under another name */
-export async function decodeRecord({ name }: RecordId, bytes: Uint8Array): Promise<StoredPicture> {
+export async function decodeRecord({ name }: RecordId, bytes: Uint8Array<ArrayBuffer>): Promise<StoredPicture> {
   const damaged = (why: string) => new DamagedRecordError(`stored picture ${name}: ${why}`);
   if (bytes.byteLength < DIGEST_BYTES + 4) throw damaged(`expected a record, received ${bytes.byteLength} bytes`);
   const told = Buffer.from(bytes.subarray(0, DIGEST_BYTES));
@@ -71,8 +71,8 @@ export async function decodeRecord({ name }: RecordId, bytes: Uint8Array): Promi
   if (parsed.data.name !== name) throw damaged(`it was written as ${parsed.data.name}`);
   if (start + 4 * floats !== bytes.byteLength)
     throw damaged(`expected ${floats} floats, received ${bytes.byteLength - start} bytes`);
-  // A buffer of their own, which can be handed to another thread.
-  const features = new Float32Array(bytes.slice(start).buffer);
+  // A buffer of their own, which can be handed to another thread. (`slice` of a Buffer would copy nothing.)
+  const features = new Float32Array(bytes.buffer.slice(bytes.byteOffset + start, bytes.byteOffset + bytes.byteLength));
   return { pixelDigest, width, height, features };
 }
 

@@ -19,7 +19,7 @@ export interface FeatureTier {
   readonly name: 'disk' | 'objects';
   readonly size?: TierSize;
   /** The whole record, `null` where there is none. May be given up by `signal`. */
-  read(id: RecordId, signal: AbortSignal): Promise<Uint8Array | null>;
+  read(id: RecordId, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer> | null>;
   write(id: RecordId, record: Uint8Array<ArrayBuffer>): Promise<void>;
   /** Removes a record that is damaged. */
   drop(id: RecordId): Promise<void>;

@@ -68,7 +68,7 @@ export class EdgeClient {
    * @param signal gives it up
    * @throws EdgeError, or the network's error
    */
-  async getBlob(path: string, maxBytes: number, signal: AbortSignal): Promise<Uint8Array | null> {
+  async getBlob(path: string, maxBytes: number, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer> | null> {
     try {
       const response = await this.#fetch('GET', path, null, {}, this.#timeoutMs, signal);
       const bytes = Number(response.headers.get('content-length') ?? Number.NaN);

@@ -12,7 +12,7 @@ export class ObjectTier implements FeatureTier {
     this.#edge = edge;
   }
 
-  read(id: RecordId, signal: AbortSignal): Promise<Uint8Array | null> {
+  read(id: RecordId, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer> | null> {
     return this.#edge.getBlob(pathOf(id), LIMITS.backends.maxFeatureRecordBytes, signal);
   }
 
