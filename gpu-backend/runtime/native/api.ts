@@ -47,7 +47,6 @@ const STATUS_FUNCTIONS = {
   getTensorElementType: [60, POINTER, POINTER],
   getDimensionsCount: [61, POINTER, POINTER],
   getDimensions: [62, POINTER, POINTER, SIZE],
-  getTensorTypeAndShape: [65, POINTER, POINTER],
   createMemoryInfo: [68, TEXT, INT, INT, INT, POINTER],
   createCpuMemoryInfo: [69, INT, INT, POINTER],
   allocatorFree: [76, POINTER, POINTER],
@@ -73,6 +72,7 @@ const STATUS_FUNCTIONS = {
   updateCudaProviderOptions: [206, POINTER, TEXTS, TEXTS, SIZE],
   addExternalInitializers: [210, POINTER, TEXTS, POINTER, SIZE],
   appendExecutionProvider: [216, POINTER, TEXT, TEXTS, TEXTS, SIZE],
+  getTensorElementTypeAndShapeDataReference: [414, POINTER, POINTER, POINTER, POINTER],
 } as const satisfies Record<string, readonly [number, ...ArgumentType[]]>;
 
 /** Functions that return nothing. */
@@ -84,7 +84,6 @@ const VOID_FUNCTIONS = {
   releaseValue: [96, POINTER],
   releaseRunOptions: [97, POINTER],
   releaseTypeInfo: [98, POINTER],
-  releaseTensorTypeAndShapeInfo: [99, POINTER],
   releaseSessionOptions: [100, POINTER],
   releaseIoBinding: [135, POINTER],
   clearBoundInputs: [141, POINTER],
@@ -95,7 +94,7 @@ const VOID_FUNCTIONS = {
 
 const GET_ERROR_MESSAGE_SLOT = 2;
 /** Slots that this file needs of the struct. */
-const SLOTS = 217;
+const SLOTS = 415;
 const POINTER_BYTES = 8;
 
 type StatusName = keyof typeof STATUS_FUNCTIONS;

@@ -3,28 +3,19 @@ import type { BoundRun } from '../bound-run.ts';
 import type { Tensor } from '../session.ts';
 import { type Library, OutPointer } from './library.ts';
 import type { NativeSession, Port } from './native-session.ts';
-import { arrayOver, bytesOfShape, checkTensor, createValue, readValueType } from './ort-value.ts';
+import { bytesOfShape, checkTensor, copyValue, createValue, readValueType } from './ort-value.ts';
 
 const out = new OutPointer();
 const length = new OutPointer();
 
-/** A name as a C string, in memory of its own. */
-function cString(text: string): Uint8Array {
-  const bytes = new TextEncoder().encode(text);
-  const memory = new Uint8Array(new ArrayBuffer(bytes.length + 1));
-  memory.set(bytes);
-  return memory;
-}
-
 interface Bound {
   readonly port: Port;
-  readonly cName: Uint8Array;
   /** undefined: not bound (inputs), or allocated by each run (outputs). */
   tensor: Tensor | undefined;
 }
 
 const bound = (ports: readonly Port[]) =>
-  new Map(ports.map((port): [string, Bound] => [port.name, { port, cName: cString(port.name), tensor: undefined }]));
+  new Map(ports.map((port): [string, Bound] => [port.name, { port, tensor: undefined }]));
 
 /** A bound run by IO binding: no copies, one native call a run. */
 export class NativeRun implements BoundRun {
@@ -72,7 +63,7 @@ export class NativeRun implements BoundRun {
     const { api } = this.#library;
     const value = createValue(this.#library, tensor);
     try {
-      api.bindInput(this.#binding, input.cName, value);
+      api.bindInput(this.#binding, input.port.cName, value);
     } finally {
       api.releaseValue(value); // The binding shares it.
     }
@@ -91,7 +82,7 @@ export class NativeRun implements BoundRun {
       const { api } = this.#library;
       const value = createValue(this.#library, tensor);
       try {
-        api.bindOutput(this.#binding, output.cName, value);
+        api.bindOutput(this.#binding, output.port.cName, value);
       } finally {
         api.releaseValue(value);
       }
@@ -135,13 +126,15 @@ export class NativeRun implements BoundRun {
 
   read(name: string): Tensor {
     const output = this.#outputOf(name);
-    return output.tensor ?? this.#withValues((handleOf) => this.#copy(output, handleOf(output)));
+    return output.tensor ?? this.#withValues((handleOf) => copyValue(this.#library, name, handleOf(output)));
   }
 
   /** All outputs that are bound, by name. */
   readAll(): Record<string, Tensor> {
     return this.#withValues((handleOf) =>
-      Object.fromEntries(this.#bound.map((o) => [o.port.name, o.tensor ?? this.#copy(o, handleOf(o))])),
+      Object.fromEntries(
+        this.#bound.map((o) => [o.port.name, o.tensor ?? copyValue(this.#library, o.port.name, handleOf(o))]),
+      ),
     );
   }
 
@@ -174,8 +167,8 @@ export class NativeRun implements BoundRun {
     }
   }
 
-  #bindToMainMemory({ cName }: Bound): void {
-    this.#library.api.bindOutputToDevice(this.#binding, cName, this.#library.cpuMemory);
+  #bindToMainMemory({ port }: Bound): void {
+    this.#library.api.bindOutputToDevice(this.#binding, port.cName, this.#library.cpuMemory);
   }
 
   #outputOf(name: string): Bound {
@@ -202,15 +195,6 @@ export class NativeRun implements BoundRun {
     } finally {
       for (const value of values) api.releaseValue(value);
     }
-  }
-
-  #copy({ port }: Bound, value: bigint): Tensor {
-    const { dtype, shape } = readValueType(this.#library, value);
-    if (dtype === undefined) throw new Error(`output "${port.name}" is of a type that tensors here cannot have`);
-    const bytes = bytesOfShape(dtype, shape);
-    if (bytes === 0) return { dtype, shape, data: arrayOver(dtype, new ArrayBuffer(0)) };
-    const address = out.handle((data) => this.#library.api.getTensorMutableData(value, data));
-    return { dtype, shape, data: arrayOver(dtype, koffi.view(address, bytes).slice(0)) };
   }
 }
 

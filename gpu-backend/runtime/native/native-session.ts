@@ -15,6 +15,8 @@ export interface Port {
   /** undefined: a type that the project has no tensors of. */
   readonly dtype: DType | undefined;
   readonly shape: readonly number[];
+  /** The name as a C string, in memory that does not move. */
+  readonly cName: Uint8Array;
 }
 
 export interface NativeOptions {
@@ -167,6 +169,13 @@ function takeText({ api, allocator }: Library, call: (out: BigUint64Array) => vo
   return text;
 }
 
+function cString(text: string): Uint8Array {
+  const bytes = new TextEncoder().encode(text);
+  const memory = new Uint8Array(new ArrayBuffer(bytes.length + 1));
+  memory.set(bytes);
+  return memory;
+}
+
 function readPorts(library: Library, session: bigint, kind: 'Input' | 'Output'): Port[] {
   const { api, allocator } = library;
   const count = out.count((n) => api[`sessionGet${kind}Count`](session, n));
@@ -176,7 +185,12 @@ function readPorts(library: Library, session: bigint, kind: 'Input' | 'Output'):
     try {
       // NULL for what is no tensor (a sequence, say). The tensor info belongs to the type info.
       const tensor = out.count((info) => api.castTypeInfoToTensorInfo(type, info)) === 0 ? undefined : out.take();
-      return { name, ...(tensor === undefined ? { dtype: undefined, shape: [] } : readTypeAndShape(library, tensor)) };
+      const cName = cString(name);
+      return {
+        name,
+        cName,
+        ...(tensor === undefined ? { dtype: undefined, shape: [] } : readTypeAndShape(library, tensor)),
+      };
     } finally {
       api.releaseTypeInfo(type);
     }

@@ -1,3 +1,4 @@
+import koffi from 'koffi';
 import type { DType } from '../../graph/graph.ts';
 import { ONNX_ELEMENT_TYPE } from '../onnx-encode.ts';
 import type { Tensor, TensorData } from '../session.ts';
@@ -14,16 +15,19 @@ const ARRAY_OF = {
   bool: Uint8Array,
 } as const;
 
-export const dtypeOfElement = (element: number): DType | undefined =>
-  (Object.keys(ONNX_ELEMENT_TYPE) as DType[]).find((dtype) => ONNX_ELEMENT_TYPE[dtype] === element);
+const DTYPE_OF_ELEMENT = new Map(
+  Object.entries(ONNX_ELEMENT_TYPE).map(([dtype, element]) => [element, dtype as DType]),
+);
+const dtypeOfElement = (element: number): DType | undefined => DTYPE_OF_ELEMENT.get(element);
 
 export const bytesOfShape = (dtype: DType, shape: readonly number[]): number =>
   shape.reduce((product, size) => product * size, ELEMENT_BYTES[dtype]);
 
 /** A typed array of a dtype over memory. */
-export const arrayOver = (dtype: DType, memory: ArrayBuffer): TensorData => new ARRAY_OF[dtype](memory);
+const arrayOver = (dtype: DType, memory: ArrayBuffer): TensorData => new ARRAY_OF[dtype](memory);
 
 const MAX_RANK = 16;
+const SMALL_BYTES = 1024;
 /** Sizes are handed over as int64: lower and upper half of each. */
 const halves = new Uint32Array(new ArrayBuffer(MAX_RANK * 8));
 const sizes = new BigInt64Array(halves.buffer);
@@ -77,13 +81,31 @@ export function readTypeAndShape({ api }: Library, info: bigint): { dtype: DType
   return { dtype: dtypeOfElement(element), shape: Array.from(dims.subarray(0, rank), Number) };
 }
 
-/** Shape of an OrtValue* that holds a tensor. */
-export function readValueType(library: Library, value: bigint): { dtype: DType | undefined; shape: number[] } {
-  const { api } = library;
-  const info = out.handle((handle) => api.getTensorTypeAndShape(value, handle));
-  try {
-    return readTypeAndShape(library, info);
-  } finally {
-    api.releaseTensorTypeAndShapeInfo(info);
-  }
+/** Address of the sizes of a tensor, and how many they are. */
+const [sizesAt, rankOf] = [new OutPointer(), new OutPointer()];
+
+/**
+ * A tensor that ONNX Runtime allocated, copied.
+ * @param name of the output, for errors
+ */
+export function copyValue(library: Library, name: string, value: bigint): Tensor {
+  const { dtype, shape } = readValueType(library, value);
+  if (dtype === undefined) throw new Error(`output "${name}" is of a type that tensors here cannot have`);
+  const bytes = bytesOfShape(dtype, shape);
+  if (bytes === 0) return { dtype, shape, data: arrayOver(dtype, new ArrayBuffer(0)) };
+  const address = out.handle((data) => library.api.getTensorMutableData(value, data));
+  // A view takes longer to make than a few bytes to decode.
+  const memory: ArrayBuffer =
+    bytes <= SMALL_BYTES ? koffi.decode(address, 'uint8_t', bytes).buffer : koffi.view(address, bytes).slice(0);
+  return { dtype, shape, data: arrayOver(dtype, memory) };
+}
+
+/** Type and sizes of an OrtValue* that holds a tensor. */
+export function readValueType({ api }: Library, value: bigint): { dtype: DType | undefined; shape: number[] } {
+  out.memory[0] = 0n;
+  rankOf.memory[0] = 0n;
+  api.getTensorElementTypeAndShapeDataReference(value, out.memory, sizesAt.memory, rankOf.memory);
+  const rank = rankOf.number();
+  const dims: ArrayLike<number | bigint> = rank === 0 ? [] : koffi.decode(sizesAt.take(), 'int64_t', rank);
+  return { dtype: dtypeOfElement(out.number()), shape: Array.from(dims, Number) };
 }
