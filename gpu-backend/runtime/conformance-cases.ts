@@ -108,6 +108,7 @@ export const OP_CASES: readonly OpCase[] = [
   row('matmulInt8', 'weight', { range: 'signed' }, bytes(B, 6), int8s(6, 5), real(5)),
   row('matmulInt8', 'batch, one scale', { range: 'unsigned' }, bytes(B, 2, S, 6), int8s(B, 2, 6, 4), real()),
   row('softmax', '', {}, real(B, S, 4)),
+  row('matmulInt8', 'a spreads', { range: 'signed' }, bytes(B, 1, S, 6), int8s(B, 3, 6, 4), real()),
   row('logSoftmax', '', {}, real(B, 4)),
   row('layerNorm', '', { epsilon: 1e-5 }, real(B, S, 6), real(6), real(6)),
   row('rmsNorm', '', { epsilon: 1e-5 }, real(B, S, 6), real(6)),

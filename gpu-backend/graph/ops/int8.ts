@@ -1,6 +1,6 @@
-import { dimKey, sameShape, showShape } from '../dim.ts';
+import { dimKey, type Shape, sameDim, showShape } from '../dim.ts';
 import type { LowerContext } from '../lowering.ts';
-import { at, forEachIndex, nd } from '../nd.ts';
+import { at, broadcastIndex, forEachIndex, nd, stridesOf } from '../nd.ts';
 import type { OpAttrs } from './attrs.ts';
 import { arg, expectDtype, expectRank, expectSame, withAxis } from './infer.ts';
 import type { OpRow } from './row.ts';
@@ -74,7 +74,11 @@ export const quantizeRows: OpRow<'quantizeRows'> = {
   },
 };
 
-/** (a [.., M, K] u8, b [.., K, N] i8, scale [N] or []) → Σ (a - zero) · b · scale / steps, [.., M, N]. */
+/** Leading axes of `a` are those of `b` or 1. */
+const spreadsOver = (a: Shape, b: Shape): boolean =>
+  a.length === b.length && a.every((dim, i) => dim === 1 || sameDim(dim, arg(b, i, 'axis')));
+
+/** (a [.., M, K] u8, b [.., K, N] i8, scale [N] or []) → Σ (a - zero) · b · scale / steps, [.., M, N]; a's axes of size 1 spread over b's. */
 export const matmulInt8: OpRow<'matmulInt8'> = {
   infer: (inputs) => {
     const [a, b, scale] = [arg(inputs, 0, 'a'), arg(inputs, 1, 'b'), arg(inputs, 2, 'scale')];
@@ -82,15 +86,17 @@ export const matmulInt8: OpRow<'matmulInt8'> = {
     expectDtype(b, 'i8', 'b');
     expectDtype(scale, 'f32', 'scale');
     const rank = a.shape.length;
-    if (rank < 2 || b.shape.length !== rank || !sameShape(a.shape.slice(0, -2), b.shape.slice(0, -2)))
-      throw new Error(`operands must have equal leading axes, got ${showShape(a.shape)} and ${showShape(b.shape)}`);
+    if (rank < 2 || !spreadsOver(a.shape.slice(0, -2), b.shape.slice(0, -2)))
+      throw new Error(
+        `a must have the leading axes of b, or 1 for them, got ${showShape(a.shape)} and ${showShape(b.shape)}`,
+      );
     expectSame(a.shape[rank - 1], b.shape[rank - 2], 'inner axes');
     const columns = arg(b.shape, rank - 1, 'columns');
     if (scale.shape.length > 0) {
       expectRank(scale, 1, 'scale');
       expectSame(scale.shape[0], columns, `columns ${dimKey(columns)} and scale`);
     }
-    return [{ dtype: 'f32', shape: withAxis(a.shape, rank - 1, columns) }];
+    return [{ dtype: 'f32', shape: [...b.shape.slice(0, -2), arg(a.shape, rank - 2, 'rows'), columns] }];
   },
   grad: 'none',
   lower: (ctx, node) => {
@@ -109,13 +115,16 @@ export const matmulInt8: OpRow<'matmulInt8'> = {
     const rank = a.shape.length;
     const [M, K] = [arg(a.shape, rank - 2, 'M'), arg(a.shape, rank - 1, 'K')];
     const N = arg(b.shape, rank - 1, 'N');
-    const out = nd([...a.shape.slice(0, -1), N]);
-    forEachIndex(out.shape, (flat) => {
+    const out = nd([...b.shape.slice(0, -2), M, N]);
+    const leading = a.shape.slice(0, -2);
+    const strides = stridesOf(leading);
+    forEachIndex(out.shape, (flat, coords) => {
       const n = flat % N;
       const m = Math.floor(flat / N) % M;
       const batch = Math.floor(flat / (N * M));
+      const row = broadcastIndex(leading, strides, coords.slice(0, rank - 2)) * M + m;
       let sum = 0;
-      for (let k = 0; k < K; k++) sum += (at(a, (batch * M + m) * K + k) - zero) * at(b, (batch * K + k) * N + n);
+      for (let k = 0; k < K; k++) sum += (at(a, row * K + k) - zero) * at(b, (batch * K + k) * N + n);
       out.data[flat] = (sum / steps) * at(scale, scale.shape.length === 0 ? 0 : n);
     });
     return [out];

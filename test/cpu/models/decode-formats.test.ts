@@ -1,0 +1,148 @@
+/** Every way a decoder graph can be stored and cached gives what the plain f32 graph gives. */
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { type DecodeOptions, decodeGraph, KEY_TILE_TOKENS } from '../../../gpu-backend/models/decode.ts';
+import { MASKED } from '../../../gpu-backend/models/llama.ts';
+import { initWeights, nanoConfig } from '../../../gpu-backend/models/presets.ts';
+import { servingWeights } from '../../../gpu-backend/models/serving-weights.ts';
+import { causalBias } from '../../../gpu-backend/models/vlm.ts';
+import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
+
+const config = nanoConfig({
+  vocab: 96,
+  imageToken: 3,
+  bosToken: 1,
+  eosTokens: [2],
+  padToken: 0,
+  imageSize: 20,
+  visionHidden: 16,
+  visionLayers: 1,
+  visionHeads: 2,
+  hidden: 64,
+  layers: 3,
+  heads: 4,
+  kvHeads: 2,
+  maxPositions: 512,
+});
+const { layers, kvHeads, headDim } = config.text;
+const weights = initWeights(config, 11, { headStd: 0.3 });
+
+/** Numbers in -1 … 1, the same in every run. */
+function noise(count: number, seed: number): Float32Array {
+  let state = seed * 2654435761 + 1;
+  return Float32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 31 - 1;
+  });
+}
+
+interface Step {
+  readonly rows: number;
+  readonly newTokens: number;
+  readonly pastTokens: number;
+}
+
+/** Feeds of a step whose row b has `pastTokens - 5 b` past positions. */
+function stepFeeds({ rows: B, newTokens: S, pastTokens: T }: Step): Record<string, Tensor> {
+  const length = (b: number): number => T - 5 * b;
+  const feeds: Record<string, Tensor> = {
+    ids: ints(
+      Array.from({ length: B * S }, (_, i) => 4 + ((i * 37) % 90)),
+      [B, S],
+    ),
+    positions: ints(
+      Array.from({ length: B * S }, (_, i) => length(Math.floor(i / S)) + (i % S)),
+      [B, S],
+    ),
+    causal_bias: f32(causalBias(S, 1), [S, S]),
+    past_bias: f32(
+      Float32Array.from({ length: B * T }, (_, i) => (i % T < length(Math.floor(i / T)) ? 0 : MASKED)),
+      [B, 1, 1, T],
+    ),
+    rows: ints(
+      Array.from({ length: B * S }, (_, i) => i),
+      [B * S],
+    ),
+  };
+  for (let i = 0; i < layers; i++) {
+    feeds[`past_k_${i}`] = f32(noise(B * kvHeads * T * headDim, 100 + i), [B, kvHeads, T, headDim]);
+    feeds[`past_v_${i}`] = f32(noise(B * kvHeads * T * headDim, 200 + i), [B, kvHeads, T, headDim]);
+  }
+  return feeds;
+}
+
+/** f32 keys or values [B, Hkv, T, D] as int8 with a scale a token; keys in tiles. */
+function int8Cache({ shape, data }: Tensor, tiled: boolean): { values: Tensor; scales: Tensor } {
+  const [B = 0, H = 0, T = 0, D = 0] = shape;
+  const floats = data as Float32Array;
+  const values = new Int8Array(floats.length);
+  const scales = new Float32Array(B * H * T);
+  for (let token = 0; token < scales.length; token++) {
+    const row = floats.subarray(token * D, (token + 1) * D);
+    const scale = row.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 127;
+    scales[token] = scale;
+    const t = token % T;
+    const tile = token - (t % KEY_TILE_TOKENS);
+    row.forEach((v, d) => {
+      const place = tiled ? tile * D + d * KEY_TILE_TOKENS + (t % KEY_TILE_TOKENS) : token * D + d;
+      values[place] = Math.round(v / scale);
+    });
+  }
+  const tiles = [B, H, T / KEY_TILE_TOKENS, D, KEY_TILE_TOKENS];
+  return { values: { dtype: 'i8', shape: tiled ? tiles : shape, data: values }, scales: f32(scales, [B, H, 1, T]) };
+}
+
+function int8Feeds(feeds: Readonly<Record<string, Tensor>>): Record<string, Tensor> {
+  return Object.fromEntries(
+    Object.entries(feeds).flatMap(([name, tensor]) => {
+      const match = /^past_([kv])_(\d+)$/.exec(name);
+      if (match === null) return [[name, tensor]];
+      const { values, scales } = int8Cache(tensor, match[1] === 'k');
+      return [
+        [name, values],
+        [`past_${match[1]}_scale_${match[2]}`, scales],
+      ];
+    }),
+  );
+}
+
+async function run(
+  options: Partial<DecodeOptions>,
+  feeds: Readonly<Record<string, Tensor>>,
+): Promise<Record<string, Float32Array>> {
+  const model = decodeGraph(config, { images: false, ...options });
+  const session = await Session.create(model.graph, {
+    initializers: servingWeights(model, weights, options.storage),
+  });
+  try {
+    const results = await session.run(feeds);
+    return Object.fromEntries(Object.entries(results).map(([name, { data }]) => [name, data as Float32Array]));
+  } finally {
+    await session.release();
+  }
+}
+
+/** Root mean square of a - b over that of b. */
+function relativeError(a: Float32Array | undefined, b: Float32Array | undefined): number {
+  assert.ok(a !== undefined && b !== undefined && a.length === b.length && a.length > 0);
+  let [difference, size] = [0, 0];
+  for (let i = 0; i < a.length; i++) {
+    difference += (a[i]! - b[i]!) ** 2;
+    size += b[i]! ** 2;
+  }
+  return Math.sqrt(difference / size);
+}
+
+describe('decoder graphs of every format', () => {
+  for (const step of [
+    { rows: 1, newTokens: 1, pastTokens: 64 },
+    { rows: 3, newTokens: 2, pastTokens: 192 },
+  ])
+    test(`an int8 cache, ${step.rows} x ${step.newTokens} over ${step.pastTokens}`, async () => {
+      const feeds = stepFeeds(step);
+      const exact = await run({}, feeds);
+      const rounded = await run({ kv: 'int8' }, int8Feeds(feeds));
+      assert.ok(relativeError(rounded.logits, exact.logits) < 0.01, `${relativeError(rounded.logits, exact.logits)}`);
+      assert.equal(relativeError(rounded.new_k_0, exact.new_k_0), 0);
+    });
+});
