@@ -1,0 +1,180 @@
+/** This project's engine as the benchmark drives it: the class that the engine thread runs, with the real runner. */
+import { join } from 'node:path';
+import { Engine, type EngineEvent } from '../../../gpu-backend/engine/engine.ts';
+import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
+import { ModelLoader } from '../../../gpu-backend/engine/load-model.ts';
+import type { ModelRunner } from '../../../gpu-backend/engine/runner.ts';
+import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
+import { importCheckpoint } from '../../../gpu-backend/models/import.ts';
+import { chooseStorage } from '../../../gpu-backend/models/storage.ts';
+import { BENCH_CONFIG, CACHE } from './checkpoint.ts';
+import type { Contender, ServedRequest, Timing } from './contender.ts';
+
+export interface OursOptions {
+  readonly precision: 'f32' | 'int8' | 'int4';
+  readonly kv: 'f32' | 'int8';
+  readonly threads: number;
+}
+
+/** Room for 8 rows of the long case; prompt chunks as `mantis serve` sets them. */
+const CAPACITY: Capacity = {
+  maxRows: 16,
+  kvTokens: 8 * 2304,
+  kvStepTokens: 64,
+  idleChunkTokens: 512,
+  busyChunkTokens: 128,
+  imagesPerRun: 4,
+};
+
+/** Rows of a decoding case fill up one by one while others decode already: a large chunk keeps them of one length. */
+const FILLING: Capacity = { ...CAPACITY, busyChunkTokens: 512 };
+
+/** Positions that rows may be from the case's context when a window starts; further on, their requests are sent anew. */
+const DRIFT_TOKENS = 48;
+
+const LOGPROBS = 20;
+
+export class Ours implements Contender {
+  #engine: Engine;
+  #events: EngineEvent[] = [];
+  #sent = 0;
+  #prompts: readonly (readonly number[])[] = [];
+  #rowIds: string[] = [];
+  /** Steps of the present rows since the last of them began. */
+  #steps = Number.POSITIVE_INFINITY;
+
+  private constructor(private readonly runner: ModelRunner) {
+    this.#engine = this.#newEngine(CAPACITY);
+  }
+
+  /** @throws Error saying what is not there, when the engine has no such format */
+  static async create(checkpointDir: string, { precision, kv, threads }: OursOptions): Promise<Ours> {
+    if (kv !== 'f32') throw new Error(`this engine holds keys and values as f32, not ${kv}`);
+    let dir = checkpointDir;
+    if (precision !== 'f32') {
+      dir = join(CACHE, `imported-${precision}`);
+      await importCheckpoint({ from: checkpointDir, out: dir, storage: chooseStorage({ precision }) });
+    }
+    return new Ours(await new ModelLoader().load(dir, null, threads));
+  }
+
+  /** The log-probabilities that the engine reports, and NaN for the rest of the vocabulary. */
+  async logits(ids: readonly number[]): Promise<Float32Array> {
+    const logprobs = new Float32Array(BENCH_CONFIG.text.vocab).fill(Number.NaN);
+    this.#submit(ids, 1, LOGPROBS);
+    await this.#finishAll();
+    for (const event of this.#take())
+      if (event.type === 'token') for (const { id, logprob } of event.token.top) logprobs[id] = logprob;
+    return logprobs;
+  }
+
+  async prepare(prompts: readonly (readonly number[])[]): Promise<void> {
+    this.#prompts = prompts;
+    this.#engine = this.#newEngine(FILLING);
+    this.#steps = Number.POSITIVE_INFINITY;
+    await this.#fill();
+  }
+
+  async decode(ms: number): Promise<Timing> {
+    if (this.#steps > DRIFT_TOKENS) await this.#fill();
+    await this.#step();
+    this.#take();
+    const started = performance.now();
+    let steps = 0;
+    do {
+      await this.#step();
+      steps++;
+    } while (steps < 2 || performance.now() - started < ms);
+    const elapsed = performance.now() - started;
+    const tokens = this.#take().filter(({ type }) => type === 'token').length;
+    if (tokens !== steps * this.#prompts.length)
+      throw new Error(`expected ${this.#prompts.length} tokens in each of ${steps} steps, counted ${tokens}`);
+    return { tokens, ms: elapsed };
+  }
+
+  async finish(): Promise<void> {
+    this.#engine = this.#newEngine(CAPACITY);
+    this.#prompts = [];
+    globalThis.gc?.();
+  }
+
+  async prefill(ids: readonly number[]): Promise<Timing> {
+    const started = performance.now();
+    this.#submit(ids, 1);
+    await this.#finishAll();
+    const ms = performance.now() - started;
+    this.#take();
+    return { tokens: ids.length, ms };
+  }
+
+  async serve(requests: readonly ServedRequest[]): Promise<Timing> {
+    this.#engine = this.#newEngine(CAPACITY);
+    const started = performance.now();
+    for (const { ids, newTokens } of requests) this.#submit(ids, newTokens);
+    await this.#finishAll();
+    const ms = performance.now() - started;
+    const events = this.#take();
+    const tokens = events.filter(({ type }) => type === 'token').length;
+    return { tokens, ms };
+  }
+
+  #newEngine(capacity: Capacity): Engine {
+    this.#events = [];
+    return new Engine({
+      runner: this.runner,
+      capacity,
+      cache: new FeatureCache(1 << 20),
+      emit: (events) => {
+        this.#events.push(...events);
+      },
+      nowMs: Date.now,
+    });
+  }
+
+  #submit(ids: readonly number[], maxNewTokens: number, topLogprobs = -1): string {
+    const id = `request ${this.#sent++}`;
+    this.#engine.submit({
+      id,
+      cacheScope: 'bench',
+      tokenIds: Int32Array.from(ids),
+      images: [],
+      maxNewTokens,
+      sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
+      stopIds: [],
+      topLogprobs,
+      deadlineAtMs: null,
+    });
+    return id;
+  }
+
+  /** Sends the rows' prompts and runs until each has its first token. */
+  async #fill(): Promise<void> {
+    for (const id of this.#rowIds) this.#engine.cancel(id);
+    while (this.#engine.busy) await this.#engine.step();
+    this.#take();
+    this.#rowIds = this.#prompts.map((ids) => this.#submit(ids, 256));
+    const waiting = new Set(this.#rowIds);
+    while (waiting.size > 0) {
+      await this.#engine.step();
+      for (const event of this.#take()) if (event.type === 'token') waiting.delete(event.id);
+    }
+    this.#steps = 0;
+  }
+
+  async #step(): Promise<void> {
+    await this.#engine.step();
+    this.#steps++;
+  }
+
+  async #finishAll(): Promise<void> {
+    while (this.#engine.busy) await this.#engine.step();
+  }
+
+  #take(): EngineEvent[] {
+    const events = this.#events;
+    this.#events = [];
+    const failed = events.find((event) => event.type === 'failed');
+    if (failed?.type === 'failed') throw new Error(`${failed.id} failed: ${failed.message}`);
+    return events;
+  }
+}

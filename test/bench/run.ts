@@ -1,0 +1,25 @@
+/**
+ * `npm run bench -- NAME [options]` runs one benchmark; without a name it lists them. Each ends with one line of JSON.
+ */
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const BENCHMARKS: Readonly<Record<string, string>> = {
+  inference: 'decoding, prefill and served requests against transformers.js, llama.cpp and PyTorch',
+  'train-throughput': 'optimizer steps against PyTorch',
+  'quant-agreement': 'answers of quantised weights against those of f32',
+  'import-large': 'importing a checkpoint of several gigabytes: rate and memory',
+  chart: 'the charts of stored results, as SVG',
+};
+
+const [name, ...args] = process.argv.slice(2);
+if (name === undefined || !(name in BENCHMARKS)) {
+  if (name !== undefined) console.error(`there is no benchmark ${name}\n`);
+  console.error('npm run bench -- NAME [options]\n');
+  for (const [known, about] of Object.entries(BENCHMARKS)) console.error(`  ${known.padEnd(18)}${about}`);
+  process.exitCode = name === undefined ? 0 : 1;
+} else {
+  const file = join(import.meta.dirname, `${name}.ts`);
+  process.argv = [process.argv[0] ?? '', file, ...args];
+  await import(pathToFileURL(file).href);
+}
