@@ -36,6 +36,9 @@ export const reduceSum = (g: Graph, x: Value, axes: readonly number[], keepDims 
 export const reduceMean = (g: Graph, x: Value, axes: readonly number[], keepDims = false): Value =>
   one(g.emit('reduceMean', [x], { axes, keepDims }));
 
+/** Index [..] of the largest value of the last axis of x [.., V]. */
+export const argmax = (g: Graph, x: Value): Value => one(g.emit('argmax', [x], {}));
+
 /** alpha a bᵀ-style products over the last two axes; leading axes are equal. */
 export const matmul = (g: Graph, a: Value, b: Value, attrs: Partial<OpAttrs['matmul']> = {}): Value =>
   one(g.emit('matmul', [a, b], { transA: false, transB: false, alpha: 1, ...attrs }));

@@ -12,7 +12,8 @@ export type OnnxAttr =
   | string
   | readonly number[]
   | { readonly int: number }
-  | { readonly ints: readonly number[] };
+  | { readonly ints: readonly number[] }
+  | { readonly graph: OnnxSubgraph };
 
 /** Values of a tensor of static shape. f16 is held as raw bits, bool as bytes. */
 export type TensorValues = Float32Array | BigInt64Array | Uint8Array | Int8Array | Uint16Array;
@@ -56,6 +57,9 @@ export interface OnnxValueInfo {
   /** Static sizes, or a symbol name for a runtime dimension. */
   readonly shape: readonly (number | string)[];
 }
+
+/** A graph inside a node: it may read every value of the graphs around it by name, and its nodes stand in topological order. */
+export type OnnxSubgraph = Pick<OnnxModel, 'inputs' | 'outputs' | 'nodes'>;
 
 /** A whole model as plain data; runtime/onnx-encode.ts turns it into bytes. */
 export interface OnnxModel {

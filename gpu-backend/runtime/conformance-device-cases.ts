@@ -38,6 +38,7 @@ const WIDE_CASES: readonly OpCase[] = [
   wide('rmsNorm', '', { epsilon: 1e-5 }, real(2, 5, 322), real(322)),
   wide('rope', 'full', { inverse: false }, real(2, 3, 5, 64), index(40, 2, 5), real(40, 32), real(40, 32)),
   wide('reduceSum', 'rows', { axes: [0], keepDims: false }, real(300, 34)),
+  wide('argmax', '', {}, real(3, 1030)),
   wide('gather', 'rows', {}, real(70, 130), index(70, 3, 5)),
   wide('scatterRows', 'add with repeats', { mode: 'add' }, real(20, 130), index(20, 70), real(70, 130)),
   wide('transpose', 'heads', { perm: [0, 2, 1, 3] }, real(2, 17, 3, 34)),

@@ -1,5 +1,6 @@
 import { type Capabilities, CPU_CAPABILITIES } from '../graph/capabilities.ts';
 import type { Graph } from '../graph/graph.ts';
+import { LoopGraph } from '../graph/loop.ts';
 import { lowerGraph } from '../graph/lowering.ts';
 import type { OpName } from '../graph/ops/attrs.ts';
 import { liveNodes, orderForRelease } from '../graph/passes.ts';
@@ -26,8 +27,15 @@ export interface Placement {
 export const CPU_PLACEMENT: Placement = { device: 'cpu', capabilities: CPU_CAPABILITIES };
 
 /** ONNX node names of the ops that a placement keeps off its device. */
-export function cpuNodeNames(graph: Graph, capabilities: Capabilities, { cpuOps = [] }: Placement): string[] {
+export function cpuNodeNames(
+  graph: Graph | LoopGraph,
+  capabilities: Capabilities,
+  { cpuOps = [] }: Placement,
+): string[] {
   if (cpuOps.length === 0) return [];
-  const { nodes } = lowerGraph(graph, capabilities, orderForRelease(liveNodes(graph)));
+  const { nodes } =
+    graph instanceof LoopGraph
+      ? lowerGraph(graph.body, capabilities, liveNodes(graph.body))
+      : lowerGraph(graph, capabilities, orderForRelease(liveNodes(graph)));
   return nodes.flatMap(({ op, name }) => (op !== undefined && cpuOps.includes(op) ? [name] : []));
 }

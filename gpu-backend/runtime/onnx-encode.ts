@@ -4,6 +4,7 @@ import type {
   OnnxExternalTensor,
   OnnxModel,
   OnnxNode,
+  OnnxSubgraph,
   OnnxTensor,
   OnnxValueInfo,
 } from '../graph/lowering.ts';
@@ -25,7 +26,8 @@ function writeAttribute(w: ProtobufWriter, name: string, value: OnnxAttr): void 
   else if ('ints' in value) {
     for (const v of value.ints) w.int(8, v);
     w.int(20, 7);
-  } else {
+  } else if ('graph' in value) w.message(6, (body) => writeSubgraph(body, value.graph)).int(20, 5);
+  else {
     for (const v of value) w.float(7, v);
     w.int(20, 6);
   }
@@ -63,6 +65,13 @@ function writeValueInfo(w: ProtobufWriter, info: OnnxValueInfo): void {
       });
     }),
   );
+}
+
+function writeSubgraph(w: ProtobufWriter, { inputs, outputs, nodes }: OnnxSubgraph): void {
+  for (const node of nodes) w.message(1, (n) => writeNode(n, node));
+  w.string(2, 'body');
+  for (const info of inputs) w.message(11, (i) => writeValueInfo(i, info));
+  for (const info of outputs) w.message(12, (o) => writeValueInfo(o, info));
 }
 
 /** Serialises a lowered model as an ONNX ModelProto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). */

@@ -8,6 +8,7 @@
 import * as ort from 'onnxruntime-node';
 import { type Capabilities, CPU_CAPABILITIES } from '../graph/capabilities.ts';
 import type { DType, Graph } from '../graph/graph.ts';
+import { LoopGraph, lowerLoop } from '../graph/loop.ts';
 import { type FixedWeights, lowerGraph, type TensorValues } from '../graph/lowering.ts';
 import { liveNodes, orderForRelease, verify } from '../graph/passes.ts';
 import type { BoundRun, SessionBinding } from './bound-run.ts';
@@ -66,10 +67,14 @@ export interface SessionOptions {
  * @param fixed weights that are part of the model; with places in a file, a session is opened by path
  */
 export function encodeGraph(
-  graph: Graph,
+  graph: Graph | LoopGraph,
   capabilities: Capabilities = CPU_CAPABILITIES,
   fixed: FixedWeights = {},
 ): Uint8Array {
+  if (graph instanceof LoopGraph) {
+    verify(graph.body, liveNodes(graph.body));
+    return encodeOnnx(lowerLoop(graph, capabilities, fixed));
+  }
   const nodes = orderForRelease(liveNodes(graph));
   verify(graph, nodes);
   return encodeOnnx(lowerGraph(graph, capabilities, nodes, fixed));
@@ -79,7 +84,7 @@ export function encodeGraph(
  * Memory patterns are off (they double peak memory with dynamic shapes) and ORT's own optimiser too: the lowering already
  * emits fused kernels, loading is 4x faster, and common subexpression elimination would undo recomputation.
  */
-function ortOptions(options: SessionOptions, graph?: Graph): ort.InferenceSession.SessionOptions {
+function ortOptions(options: SessionOptions, graph?: Graph | LoopGraph): ort.InferenceSession.SessionOptions {
   return {
     executionProviders: executionProviders(options, graph),
     intraOpNumThreads: options.threads ?? 1,
@@ -97,7 +102,7 @@ function ortOptions(options: SessionOptions, graph?: Graph): ort.InferenceSessio
 /** The device first, then the processor for the nodes that the device has no kernel for. */
 function executionProviders(
   { placement, capabilities }: SessionOptions,
-  graph: Graph | undefined,
+  graph: Graph | LoopGraph | undefined,
 ): ort.InferenceSession.ExecutionProviderConfig[] {
   switch (placement?.device) {
     case undefined:
@@ -120,7 +125,7 @@ export class Session {
    * Compiles a graph.
    * @throws Error with ONNX Runtime's message when the model is not to its liking
    */
-  static async create(graph: Graph, options: SessionOptions = {}): Promise<Session> {
+  static async create(graph: Graph | LoopGraph, options: SessionOptions = {}): Promise<Session> {
     const weights = new Map([...(options.initializers ?? [])].filter(([name]) => isInput(graph, name)));
     const capabilities = options.capabilities ?? options.placement?.capabilities;
     if (bindingOf(options) === 'node') {
@@ -175,7 +180,8 @@ export class Session {
   }
 }
 
-const isInput = (graph: Graph, name: string): boolean => graph.inputs.some((input) => input.name === name);
+const isInput = (graph: Graph | LoopGraph, name: string): boolean =>
+  (graph instanceof LoopGraph ? graph.body : graph).inputs.some((input) => input.name === name);
 
 /** WebGPU's provider is opened by onnxruntime-node alone. */
 const bindingOf = ({ binding, placement }: SessionOptions): 'node' | 'native' =>

@@ -37,6 +37,8 @@ export interface OpAttrs {
   fill: { readonly shape: Shape; readonly value: number };
   reduceSum: { readonly axes: readonly number[]; readonly keepDims: boolean };
   reduceMean: { readonly axes: readonly number[]; readonly keepDims: boolean };
+  /** Index of the largest value of the last axis, the first of equals: [.., V] → [..] i64. */
+  argmax: None;
   /** alpha * op(A) op(B) + beta * C over matrices; C is optional and broadcast. */
   gemm: { readonly transA: boolean; readonly transB: boolean; readonly alpha: number; readonly beta: number };
   /** alpha * op(A) op(B) over equal leading axes. */

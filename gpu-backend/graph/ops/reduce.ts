@@ -77,3 +77,24 @@ export const reduceMean: OpRow<'reduceMean'> = {
     ];
   },
 };
+
+/** No gradient: it is constant almost everywhere. */
+export const argmax: OpRow<'argmax'> = {
+  infer: (inputs) => {
+    const x = arg(inputs, 0, 'x');
+    expectDtype(x, 'f32', 'x');
+    return [{ dtype: 'i64', shape: withoutAxes(x.shape, [x.shape.length - 1]) }];
+  },
+  grad: 'none',
+  lower: (ctx, node) => [
+    ctx.emit('ArgMax', [ctx.name(arg(node.inputs, 0, 'x'))], { axis: { int: -1 }, keepdims: { int: 0 } }),
+  ],
+  reference: (inputs) => {
+    const x = arg(inputs, 0, 'x');
+    const width = x.shape.at(-1) ?? 1;
+    const out = nd(x.shape.slice(0, -1));
+    for (let row = 0; row < out.data.length; row++)
+      for (let i = 1; i < width; i++) if (at(x, row * width + i) > at(x, row * width + at(out, row))) out.data[row] = i;
+    return [out];
+  },
+};

@@ -25,7 +25,7 @@ import { gemm, logSoftmax, matmul, softmax } from './linalg.ts';
 import { crossEntropy, crossEntropyGrad } from './loss.ts';
 import { layerNorm, rmsNorm } from './norm.ts';
 import { dequantizeBlocks, linearNBits } from './quantized.ts';
-import { reduceMean, reduceSum } from './reduce.ts';
+import { argmax, reduceMean, reduceSum } from './reduce.ts';
 import type { OpRow } from './row.ts';
 
 /** The op set: one complete row for every name in OpAttrs. A missing row or member does not compile. */
@@ -56,6 +56,7 @@ export const OPS: { readonly [K in OpName]: OpRow<K> } = {
   fill,
   reduceSum,
   reduceMean,
+  argmax,
   gemm,
   matmul,
   dequantizeBlocks,
