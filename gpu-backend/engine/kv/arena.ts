@@ -7,15 +7,17 @@
  * Always true: rows 0 … rows-1 have no hole between them; 0 ≤ length(row) ≤ T; numbers at or beyond length(row) are finite
  * and never attended (the bias of `biasFor` says -1e9 there), and scales there are 0.
  */
-import { quantizeColumns, quantizeRows } from './quantize.ts';
+import { appendInt8 } from './append-int8.ts';
 import {
   allocateSpan,
   copyRuns,
+  type FreshKv,
   type KvArray,
   type KvShape,
   type KvSpan,
   kvBytesPerToken,
   planeLayouts,
+  swapBlocks,
 } from './span.ts';
 
 /** Attention bias of a position that does not exist: far below any score, yet finite, so that softmax never divides 0 by 0. */
@@ -33,14 +35,6 @@ export interface KvLayerView {
   /** `null` for f32. */
   readonly kScale: Float32Array | null;
   readonly vScale: Float32Array | null;
-}
-
-/** Keys and values of new tokens as the graph returns them: per layer f32 [batch, kvHeads, stride, headDim]. */
-export interface FreshKv {
-  readonly keys: readonly Float32Array[];
-  readonly values: readonly Float32Array[];
-  readonly batchRow: number;
-  readonly stride: number;
 }
 
 export class KvArena {
@@ -134,9 +128,7 @@ export class KvArena {
     if (a === b) return;
     this.#eachPlane((plane, outer, unit) => {
       const size = outer * this.#capacity * unit;
-      const first = plane.slice(a * size, (a + 1) * size);
-      plane.copyWithin(a * size, b * size, (b + 1) * size);
-      plane.set(first, b * size);
+      swapBlocks(plane, a * size, b * size, size);
     });
     const lengthA = this.#lengths[a]!;
     this.#lengths[a] = this.#lengths[b]!;
@@ -160,34 +152,9 @@ export class KvArena {
    * positions 0 … tokens-1.
    */
   append(slot: number, tokens: number, fresh: FreshKv): void {
-    const { kvHeads, headDim, layers, format } = this.shape;
     const start = this.#room(slot, tokens);
-    const T = this.#capacity;
-    const from = fresh.batchRow * kvHeads * fresh.stride * headDim;
-    const headStride = fresh.stride * headDim;
-    for (let layer = 0; layer < layers; layer++) {
-      const keys = fresh.keys[layer]!;
-      const values = fresh.values[layer]!;
-      if (format === 'f32') {
-        const to = (slot * kvHeads * T + start) * headDim;
-        const k = this.#planes[2 * layer]!;
-        const v = this.#planes[2 * layer + 1]!;
-        copyRuns(k, to, T * headDim, keys, from, headStride, kvHeads, tokens * headDim);
-        copyRuns(v, to, T * headDim, values, from, headStride, kvHeads, tokens * headDim);
-        continue;
-      }
-      const k = this.#planes[4 * layer] as Int8Array;
-      const v = this.#planes[4 * layer + 1] as Int8Array;
-      const kScale = this.#planes[4 * layer + 2] as Float32Array;
-      const vScale = this.#planes[4 * layer + 3] as Float32Array;
-      for (let head = 0; head < kvHeads; head++) {
-        const plane = slot * kvHeads + head;
-        const scaleAt = plane * T + start;
-        const read = from + head * headStride;
-        quantizeColumns(k, plane * headDim * T + start, T, kScale, scaleAt, keys, read, tokens, headDim);
-        quantizeRows(v, (plane * T + start) * headDim, vScale, scaleAt, values, read, tokens, headDim);
-      }
-    }
+    if (this.shape.format === 'f32') this.#appendF32(slot, start, tokens, fresh);
+    else appendInt8(this.#planes, this.shape, this.#capacity, slot, start, tokens, fresh);
     this.#lengths[slot] = start + tokens;
   }
 
@@ -267,6 +234,18 @@ export class KvArena {
       copyRuns(plane, write, size, source, from * unit, span.tokens * unit, outer, (to - from) * unit);
     });
     this.#lengths[slot] = start + (to - from);
+  }
+
+  #appendF32(slot: number, start: number, tokens: number, fresh: FreshKv): void {
+    const { kvHeads, headDim, layers } = this.shape;
+    const size = this.#capacity * headDim;
+    const stride = fresh.stride * headDim;
+    const from = fresh.batchRow * kvHeads * stride;
+    const to = slot * kvHeads * size + start * headDim;
+    for (let layer = 0; layer < layers; layer++) {
+      copyRuns(this.#planes[2 * layer]!, to, size, fresh.keys[layer]!, from, stride, kvHeads, tokens * headDim);
+      copyRuns(this.#planes[2 * layer + 1]!, to, size, fresh.values[layer]!, from, stride, kvHeads, tokens * headDim);
+    }
   }
 
   #checked(slot: number): number {

@@ -23,6 +23,14 @@ export interface PlaneLayout {
   readonly bytesPerNumber: 1 | 4;
 }
 
+/** Keys and values of new tokens as the graph returns them: per layer f32 [batch, kvHeads, stride, headDim]. */
+export interface FreshKv {
+  readonly keys: readonly Float32Array[];
+  readonly values: readonly Float32Array[];
+  readonly batchRow: number;
+  readonly stride: number;
+}
+
 /** The planes of one layer, always in the same order. */
 export function planeLayouts(shape: KvShape): readonly PlaneLayout[] {
   const { kvHeads, headDim } = shape;
@@ -137,5 +145,24 @@ function copySmallI8(
     const read = from + run * fromStride;
     const write = to + run * toStride;
     for (let index = 0; index < length; index++) target[write + index] = source[read + index]!;
+  }
+}
+
+const SCRATCH_NUMBERS = 16_384;
+let scratchF32 = new Float32Array(0);
+let scratchI8 = new Int8Array(0);
+
+/** Exchanges two disjoint blocks of `length` numbers within an array, a piece at a time through a small scratch. */
+export function swapBlocks(array: KvArray, a: number, b: number, length: number): void {
+  if (scratchF32.length === 0) {
+    scratchF32 = new Float32Array(SCRATCH_NUMBERS);
+    scratchI8 = new Int8Array(SCRATCH_NUMBERS);
+  }
+  const scratch = array instanceof Float32Array ? scratchF32 : scratchI8;
+  for (let at = 0; at < length; at += SCRATCH_NUMBERS) {
+    const size = Math.min(SCRATCH_NUMBERS, length - at);
+    scratch.set(array.subarray(a + at, a + at + size));
+    array.copyWithin(a + at, b + at, b + at + size);
+    array.set(size === SCRATCH_NUMBERS ? scratch : scratch.subarray(0, size), b + at);
   }
 }
