@@ -41,6 +41,10 @@ export interface Tokenizer {
   cutsText(token: string): boolean;
   /** What a text gets in front that begins with a piece instead of a word: the ids of the leading space, [] where there is none. */
   readonly leadIds: readonly number[];
+  /** Bytes that an ordinary token adds to a text; `null` for special tokens and for ids without a token. */
+  bytesOf(id: number): Uint8Array | null;
+  /** Decoding takes one space off the front of a text. */
+  readonly stripsLeadingSpace: boolean;
   /** Text of the ids; malformed byte sequences become U+FFFD. Special tokens are left out unless `keepSpecials`. */
   decode(ids: Iterable<number>, options?: { readonly keepSpecials?: boolean }): string;
   /** A decoder for ids that arrive one by one. */
@@ -175,6 +179,8 @@ export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): T
     },
     isSpecial: (id) => specialIds.has(id),
     cutsText: (token) => addedContents.has(token),
+    bytesOf: (id) => (specialIds.has(id) || written[id] === undefined ? null : bytesOf(id)),
+    stripsLeadingSpace: form.stripsLeadingSpace,
     leadIds: continued === plain ? [] : textContinued.encode(' ', { add_special_tokens: false }).ids,
     decode(ids, decodeOptions) {
       const stream = createStream(decodeOptions);
