@@ -137,7 +137,6 @@ describe('FeatureStore', () => {
 });
 
 describe('DiskTier', () => {
-  const signal = new AbortController().signal;
   async function folder(t: { after: (fn: () => unknown) => void }): Promise<string> {
     const dir = await mkdtemp(join(tmpdir(), 'mantis-features-'));
     t.after(() => rm(dir, { recursive: true, force: true }));
@@ -149,10 +148,10 @@ describe('DiskTier', () => {
     const record = new Uint8Array(1000).fill(7);
     const tier = await DiskTier.open(dir, 3000);
     for (const digit of ['1', '2', '3']) await tier.write(id(digit), record);
-    await tier.read(id('1'), signal);
+    await tier.read(id('1'));
     await tier.write(id('4'), record);
-    assert.equal(await tier.read(id('2'), signal), null);
-    assert.deepEqual(new Uint8Array((await tier.read(id('1'), signal))!), record);
+    assert.equal(await tier.read(id('2')), null);
+    assert.deepEqual(new Uint8Array((await tier.read(id('1')))!), record);
     assert.deepEqual(tier.size, { bytes: 3000, entries: 3, evictions: 1 });
     await tier.write(id('5'), new Uint8Array(3001));
     assert.equal(tier.size.entries, 3, 'what can never fit evicts nothing');
@@ -189,7 +188,7 @@ describe('DiskTier', () => {
     const tier = await DiskTier.open(dir, 1 << 20);
     await tier.write(id('1'), new Uint8Array(10));
     await rm(join(dir, (await readdir(dir))[0]!));
-    assert.equal(await tier.read(id('1'), signal), null);
+    assert.equal(await tier.read(id('1')), null);
     assert.deepEqual(tier.size, { bytes: 0, entries: 0, evictions: 0 });
   });
   it('takes no name that could lead elsewhere', async (t) => {
