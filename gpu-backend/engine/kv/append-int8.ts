@@ -4,9 +4,9 @@
  * prompt chunk each takes several.
  */
 import { quantizeStage } from './quantize.ts';
-import type { FreshKv, KvArray, KvShape } from './span.ts';
+import { type FreshKv, type KvArray, type KvShape, keyTileTokens } from './span.ts';
 
-/** Offsets [layer · 4 + plane], planes in the order k, v, kScale, vScale; T: positions of a row; `start`: the first to fill. */
+/** `planes`: [layer · 4 + plane], planes in the order k, v, kScale, vScale; T: positions of a row; `start`: the first to fill. */
 export function appendInt8(
   planes: readonly KvArray[],
   shape: KvShape,
@@ -17,6 +17,7 @@ export function appendInt8(
   fresh: FreshKv,
 ): void {
   const { layers, kvHeads: H, headDim: D } = shape;
+  const tile = keyTileTokens(shape);
   const stage = quantizeStage();
   const stageRows = Math.floor(stage.size / D);
   const pieceTokens = Math.min(tokens, Math.floor(stageRows / H));
@@ -41,7 +42,8 @@ export function appendInt8(
         const target = planes[plane + (isKey ? 0 : 1)] as Int8Array;
         const scales = planes[plane + (isKey ? 2 : 3)] as Float32Array;
         const at = slot * H * T + start + first;
-        if (isKey) storeKeys(target, slot * H * D * T + start + first, T, stage.quantized, row * D, H, D, count);
+        if (isKey)
+          storeKeys(target, slot * H * T * D, T * D, start + first, tile, stage.quantized, row * D, H, D, count);
         else storeValues(target, at * D, T * D, stage.quantized, row * D, H, count * D);
         for (let head = 0; head < H; head++)
           for (let token = 0; token < count; token++)
@@ -66,11 +68,13 @@ function load(
       target.set(source.subarray(from + head * stride, from + head * stride + length), to + head * length);
 }
 
-/** From [H, count, D] to [H, D, T]. */
+/** From [H, count, D] to places `start` on of [H, T / tile, D, tile]. */
 function storeKeys(
   target: Int8Array,
   to: number,
-  T: number,
+  headSize: number,
+  start: number,
+  tile: number,
   source: Int8Array,
   from: number,
   H: number,
@@ -78,10 +82,17 @@ function storeKeys(
   count: number,
 ): void {
   for (let head = 0; head < H; head++)
-    for (let d = 0; d < D; d++) {
-      const write = to + (head * D + d) * T;
-      let read = from + head * count * D + d;
-      for (let token = 0; token < count; token++, read += D) target[write + token] = source[read]!;
+    for (let done = 0; done < count; ) {
+      const place = (start + done) % tile;
+      const tokens = Math.min(count - done, tile - place);
+      const begin = to + head * headSize + (start + done - place) * D + place;
+      const row = from + (head * count + done) * D;
+      for (let d = 0; d < D; d++) {
+        const write = begin + d * tile;
+        let read = row + d;
+        for (let token = 0; token < tokens; token++, read += D) target[write + token] = source[read]!;
+      }
+      done += tokens;
     }
 }
 

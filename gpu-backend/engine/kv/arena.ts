@@ -8,6 +8,7 @@
  * and never attended (the bias of `biasFor` says -1e9 there), and scales there are 0.
  */
 import { appendInt8 } from './append-int8.ts';
+import { copyKeys, type KeyRun } from './key-tiles.ts';
 import {
   allocateSpan,
   copyRuns,
@@ -15,6 +16,7 @@ import {
   type KvArray,
   type KvShape,
   type KvSpan,
+  keyTileTokens,
   kvBytesPerToken,
   planeLayouts,
   swapBlocks,
@@ -28,7 +30,10 @@ const SHRINK_BUFFER_BELOW = 1 / 4;
 /** Buffers grow by at least this factor, so that rows joining one by one do not copy everything each time. */
 const GROWTH = 1.5;
 
-/** One layer's rows first … first+count-1. int8: k [count, kvHeads, D, T], v [count, kvHeads, T, D], scales [count, kvHeads, 1, T]. */
+/**
+ * One layer's rows first … first+count-1. f32: k, v [count, kvHeads, T, D]. int8: k [count, kvHeads, T / tile, D, tile],
+ * v [count, kvHeads, T, D], scales [count, kvHeads, 1, T].
+ */
 export interface KvLayerView {
   readonly k: KvArray;
   readonly v: KvArray;
@@ -42,6 +47,8 @@ export class KvArena {
   readonly stepTokens: number;
   readonly #layouts: ReturnType<typeof planeLayouts>;
   readonly #bytesPerToken: number;
+  /** Rows are moved in multiples of this many positions. */
+  readonly #tile: number;
   readonly #spare: () => number;
   /** [layer · planes + plane], each [rows, outer, T, unit] with room for `#positions` ≥ rows · T positions. */
   #planes: KvArray[];
@@ -59,6 +66,11 @@ export class KvArena {
     this.stepTokens = stepTokens;
     this.#layouts = planeLayouts(shape);
     this.#bytesPerToken = kvBytesPerToken(shape);
+    this.#tile = shape.format === 'int8' ? keyTileTokens(shape) : 1;
+    if (stepTokens % this.#tile !== 0)
+      throw new Error(
+        `internal: rows grow by ${stepTokens} tokens, expected a multiple of the ${this.#tile} of a tile of keys.`,
+      );
     this.#spare = spare;
     this.#capacity = stepTokens;
     this.#planes = this.#empty();
@@ -210,11 +222,23 @@ export class KvArena {
     const length = this.length(slot);
     if (from < 0 || from >= to || to > length)
       throw new Error(`internal: row ${slot} holds ${length} tokens; positions ${from} to ${to} cannot be saved.`);
-    const span = allocateSpan(this.shape, to - from);
+    const span = allocateSpan(this.shape, from, to - from);
     this.#eachPlane((plane, outer, unit, index) => {
       const size = this.#capacity * unit;
-      const read = slot * outer * size + from * unit;
-      copyRuns(span.planes[index]!, 0, span.tokens * unit, plane, read, size, outer, span.tokens * unit);
+      const saved = span.planes[index]!;
+      const begin = slot * outer * size;
+      if (this.#isTiled(index))
+        for (let head = 0; head < outer; head++)
+          copyKeys(
+            savedKeys(span, saved, head, unit, this.#tile),
+            0,
+            this.#keys(plane, begin + head * size),
+            from,
+            span.tokens,
+            unit,
+            this.#tile,
+          );
+      else copyRuns(saved, 0, span.tokens * unit, plane, begin + from * unit, size, outer, span.tokens * unit);
     });
     return span;
   }
@@ -229,9 +253,21 @@ export class KvArena {
     const start = this.#room(slot, to - from);
     this.#eachPlane((plane, outer, unit, index) => {
       const size = this.#capacity * unit;
-      const write = slot * outer * size + start * unit;
-      const source = span.planes[index]!;
-      copyRuns(plane, write, size, source, from * unit, span.tokens * unit, outer, (to - from) * unit);
+      const saved = span.planes[index]!;
+      const begin = slot * outer * size;
+      if (this.#isTiled(index))
+        for (let head = 0; head < outer; head++)
+          copyKeys(
+            this.#keys(plane, begin + head * size),
+            start,
+            savedKeys(span, saved, head, unit, this.#tile),
+            from,
+            to - from,
+            unit,
+            this.#tile,
+          );
+      else
+        copyRuns(plane, begin + start * unit, size, saved, from * unit, span.tokens * unit, outer, (to - from) * unit);
     });
     this.#lengths[slot] = start + (to - from);
   }
@@ -246,6 +282,15 @@ export class KvArena {
       copyRuns(this.#planes[2 * layer]!, to, size, fresh.keys[layer]!, from, stride, kvHeads, tokens * headDim);
       copyRuns(this.#planes[2 * layer + 1]!, to, size, fresh.values[layer]!, from, stride, kvHeads, tokens * headDim);
     }
+  }
+
+  #isTiled(index: number): boolean {
+    return this.#tile > 1 && index % this.#layouts.length === 0;
+  }
+
+  /** The keys of one head of one row. */
+  #keys(array: KvArray, begin: number): KeyRun {
+    return { array, begin, tokens: this.#capacity, lead: 0 };
   }
 
   #checked(slot: number): number {
@@ -345,7 +390,7 @@ export class KvArena {
       const runs = this.rows * outer;
       for (let step = 0; step < runs; step++) {
         const run = T > old ? runs - 1 - step : step;
-        const length = this.#lengths[(run / outer) | 0]! * unit;
+        const length = Math.ceil(this.#lengths[(run / outer) | 0]! / this.#tile) * this.#tile * unit;
         const from = run * old * unit;
         const to = run * T * unit;
         if (length > 0) plane.copyWithin(to, from, from + length);
@@ -364,4 +409,8 @@ export class KvArena {
       this.#layouts.map(({ bytesPerNumber }) => (bytesPerNumber === 4 ? new Float32Array(0) : new Int8Array(0))),
     ).flat();
   }
+}
+
+function savedKeys(span: KvSpan, array: KvArray, head: number, D: number, tile: number): KeyRun {
+  return { array, begin: head * span.tokens * D, tokens: span.tokens, lead: span.start % tile };
 }

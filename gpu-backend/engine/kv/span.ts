@@ -1,17 +1,26 @@
+import { KEY_TILE_TOKENS } from '../../models/decode.ts';
+
 /**
  * How keys and values lie in memory, for the arena of running rows and for compact copies of it alike.
  *
  * A *plane* is one tensor [outer, T, unit]: `outer` runs of T positions with `unit` numbers each. One layer has
  *  - f32:  k [kvHead, T, D], v [kvHead, T, D];
- *  - int8: k [kvHead·D, T, 1] (transposed, as `MatMulIntegerToFloat` reads it), v [kvHead, T, D], and a scale per token and
- *          head for both, f32 [kvHead, T, 1]. A value is q·scale with q in −127…127 and scale = max|x| / 127.
- * Everything that moves positions about (growing, moving rows, saving, restoring) only needs these three numbers.
+ *  - int8: k and v likewise, but keys in tiles (`key-tiles.ts`): k [kvHead, T / tile, D, tile]; and a scale per token and head
+ *          for both, f32 [kvHead, T, 1]. A value is q·scale with q in −127…127 and scale = max|x| / 127.
+ * Growing and moving rows only needs these three numbers.
  */
 export interface KvShape {
   readonly layers: number;
   readonly kvHeads: number;
   readonly headDim: number;
   readonly format: 'f32' | 'int8';
+  /** Tokens in a tile of int8 keys. Default: as the decoder graph reads them. */
+  readonly keyTileTokens?: number;
+}
+
+/** Of the int8 keys of a shape. */
+export function keyTileTokens(shape: KvShape): number {
+  return shape.keyTileTokens ?? KEY_TILE_TOKENS;
 }
 
 export type KvArray = Float32Array | Int8Array;
@@ -40,7 +49,7 @@ export function planeLayouts(shape: KvShape): readonly PlaneLayout[] {
       { name: 'v', outer: kvHeads, unit: headDim, bytesPerNumber: 4 },
     ];
   return [
-    { name: 'k', outer: kvHeads * headDim, unit: 1, bytesPerNumber: 1 },
+    { name: 'k', outer: kvHeads, unit: headDim, bytesPerNumber: 1 },
     { name: 'v', outer: kvHeads, unit: headDim, bytesPerNumber: 1 },
     { name: 'kScale', outer: kvHeads, unit: 1, bytesPerNumber: 4 },
     { name: 'vScale', outer: kvHeads, unit: 1, bytesPerNumber: 4 },
@@ -58,6 +67,8 @@ export function kvBytesPerToken(shape: KvShape): number {
 /** A compact copy of consecutive positions of one row, outside the arena. Immutable once made. */
 export interface KvSpan {
   readonly tokens: number;
+  /** Position of the first token in its row; tiles of keys are cut there. */
+  readonly start: number;
   /** Of the one buffer behind all planes. */
   readonly bytes: number;
   /** [layer · planes + plane], each [outer, tokens, unit]. */
@@ -65,7 +76,7 @@ export interface KvSpan {
 }
 
 /** An empty span; the arena fills it. */
-export function allocateSpan(shape: KvShape, tokens: number): KvSpan {
+export function allocateSpan(shape: KvShape, start: number, tokens: number): KvSpan {
   const layouts = planeLayouts(shape);
   const buffer = new ArrayBuffer(kvBytesPerToken(shape) * tokens);
   const planes = new Array<KvArray>(shape.layers * layouts.length);
@@ -80,7 +91,7 @@ export function allocateSpan(shape: KvShape, tokens: number): KvSpan {
           width === 4 ? new Float32Array(buffer, offset, length) : new Int8Array(buffer, offset, length);
         offset += length * width;
       }
-  return { tokens, bytes: buffer.byteLength, planes };
+  return { tokens, start, bytes: buffer.byteLength, planes };
 }
 
 /** Below this many numbers a loop is cheaper than making two array views for `set`. */

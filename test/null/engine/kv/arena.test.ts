@@ -5,7 +5,8 @@ import { KvPool } from '../../../../gpu-backend/engine/kv/pool.ts';
 import { type FreshKv, type KvShape, type KvSpan, kvBytesPerToken } from '../../../../gpu-backend/engine/kv/span.ts';
 import { randomOf } from './random.ts';
 
-const geometry = { layers: 2, kvHeads: 2, headDim: 16 };
+const TILE = 4;
+const geometry = { layers: 2, kvHeads: 2, headDim: 16, keyTileTokens: TILE };
 const formats = ['f32', 'int8'] as const;
 
 /** Whole numbers −127 … 127 with one of size 127 a head: int8 keeps them exactly, so both formats have one model. */
@@ -44,7 +45,9 @@ function read(arena: KvArena, slot: number): Row {
       const { k, v, kScale, vScale } = views[layer]!;
       const heads = Array.from({ length: kvHeads }, (_, h) => slot * kvHeads + h);
       const key = (h: number, d: number) =>
-        format === 'f32' ? k[(h * T + position) * D + d]! : k[(h * D + d) * T + position]! * kScale![h * T + position]!;
+        format === 'f32'
+          ? k[(h * T + position) * D + d]!
+          : k[(h * T + position - (position % TILE)) * D + d * TILE + (position % TILE)]! * kScale![h * T + position]!;
       const value = (h: number, d: number) =>
         v[(h * T + position) * D + d]! * (format === 'f32' ? 1 : vScale![h * T + position]!);
       const numbers = (of: (h: number, d: number) => number) =>
@@ -263,7 +266,7 @@ describe('KvPool', () => {
     const next = randomOf(11);
     const pick = (below: number) => Math.floor(next() * below);
     const budget = 96;
-    const pool = new KvPool({ layers: 1, kvHeads: 1, headDim: 16, format: 'int8' }, budget, 4);
+    const pool = new KvPool({ layers: 1, kvHeads: 1, headDim: 16, keyTileTokens: TILE, format: 'int8' }, budget, 4);
     /** By class, the lengths of its rows. */
     const rows: number[][] = [[], [], []];
     const cost = () =>

@@ -42,7 +42,7 @@ function names(symbols: PromptSymbols): string[] {
 /** A span that says which position of which prompt each of its numbers is. */
 function spanOf(marks: readonly number[]): KvSpan {
   const plane = Float32Array.from(marks);
-  return { tokens: marks.length, bytes: plane.byteLength, planes: [plane] };
+  return { tokens: marks.length, start: 0, bytes: plane.byteLength, planes: [plane] };
 }
 
 const marksOf = (hit: ReturnType<PrefixTree['lookup']>) =>
