@@ -1,6 +1,7 @@
 /** What is measured, and what the project promises against whom. */
-import { promptIds } from './checkpoint.ts';
+
 import type { ServedRequest } from './contender.ts';
+import { promptIds } from './model.ts';
 
 export type Case =
   | { readonly kind: 'decode'; readonly id: string; readonly rows: number; readonly context: number }

@@ -5,7 +5,7 @@
 import { closeSync, existsSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { encodeFloat16 } from '../../../gpu-backend/io/half.ts';
-import { BENCH_CONFIG, CACHE } from './checkpoint.ts';
+import { BENCH_CONFIG, CACHE } from './model.ts';
 import { DecoderWeights } from './weights.ts';
 
 export type GgufFormat = 'q4_0' | 'q8_0';

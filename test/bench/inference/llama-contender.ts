@@ -7,8 +7,8 @@
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { BENCH_CONFIG, promptIds } from './checkpoint.ts';
 import { type Contender, offer, type ServedRequest, type Timing } from './contender.ts';
+import { BENCH_CONFIG, promptIds } from './model.ts';
 
 interface Context {
   init(): Promise<boolean>;

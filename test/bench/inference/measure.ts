@@ -1,8 +1,8 @@
 /** Alternating rounds over resident contenders. */
 import { type Case, mixedRequests } from './cases.ts';
-import { promptIds } from './checkpoint.ts';
 import type { Child } from './child.ts';
 import type { Answer } from './contender.ts';
+import { promptIds } from './model.ts';
 import type { ContenderSpec } from './peers.ts';
 import { Neighbours } from './quiet.ts';
 
@@ -67,11 +67,17 @@ async function window(of: Case, { child }: Running, round: number, effort: Effor
         () => child.call({ op: 'prefill', ids: promptIds(5000 + 100 * of.tokens + round, of.tokens) }),
         tokens,
       );
-    case 'serve':
+    case 'serve': {
+      const requests = mixedRequests(of.requests);
+      const expected = requests.reduce((sum, { newTokens }) => sum + newTokens, 0);
       return timed(
-        () => child.call({ op: 'serve', requests: mixedRequests(of.requests) }),
-        () => of.requests,
+        () => child.call({ op: 'serve', requests }),
+        ({ tokens: made }) => {
+          if (made !== expected) throw new Error(`expected answers of ${expected} tokens in all, received ${made}`);
+          return of.requests;
+        },
       );
+    }
   }
 }
 

@@ -7,7 +7,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { OnnxModel } from '../../../gpu-backend/graph/lowering.ts';
 import { encodeOnnx } from '../../../gpu-backend/runtime/onnx-encode.ts';
-import { BENCH_CONFIG, CACHE } from './checkpoint.ts';
+import { BENCH_CONFIG, CACHE } from './model.ts';
 import { type ExportFormat, OnnxWriter } from './onnx-writer.ts';
 import { DecoderWeights, stackRows } from './weights.ts';
 

@@ -4,11 +4,11 @@ import { Engine, type EngineEvent } from '../../../gpu-backend/engine/engine.ts'
 import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
 import { ModelLoader } from '../../../gpu-backend/engine/load-model.ts';
 import type { ModelRunner } from '../../../gpu-backend/engine/runner.ts';
-import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
+import type { Capacity } from '../../../gpu-backend/engine/scheduler/types.ts';
 import { importCheckpoint } from '../../../gpu-backend/models/import.ts';
 import { chooseStorage } from '../../../gpu-backend/models/storage.ts';
-import { BENCH_CONFIG, CACHE } from './checkpoint.ts';
 import type { Contender, ServedRequest, Timing } from './contender.ts';
+import { BENCH_CONFIG, CACHE } from './model.ts';
 
 export interface OursOptions {
   readonly precision: 'f32' | 'int8' | 'int4';
@@ -21,10 +21,16 @@ const CAPACITY: Capacity = {
   maxRows: 16,
   kvTokens: 8 * 2304,
   kvStepTokens: 64,
+  classBounds: [512, 1024, 2048, 4096],
   idleChunkTokens: 512,
   busyChunkTokens: 128,
   imagesPerRun: 4,
+  growthTokens: Number.POSITIVE_INFINITY,
+  agingMs: 30_000,
 };
+
+/** Keys and values kept for prompts that begin alike; none of the timed ones do. */
+const PREFIX_CACHE_BYTES = 256 << 20;
 
 /** Rows of a decoding case fill up one by one while others decode already: a large chunk keeps them of one length. */
 const FILLING: Capacity = { ...CAPACITY, busyChunkTokens: 512 };
@@ -124,6 +130,9 @@ export class Ours implements Contender {
       runner: this.runner,
       capacity,
       cache: new FeatureCache(1 << 20),
+      prefixCacheBytes: PREFIX_CACHE_BYTES,
+      // The made-up prompts repeat nothing, and a step has to be one token a row for rates to mean what they mean for the peers.
+      speculate: false,
       emit: (events) => {
         this.#events.push(...events);
       },
@@ -136,6 +145,9 @@ export class Ours implements Contender {
     this.#engine.submit({
       id,
       cacheScope: 'bench',
+      adapter: null,
+      priority: 'interactive',
+      readFrom: null,
       tokenIds: Int32Array.from(ids),
       images: [],
       maxNewTokens,

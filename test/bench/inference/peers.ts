@@ -3,8 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Group } from './cases.ts';
-import { CACHE } from './checkpoint.ts';
 import { ggufExport } from './gguf.ts';
+import { CACHE } from './model.ts';
 import { onnxExport } from './onnx-export.ts';
 import type { OursOptions } from './ours.ts';
 

@@ -15,6 +15,7 @@ interface PeerTensor {
 }
 type Cache = Readonly<Record<string, PeerTensor>>;
 interface Output {
+  readonly sequences: PeerTensor;
   readonly past_key_values: Cache;
   readonly logits: PeerTensor;
 }
@@ -124,11 +125,12 @@ class TransformersJs implements Contender {
   /** There is no scheduler: requests follow one another. */
   async serve(requests: Parameters<Contender['serve']>[0]): Promise<Timing> {
     const started = performance.now();
-    for (const { ids, newTokens } of requests) await this.#generate([ids], { max_new_tokens: newTokens });
-    return {
-      tokens: requests.reduce((sum, { newTokens }) => sum + newTokens, 0),
-      ms: performance.now() - started,
-    };
+    let tokens = 0;
+    for (const { ids, newTokens } of requests) {
+      const { sequences } = await this.#generate([ids], { max_new_tokens: newTokens });
+      tokens += (sequences.dims[1] ?? 0) - ids.length;
+    }
+    return { tokens, ms: performance.now() - started };
   }
 
   #generate(prompts: readonly (readonly number[])[], options: object): Promise<Output> {
