@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { askCommand } from './ask.ts';
+import { devicesCommand } from './devices.ts';
 import { CliError } from './error.ts';
 import { evalCommand } from './eval.ts';
 import { exportCommand } from './export.ts';
@@ -31,6 +32,7 @@ Examples:
     askCommand(),
     finetuneCommand(),
     modelsCommand(),
+    devicesCommand(),
     importCommand(),
     inspectCommand(),
     exportCommand(),

@@ -3,8 +3,12 @@ export interface Capabilities {
   readonly device: string;
   /** com.microsoft FusedMatMul (transposes and scale inside the kernel). */
   readonly fusedMatMul: boolean;
-  /** SimplifiedLayerNormalization with a right inv_std output. */
+  /** SimplifiedLayerNormalization. */
   readonly simplifiedLayerNorm: boolean;
+  /** Its second output, inv_std, which gradients need; else it is computed beside it. */
+  readonly simplifiedLayerNormStats: boolean;
+  /** com.microsoft SkipSimplifiedLayerNormalization: a sum and its SimplifiedLayerNormalization. */
+  readonly skipSimplifiedLayerNorm: boolean;
   /** com.microsoft RotaryEmbedding. */
   readonly rotaryEmbedding: boolean;
   /** com.microsoft QuickGelu (x * sigmoid(alpha x)). */
@@ -21,6 +25,8 @@ export const CPU_CAPABILITIES: Capabilities = {
   device: 'cpu',
   fusedMatMul: true,
   simplifiedLayerNorm: true,
+  simplifiedLayerNormStats: true,
+  skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
   quickGelu: true,
   logSoftmax: true,
@@ -33,6 +39,8 @@ export const STANDARD_CAPABILITIES: Capabilities = {
   device: 'standard',
   fusedMatMul: false,
   simplifiedLayerNorm: false,
+  simplifiedLayerNormStats: false,
+  skipSimplifiedLayerNorm: false,
   rotaryEmbedding: false,
   quickGelu: false,
   logSoftmax: false,
@@ -42,13 +50,15 @@ export const STANDARD_CAPABILITIES: Capabilities = {
 
 /**
  * What the WebGPU provider of ONNX Runtime 1.30 has kernels for. A wish: the conformance probe takes away what a driver gets wrong
- * (on Mesa's llvmpipe SimplifiedLayerNormalization gives inv_std = 0). FusedMatMul and LogSoftmax have no kernel there, and an op
+ * (in version 1.30 SimplifiedLayerNormalization gives inv_std = 0). FusedMatMul and LogSoftmax have no kernel there, and an op
  * without one costs two copies between device and main memory.
  */
 export const WEBGPU_CAPABILITIES: Capabilities = {
   device: 'webgpu',
   fusedMatMul: false,
   simplifiedLayerNorm: true,
+  simplifiedLayerNormStats: true,
+  skipSimplifiedLayerNorm: false,
   rotaryEmbedding: true,
   quickGelu: true,
   logSoftmax: false,
@@ -61,6 +71,8 @@ export const CUDA_CAPABILITIES: Capabilities = {
   device: 'cuda',
   fusedMatMul: true,
   simplifiedLayerNorm: true,
+  simplifiedLayerNormStats: true,
+  skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
   quickGelu: true,
   logSoftmax: true,

@@ -1,6 +1,7 @@
 import type { Capabilities } from './capabilities.ts';
 import type { Dim, Shape } from './dim.ts';
 import { dimKey } from './dim.ts';
+import { fuseNodes } from './fuse.ts';
 import type { DType, Graph, Value } from './graph.ts';
 import type { OpName } from './ops/attrs.ts';
 import type { OpRow } from './ops/row.ts';
@@ -110,15 +111,17 @@ export class LowerContext {
     return this.emitMany(opType, inputs, 1, attrs, domain)[0] ?? '';
   }
 
+  /** @param outputs how many, or which of an operator's optional ones: those that are left out have the name '' */
   emitMany(
     opType: string,
     inputs: readonly string[],
-    outputs: number,
+    outputs: number | readonly boolean[],
     attrs: Readonly<Record<string, OnnxAttr>> = {},
     domain = '',
   ): string[] {
     const id = this.counter++;
-    const names = Array.from({ length: outputs }, (_, i) => `t${id}_${i}`);
+    const wanted = typeof outputs === 'number' ? new Array<boolean>(outputs).fill(true) : outputs;
+    const names = wanted.map((want, i) => (want ? `t${id}_${i}` : ''));
     this.nodes.push({
       opType,
       domain,
@@ -285,7 +288,7 @@ export function lowerGraph(
     ctx.bind(c.value, name);
     ctx.initializers.push({ name, dtype: c.value.dtype, shape: c.value.shape as number[], data: c.data });
   });
-  for (const node of nodes) {
+  for (const node of fuseNodes(graph, nodes)) {
     ctx.enter(node.scope, node.op);
     const row = OPS[node.op] as OpRow<OpName>;
     row.lower(ctx, node).forEach((name, i) => {
@@ -311,8 +314,21 @@ export function lowerGraph(
     outputs: graph.outputs.map((o) => ({ name: o.name, dtype: o.value.dtype, shape: onnxShape(o.value.shape) })),
     initializers: [...ctx.initializers, ...embeddedTensors(graph, values)],
     externals: externalTensors(graph, places),
-    nodes: renameOutputs(ctx.nodes, new Set(graph.inputs.map((i) => i.name))),
+    nodes: renameOutputs(readNodes(ctx.nodes, graph), new Set(graph.inputs.map((i) => i.name))),
   };
+}
+
+/** Nodes that an output needs: rows emit all they can give, such as statistics that only gradients read. */
+function readNodes(nodes: readonly OnnxNode[], graph: Graph): OnnxNode[] {
+  const needed = new Set(graph.outputs.map((o) => o.name));
+  return nodes
+    .toReversed()
+    .filter((node) => {
+      if (!node.outputs.some((name) => needed.has(name))) return false;
+      for (const name of node.inputs) needed.add(name);
+      return true;
+    })
+    .reverse();
 }
 
 /** Folds `Identity` output nodes into their producer, so that an output costs no copy. */

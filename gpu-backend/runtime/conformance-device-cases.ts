@@ -11,7 +11,7 @@ const index = (below: number, ...shape: readonly number[]): OperandSpec => ({ dt
 const bytes = (...shape: readonly number[]): OperandSpec => ({ dtype: 'u8', shape, values: { below: 256 } });
 
 function wide<K extends OpName>(op: K, name: string, attrs: OpAttrs[K], ...inputs: OperandSpec[]): OpCase {
-  return { op, name: `${name}, wide`, attrs, inputs } as OpCase;
+  return { op, name: name === '' ? 'wide' : `${name}, wide`, attrs, inputs } as OpCase;
 }
 
 const gemm = (transA: boolean, transB: boolean): OpAttrs['gemm'] => ({ transA, transB, alpha: 1, beta: 1 });

@@ -61,7 +61,9 @@ export async function probeConformance(
     return c === undefined ? [] : capabilitiesUsed(c, wish.capabilities);
   };
   const problems = await run(all, wish);
-  const lost = [...new Set([...problems.keys()].flatMap(uses))].sort();
+  const lost: CapabilityName[] = [];
+  for (const i of problems.keys())
+    if (!uses(i).some((name) => lost.includes(name))) lost.push(...(await guilty(i, uses(i), wish, run)));
   // A lost kernel changes the lowering of cases that were right, so they run again with those that were wrong.
   const again = all.filter((i) => problems.has(i) || uses(i).some((name) => lost.includes(name)));
   const standard: Placement = { ...wish, capabilities: withoutCapabilities(wish.capabilities, lost) };
@@ -87,6 +89,22 @@ export async function probeConformance(
     usable: hopeless.size === 0,
     ms: Math.round(performance.now() - startedAt),
   };
+}
+
+/** The one capability without which a case is right; all that it uses where none alone is to blame. */
+async function guilty(
+  index: number,
+  used: readonly CapabilityName[],
+  wish: Placement,
+  run: CaseRunner,
+): Promise<readonly CapabilityName[]> {
+  if (used.length < 2) return used;
+  // A row asks for the kernel first and then for its finer points: those go first.
+  for (const name of used.toReversed()) {
+    const without = { ...wish, capabilities: withoutCapabilities(wish.capabilities, [name]) };
+    if ((await run([index], without)).size === 0) return [name];
+  }
+  return used;
 }
 
 /** Runs cases in a process beside ours; one that dies is counted against the case it had in hand, and another is started. */
@@ -123,15 +141,16 @@ export async function conformanceOf(
   probed: ProbedDevice,
   wish: Placement,
   cacheDir: string | null,
+  run: CaseRunner = runCases,
 ): Promise<ConformanceReport> {
-  if (cacheDir === null) return await probeConformance(probed, wish);
+  if (cacheDir === null) return await probeConformance(probed, wish, run);
   const path = join(cacheDir, `conformance-${probed.device}-${reportKey(probed, wish)}.json`);
   try {
     return JSON.parse(await readFile(path, 'utf8')) as ConformanceReport;
   } catch {
     // Not there, or cut off: probed again.
   }
-  const report = await probeConformance(probed, wish);
+  const report = await probeConformance(probed, wish, run);
   await mkdir(cacheDir, { recursive: true });
   const draft = `${path}.${process.pid}`;
   await writeFile(draft, `${JSON.stringify(report, null, 2)}\n`);

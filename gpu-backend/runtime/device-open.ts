@@ -197,8 +197,9 @@ export function describeDevice({ verdicts, conformance }: Pick<OpenedDevice, 've
     return `${used ? 'uses' : 'not'} ${device}${named}: ${reason}`;
   });
   if (conformance === null) return lines;
-  const { cases, findings, ms, device } = conformance;
+  const { cases, findings, lostCapabilities, ms, device } = conformance;
   lines.push(`${device}: ${cases - findings.length} of ${cases} op cases as the interpreter (probed in ${ms} ms)`);
+  if (lostCapabilities.length > 0) lines.push(`${device}: works without ${lostCapabilities.join(', ')}`);
   for (const { op, name, problem, remedy } of findings)
     lines.push(`${device}: ${op}${name === '' ? '' : ` (${name})`} is wrong, ${problem}; remedy: ${remedy}`);
   return lines;

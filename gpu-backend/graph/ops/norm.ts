@@ -1,7 +1,8 @@
 import { type Dim, productOf } from '../dim.ts';
 import type { Graph, Value } from '../graph.ts';
-import { at, nd } from '../nd.ts';
-import { arg, expectSame, one, scalar, unbroadcast, withAxis } from './infer.ts';
+import type { LowerContext } from '../lowering.ts';
+import { at, nd, zipNd } from '../nd.ts';
+import { arg, expectRank, expectSame, one, scalar, unbroadcast, withAxis } from './infer.ts';
 import { rowsOf } from './linalg.ts';
 import type { OpRow } from './row.ts';
 
@@ -64,6 +65,19 @@ export const layerNorm: OpRow<'layerNorm'> = {
   },
 };
 
+/** Names of (y, invStd). */
+function lowerRmsNorm(ctx: LowerContext, x: string, w: string, epsilon: number): string[] {
+  const { simplifiedLayerNorm, simplifiedLayerNormStats } = ctx.capabilities;
+  const fused = (outputs: number): string[] =>
+    ctx.emitMany('SimplifiedLayerNormalization', [x, w], outputs, { axis: { int: -1 }, epsilon });
+  if (simplifiedLayerNorm && simplifiedLayerNormStats) return fused(2);
+  const meanSquare = ctx.emit('ReduceMean', [ctx.emit('Mul', [x, x]), ctx.ints([-1])], { keepdims: { int: 1 } });
+  const invStd = ctx.emit('Reciprocal', [ctx.emit('Sqrt', [ctx.emit('Add', [meanSquare, ctx.scalar(epsilon)])])]);
+  // Where nothing reads invStd, its nodes are left out of the model.
+  if (simplifiedLayerNorm) return [...fused(1), invStd];
+  return [ctx.emit('Mul', [ctx.emit('Mul', [x, invStd]), w]), invStd];
+}
+
 /**
  * RMSNorm over the last axis (Zhang & Sennrich, 2019). With r = invStd and t = g x, reduced to what needs whole passes over
  * the activations: dx = r (g w) - x r³ (t · w) / D, dw = Σ_rows r t. The two sums are matrix-vector products that read t once.
@@ -92,20 +106,8 @@ export const rmsNorm: OpRow<'rmsNorm'> = {
     };
     return [c.wants[0] ? dx() : undefined, c.wants[1] ? view(product(view(invStd, [1, rows]), t), [width]) : undefined];
   },
-  lower: (ctx, node) => {
-    const [x, w] = [ctx.name(arg(node.inputs, 0, 'x')), ctx.name(arg(node.inputs, 1, 'weight'))];
-    if (ctx.capabilities.simplifiedLayerNorm) {
-      return ctx.emitMany('SimplifiedLayerNormalization', [x, w], 2, {
-        axis: { int: -1 },
-        epsilon: node.attrs.epsilon,
-      });
-    }
-    const meanSquare = ctx.emit('ReduceMean', [ctx.emit('Mul', [x, x]), ctx.ints([-1])], { keepdims: { int: 1 } });
-    const invStd = ctx.emit('Reciprocal', [
-      ctx.emit('Sqrt', [ctx.emit('Add', [meanSquare, ctx.scalar(node.attrs.epsilon)])]),
-    ]);
-    return [ctx.emit('Mul', [ctx.emit('Mul', [x, invStd]), w]), invStd];
-  },
+  lower: (ctx, node) =>
+    lowerRmsNorm(ctx, ctx.name(arg(node.inputs, 0, 'x')), ctx.name(arg(node.inputs, 1, 'weight')), node.attrs.epsilon),
   reference: (inputs, { epsilon }) => {
     const [x, w] = [arg(inputs, 0, 'x'), arg(inputs, 1, 'weight')];
     const { count, width } = rowsOf(x);
@@ -119,5 +121,36 @@ export const rmsNorm: OpRow<'rmsNorm'> = {
       });
     }
     return [y, invStds];
+  },
+};
+
+/** Made by the lowering where nothing reads the norm's invStd (`fuse.ts`). */
+export const addRmsNorm: OpRow<'addRmsNorm'> = {
+  infer: (inputs) => {
+    const [a, b, weight] = [arg(inputs, 0, 'a'), arg(inputs, 1, 'b'), arg(inputs, 2, 'weight')];
+    expectRank(a, 2, 'a');
+    expectRank(b, 2, 'b');
+    expectSame(a.shape[0], b.shape[0], 'rows of a and b');
+    expectSame(a.shape[1], b.shape[1], 'last axes of a and b');
+    expectSame(weight.shape[0], a.shape[1], 'weight and last axis');
+    return [a, a];
+  },
+  grad: 'none',
+  lower: (ctx, node) => {
+    const [a, b, weight] = node.inputs.map((v) => ctx.name(v)) as [string, string, string];
+    if (ctx.capabilities.skipSimplifiedLayerNorm) {
+      // Outputs by place: the norm, mean, invStd, the sum.
+      const outputs = [true, false, false, true];
+      const attrs = { epsilon: node.attrs.epsilon };
+      const names = ctx.emitMany('SkipSimplifiedLayerNormalization', [a, b, weight], outputs, attrs, 'com.microsoft');
+      return [names[0] ?? '', names[3] ?? ''];
+    }
+    const sum = ctx.emit('Add', [a, b]);
+    return [lowerRmsNorm(ctx, sum, weight, node.attrs.epsilon)[0] ?? '', sum];
+  },
+  reference: (inputs, attrs, resolve) => {
+    const [a, b, weight] = [arg(inputs, 0, 'a'), arg(inputs, 1, 'b'), arg(inputs, 2, 'weight')];
+    const sum = zipNd(a.shape, [a, b], (x = 0, y = 0) => x + y);
+    return [arg(rmsNorm.reference([sum, weight], attrs, resolve), 0, 'y'), sum];
   },
 };
