@@ -27,6 +27,9 @@ export const concat = (g: Graph, xs: readonly Value[], axis: number): Value =>
   xs.length === 1 && xs[0] !== undefined ? xs[0] : one(g.emit('concat', xs, { axis }));
 export const slice = (g: Graph, x: Value, axis: number, start: Dim, end: Dim): Value =>
   one(g.emit('slice', [x], { axis, start, end }));
+/** Neighbouring parts of one axis; without a gradient. */
+export const split = (g: Graph, x: Value, axis: number, sizes: readonly Dim[]): Value[] =>
+  g.emit('split', [x], { axis, sizes });
 export const gather = (g: Graph, data: Value, indices: Value): Value => one(g.emit('gather', [data, indices], {}));
 /** Writes `updates` [N, …] over the rows `indices` [N] (distinct) of `data`. */
 export const setRows = (g: Graph, data: Value, indices: Value, updates: Value): Value =>

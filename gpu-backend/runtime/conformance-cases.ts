@@ -1,6 +1,6 @@
 /** One row per situation an op must be right in; shared by the finite-difference and the ONNX Runtime parity tests. */
 
-import { mulDims, type Shape, symbol } from '../graph/dim.ts';
+import { addDims, mulDims, type Shape, symbol } from '../graph/dim.ts';
 import type { DType, Graph, Value } from '../graph/graph.ts';
 import type { OpAttrs, OpName } from '../graph/ops/attrs.ts';
 
@@ -65,6 +65,7 @@ export const OP_CASES: readonly OpCase[] = [
   row('gelu', 'erf', { kind: 'erf' }, real(B, 5)),
   row('gelu', 'tanh', { kind: 'tanh' }, real(B, 5)),
   row('gelu', 'quick', { kind: 'quick' }, real(B, 5)),
+  row('gelu', 'silu', { kind: 'silu' }, real(B, 5)),
   row('squaredRelu', '', {}, real(B, 4)),
   row('add', 'same shape', {}, real(B, 4), real(B, 4)),
   row('add', 'bias row', {}, real(B, S, 4), real(4)),
@@ -83,6 +84,8 @@ export const OP_CASES: readonly OpCase[] = [
   row('concat', 'axis 1', { axis: 1 }, real(B, 2, 3), real(B, S, 3)),
   row('slice', 'static', { axis: 1, start: 1, end: 3 }, real(B, 4)),
   row('slice', 'symbolic end', { axis: 0, start: 1, end: S }, real(S, 4)),
+  row('split', 'static', { axis: 1, sizes: [3, 1, 2] }, real(B, 6, S)),
+  row('split', 'symbolic', { axis: 0, sizes: [B, S] }, real(addDims(B, S), 2), real(B), real(S)),
   row('pad', 'symbolic', { axis: 0, before: B, after: 1 }, real(B, 3)),
   row('expand', 'rows', { shape: [B, S, 4] }, real(B, 1, 4), real(B, S)),
   row('fill', '', { shape: [B, 3], value: 0.5 }, real(B, 3)),
@@ -113,6 +116,7 @@ export const OP_CASES: readonly OpCase[] = [
   row('logSoftmax', '', {}, real(B, 4)),
   row('layerNorm', '', { epsilon: 1e-5 }, real(B, S, 6), real(6), real(6)),
   row('rmsNorm', '', { epsilon: 1e-5 }, real(B, S, 6), real(6)),
+  row('addRmsNorm', '', { epsilon: 1e-5 }, real(B, 6), real(B, 6), real(6)),
   row('rope', 'full', { inverse: false }, real(B, 2, S, 4), index(5, B, S), real(5, 2), real(5, 2)),
   row('rope', 'inverse', { inverse: true }, real(B, 2, S, 4), index(5, B, S), real(5, 2), real(5, 2)),
   row('rope', 'partial', { inverse: false }, real(B, 2, S, 6), index(5, B, S), real(5, 2), real(5, 2)),
@@ -134,12 +138,13 @@ export function differentiable(c: OpCase): number[] {
     fill: [0],
     stopGradient: [0],
     expand: [1],
+    split: [1, 2],
   };
   return c.inputs.flatMap((s, i) => (s.dtype === 'f32' && !(frozen[c.op] ?? []).includes(i) ? [i] : []));
 }
 
-/** Emits a case: `fill` and `expand` take operands only to bind their symbols. */
+/** Emits a case: `fill`, `expand` and `split` take operands only to bind their symbols. */
 export function emitCase(graph: Graph, c: OpCase, inputs: readonly Value[]): Value[] {
-  const used = c.op === 'fill' ? [] : c.op === 'expand' ? inputs.slice(0, 1) : inputs;
+  const used = c.op === 'fill' ? [] : c.op === 'expand' || c.op === 'split' ? inputs.slice(0, 1) : inputs;
   return graph.emit(c.op, used, c.attrs);
 }

@@ -14,7 +14,7 @@ export interface OpAttrs {
   sigmoid: None;
   /** Outputs (silu(x), sigmoid(x)). */
   silu: None;
-  gelu: { readonly kind: 'erf' | 'tanh' | 'quick' };
+  gelu: { readonly kind: 'erf' | 'tanh' | 'quick' | 'silu' };
   squaredRelu: None;
   add: None;
   sub: None;
@@ -30,6 +30,8 @@ export interface OpAttrs {
   concat: { readonly axis: number };
   /** Half-open range of one axis. */
   slice: { readonly axis: number; readonly start: Dim; readonly end: Dim };
+  /** Neighbouring parts of one axis, as many outputs as sizes; their sum is the axis. Without a gradient: `slice` has one. */
+  split: { readonly axis: number; readonly sizes: readonly Dim[] };
   /** Zeros before and after on one axis. */
   pad: { readonly axis: number; readonly before: Dim; readonly after: Dim };
   expand: { readonly shape: Shape };
@@ -60,6 +62,8 @@ export interface OpAttrs {
   layerNorm: { readonly epsilon: number };
   /** (x [.., D], weight [D]) → (y, invStd [.., 1]) */
   rmsNorm: { readonly epsilon: number };
+  /** (a [N, D], b [N, D], weight [D]) → (rmsNorm(a + b), a + b): a residual sum and the norm that reads it. */
+  addRmsNorm: { readonly epsilon: number };
   /** (x [B, H, S, D], positions [B, S], cos [P, R/2], sin [P, R/2]); first R of D features are rotated, halves paired. */
   rope: { readonly inverse: boolean };
   /** (q [B, H, Q, D], k [B, H, K, D], v [B, H, K, D], bias?) → (o [B, H, Q, D], probabilities [B, H, Q, K]) */

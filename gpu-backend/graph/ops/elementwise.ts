@@ -136,15 +136,21 @@ export const silu: OpRow<'silu'> = {
 
 const TANH_SCALE = Math.sqrt(2 / Math.PI);
 const TANH_CUBIC = 0.044715;
-const QUICK_ALPHA = 1.702;
+
+/** Kinds that are x sigmoid(alpha x). */
+const SIGMOID_ALPHA: { readonly [K in OpAttrs['gelu']['kind']]?: number } = { quick: 1.702, silu: 1 };
 
 const GELU: Record<OpAttrs['gelu']['kind'], (x: number) => number> = {
   erf: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
   tanh: (x) => 0.5 * x * (1 + Math.tanh(TANH_SCALE * (x + TANH_CUBIC * x ** 3))),
-  quick: (x) => x * sigmoid(QUICK_ALPHA * x),
+  quick: (x) => x * sigmoid(1.702 * x),
+  silu: (x) => x * sigmoid(x),
 };
 
-/** GELU in its three published forms: exact (erf), tanh approximation (SigLIP), sigmoid approximation (CLIP). */
+/**
+ * GELU in its three published forms: exact (erf), tanh approximation (SigLIP), sigmoid approximation (CLIP). SiLU is of the third
+ * form; the op `silu` becomes this kind where nothing reads its sigmoid (`fuse.ts`).
+ */
 export const gelu: OpRow<'gelu'> = {
   infer: sameAsInput,
   grad: (c) => {
@@ -153,11 +159,12 @@ export const gelu: OpRow<'gelu'> = {
     const y = arg(c.outputs, 0, 'y');
     const k = (v: number) => scalar(graph, v);
     const add = (a: typeof x, b: typeof x) => one(graph.emit('add', [a, b], {}));
-    if (c.attrs.kind === 'quick') {
+    const alpha = SIGMOID_ALPHA[c.attrs.kind];
+    if (alpha !== undefined) {
       // s + alpha * y * (1 - s)
-      const s = one(graph.emit('sigmoid', [mulOp(c, x, k(QUICK_ALPHA))], {}));
+      const s = one(graph.emit('sigmoid', [mulOp(c, x, k(alpha))], {}));
       const rest = one(graph.emit('sub', [y, mulOp(c, y, s)], {}));
-      return [mulOp(c, c.g, add(s, mulOp(c, rest, k(QUICK_ALPHA))))];
+      return [mulOp(c, c.g, add(s, mulOp(c, rest, k(alpha))))];
     }
     if (c.attrs.kind === 'erf') {
       // cdf(x) + x pdf(x)
@@ -175,9 +182,11 @@ export const gelu: OpRow<'gelu'> = {
   },
   lower: (ctx, node) => {
     const x = ctx.name(arg(node.inputs, 0, 'x'));
-    if (node.attrs.kind === 'quick') {
-      if (ctx.capabilities.quickGelu) return [ctx.emitContrib('QuickGelu', [x], { alpha: QUICK_ALPHA })];
-      return [ctx.emit('Mul', [x, ctx.emit('Sigmoid', [ctx.emit('Mul', [x, ctx.scalar(QUICK_ALPHA)])])])];
+    const alpha = SIGMOID_ALPHA[node.attrs.kind];
+    if (alpha !== undefined) {
+      if (ctx.capabilities.quickGelu) return [ctx.emitContrib('QuickGelu', [x], { alpha })];
+      const scaled = alpha === 1 ? x : ctx.emit('Mul', [x, ctx.scalar(alpha)]);
+      return [ctx.emit('Mul', [x, ctx.emit('Sigmoid', [scaled])])];
     }
     return [ctx.emit('Gelu', [x], { approximate: node.attrs.kind === 'tanh' ? 'tanh' : 'none' })];
   },

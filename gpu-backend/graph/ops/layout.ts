@@ -1,7 +1,7 @@
-import { addDims, dimKey, productOf, type Shape, sameDim, sameShape, showShape, subDims } from '../dim.ts';
+import { addDims, type Dim, dimKey, productOf, type Shape, sameDim, sameShape, showShape, subDims } from '../dim.ts';
 import type { Value } from '../graph.ts';
 import { at, broadcastIndex, forEachIndex, nd, stridesOf } from '../nd.ts';
-import { arg, expectDtype, one, unbroadcast, withAxis } from './infer.ts';
+import { arg, expectDtype, expectSame, one, unbroadcast, withAxis } from './infer.ts';
 import type { OpRow } from './row.ts';
 
 /** Ops that move elements: no arithmetic. */
@@ -131,6 +131,30 @@ export const slice: OpRow<'slice'> = {
       out.data[flat] = at(x, source);
     });
     return [out];
+  },
+};
+
+export const split: OpRow<'split'> = {
+  infer: (inputs, { axis, sizes }) => {
+    const x = arg(inputs, 0, 'x');
+    expectSame(sizes.reduce<Dim>(addDims, 0), x.shape[axis], 'sum of the sizes and axis');
+    return sizes.map((size) => ({ dtype: x.dtype, shape: withAxis(x.shape, axis, size) }));
+  },
+  grad: 'none',
+  lower: (ctx, node) => {
+    const { axis, sizes } = node.attrs;
+    return ctx.emitMany('Split', [ctx.name(arg(node.inputs, 0, 'x')), ctx.shape(sizes)], sizes.length, {
+      axis: { int: axis },
+    });
+  },
+  reference: (inputs, { axis, sizes }, resolve) => {
+    let start = 0;
+    return sizes.map((size) => {
+      const end = start + resolve(size);
+      const [part] = slice.reference(inputs, { axis, start, end }, resolve);
+      start = end;
+      return arg([part], 0, 'part') as NonNullable<typeof part>;
+    });
   },
 };
 

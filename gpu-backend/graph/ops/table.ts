@@ -20,10 +20,10 @@ import {
   where,
 } from './elementwise.ts';
 import { matmulInt8, quantizeRows } from './int8.ts';
-import { concat, expand, fill, gather, pad, reshape, scatterRows, slice, transpose } from './layout.ts';
+import { concat, expand, fill, gather, pad, reshape, scatterRows, slice, split, transpose } from './layout.ts';
 import { gemm, logSoftmax, matmul, softmax } from './linalg.ts';
 import { crossEntropy, crossEntropyGrad } from './loss.ts';
-import { layerNorm, rmsNorm } from './norm.ts';
+import { addRmsNorm, layerNorm, rmsNorm } from './norm.ts';
 import { dequantizeBlocks, linearNBits } from './quantized.ts';
 import { argmax, reduceMean, reduceSum } from './reduce.ts';
 import type { OpRow } from './row.ts';
@@ -51,6 +51,7 @@ export const OPS: { readonly [K in OpName]: OpRow<K> } = {
   transpose,
   concat,
   slice,
+  split,
   pad,
   expand,
   fill,
@@ -67,6 +68,7 @@ export const OPS: { readonly [K in OpName]: OpRow<K> } = {
   logSoftmax,
   layerNorm,
   rmsNorm,
+  addRmsNorm,
   rope,
   attention,
   gather,

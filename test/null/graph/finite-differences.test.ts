@@ -29,8 +29,7 @@ function lossGraph(c: OpCase): Graph {
   const wrt = differentiable(c)
     .map((i) => inputs[i])
     .filter((v) => v !== undefined);
-  if (wrt.length > 0 && OPS[c.op].grad !== 'none')
-    gradients(graph, loss, wrt).forEach((g, k) => graph.output(`g${k}`, g));
+  if (wrt.length > 0) gradients(graph, loss, wrt).forEach((g, k) => graph.output(`g${k}`, g));
   verify(graph);
   return graph;
 }
@@ -43,7 +42,7 @@ test('every op has a case', () => {
   );
 });
 
-for (const c of OP_CASES) {
+for (const c of OP_CASES.filter(({ op }) => OPS[op].grad !== 'none')) {
   test(`gradient of ${c.op} ${c.name}`, () => {
     const random = randomSource(7);
     const graph = lossGraph(c);
@@ -54,7 +53,6 @@ for (const c of OP_CASES) {
     const yShape = graph.inputs[graph.inputs.length - 1]?.value.shape ?? [];
     feeds.direction = randomOperand({ dtype: 'f32', shape: yShape }, random);
     const base = interpret(graph, feeds);
-    if (OPS[c.op].grad === 'none') return;
     differentiable(c).forEach((i, k) => {
       const x = feeds[`x${i}`];
       const g = base[`g${k}`];
