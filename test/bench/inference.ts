@@ -15,12 +15,13 @@ import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { RUNTIME_VERSION } from '../../gpu-backend/runtime/session.ts';
+import { type Agreement, agreement } from './inference/agreement.ts';
 import { CASES } from './inference/cases.ts';
 import { benchCheckpoint } from './inference/checkpoint.ts';
 import { Child } from './inference/child.ts';
 import { measureCase, type Running } from './inference/measure.ts';
 import { type ContenderSpec, ourSpecs, PEER_VERSIONS, peerSpecs, TOLERANCE } from './inference/peers.ts';
-import { type Agreement, agreement, REFERENCE_PROMPT, referenceLogprobs } from './inference/reference.ts';
+import { REFERENCE_PROMPT, referenceLogprobs } from './inference/reference.ts';
 import { type ContenderReport, ratios, table } from './inference/report.ts';
 
 const { values } = parseArgs({

@@ -128,7 +128,7 @@ export function inferenceChart(stored: Stored): string {
   const versions = Object.entries(stored.versions).map(([name, version]) => `${name} ${version}`);
   const notes = [
     `${stored.cpu}, ${stored.threads === 1 ? '1 thread' : `${stored.threads} threads`}; decoder of SmolLM2-135M's size, random weights; medians of alternating windows.`,
-    `Of each engine its fastest format. × = mantis-edge over this engine, each bar against the longest of its case. ${versions.join(', ')}.`,
+    `${versions.join(', ')}.`,
   ];
   const height = y + 16 * notes.length + 8;
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${height}" viewBox="0 0 ${WIDTH} ${height}" role="img" aria-labelledby="title">
@@ -155,7 +155,7 @@ text, .name { fill: #c9d1d9; } .title, .section, .head, .own { fill: #f0f6fc; } 
 </style>
 <rect x="0.5" y="0.5" width="${WIDTH - 1}" height="${height - 1}" rx="8" class="card"/>
 ${text(16, 34, 'One CPU thread, the same model in four engines', 'title')}
-${text(16, 54, 'Longer is faster', 'sub')}
+${text(16, 54, 'Longer is faster; every case has its own scale. × = rate of mantis-edge over the rate of that engine, in its fastest format.', 'sub')}
 ${parts.join('\n')}
 ${notes.map((note, i) => text(16, y + 16 * i, note, 'note')).join('\n')}
 </svg>
