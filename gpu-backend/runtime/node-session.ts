@@ -83,9 +83,10 @@ class NodeRun implements BoundRun {
     this.#feeds[name] = toOrt(tensor);
   }
 
-  output(name: string, tensor?: Tensor): void {
+  output(name: string, place?: Tensor | 'device'): void {
     const session = this.#open();
     if (!session.outputNames.includes(name)) unknown('output', name, session.outputNames);
+    const tensor = place === 'device' ? undefined : place;
     this.#fetches[name] = tensor === undefined ? null : toOrt(tensor);
     if (tensor === undefined) this.#given.delete(name);
     else this.#given.set(name, tensor);
@@ -96,6 +97,15 @@ class NodeRun implements BoundRun {
     this.#results = undefined;
     if (Object.keys(this.#fetches).length === 0) throw new Error('no output is bound: nothing to run for');
     this.#results = await session.run(this.#feeds, this.#fetches);
+  }
+
+  runAsync(): Promise<void> {
+    return this.run();
+  }
+
+  feedBack(output: string, input: string): void {
+    if (this.#given.has(output)) throw new Error(`output "${output}" is bound to a tensor; bind that as the input`);
+    this.input(input, this.read(output));
   }
 
   shapeOf(name: string): readonly number[] {

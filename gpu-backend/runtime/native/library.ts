@@ -22,8 +22,10 @@ const STACK_BYTES = 8 * 2 ** 20;
 
 /** ORT_LOGGING_LEVEL_ERROR */
 const LOG_ERRORS = 3;
-/** OrtAllocatorType and OrtMemType of plain main memory: OrtArenaAllocator, OrtMemTypeDefault. */
-const [ARENA_ALLOCATOR, DEFAULT_MEMORY] = [1, 0];
+/** OrtArenaAllocator of OrtAllocatorType. */
+const ARENA_ALLOCATOR = 1;
+/** OrtMemTypeDefault of OrtMemType. */
+export const DEFAULT_MEMORY = 0;
 
 /** The library, opened once in each thread. */
 export interface Library {

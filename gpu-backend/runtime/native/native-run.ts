@@ -10,40 +10,65 @@ const length = new OutPointer();
 
 interface Bound {
   readonly port: Port;
-  /** undefined: not bound (inputs), or allocated by each run (outputs). */
+  isBound: boolean;
+  /** Set when it is bound to memory of ours. */
   tensor: Tensor | undefined;
+  /** Where each run makes room for an output that has no tensor: OrtMemoryInfo*. */
+  memory: bigint;
 }
 
-const bound = (ports: readonly Port[]) =>
-  new Map(ports.map((port): [string, Bound] => [port.name, { port, tensor: undefined }]));
+/** What runs share with the session that made them. */
+export interface SessionHandles {
+  readonly library: Library;
+  /** OrtSession*, 0 when released. */
+  session: bigint;
+  /** OrtMemoryInfo* of the session's device. */
+  deviceMemory: bigint;
+  /** Release functions of the session's runs. */
+  readonly runs: Set<() => void>;
+  /** Runs under way on other threads. */
+  running: number;
+}
 
-/** A bound run by IO binding: no copies, one native call a run. */
+/** A bound run by IO binding: no copies on the processor, one native call a run. */
 export class NativeRun implements BoundRun {
   readonly #library: Library;
   readonly #session: NativeSession;
-  readonly #sessionHandle: bigint;
+  readonly #handles: SessionHandles;
+  /** OrtIoBinding* */
   readonly #binding: bigint;
   readonly #inputs: ReadonlyMap<string, Bound>;
   readonly #outputs: ReadonlyMap<string, Bound>;
   /** Outputs in the order they were first bound, which is the order of GetBoundOutputValues. */
   readonly #bound: Bound[] = [];
-  readonly #runs: Set<() => void>;
   readonly #release: () => void;
   readonly #state = { released: false };
+  /** A device's provider copies inputs when they are bound, so they are bound again before each run. */
+  readonly #copiesInputs: boolean;
   #missing: number;
   #running = false;
-  #hasRun = false;
+  #succeeded = false;
+  /** Whether a run may have left results in outputs that have no tensor. */
+  #leftResults = false;
 
-  /** @param runs release functions of the session's runs, to which this one adds its own */
-  constructor(library: Library, session: NativeSession, sessionHandle: bigint, runs: Set<() => void>) {
+  /** @param session that owns the handles; it is kept alive by the run */
+  constructor(session: NativeSession, handles: SessionHandles) {
+    const { library, runs } = handles;
     this.#library = library;
     this.#session = session;
-    this.#sessionHandle = sessionHandle;
+    this.#handles = handles;
+    const bound = (ports: readonly Port[]) =>
+      new Map(
+        ports.map((port): [string, Bound] => [
+          port.name,
+          { port, isBound: false, tensor: undefined, memory: library.cpuMemory },
+        ]),
+      );
     this.#inputs = bound(session.inputs);
     this.#outputs = bound(session.outputs);
     this.#missing = session.inputs.length;
-    this.#runs = runs;
-    const binding = out.handle((handle) => library.api.createIoBinding(sessionHandle, handle));
+    this.#copiesInputs = handles.deviceMemory !== library.cpuMemory;
+    const binding = out.handle((handle) => library.api.createIoBinding(handles.session, handle));
     const state = this.#state;
     this.#binding = binding;
     this.#release = () => {
@@ -57,66 +82,75 @@ export class NativeRun implements BoundRun {
 
   input(name: string, tensor: Tensor): void {
     this.#check();
-    const input = this.#inputs.get(name) ?? unknownPort('input', name, this.#session.inputs);
+    const input = this.#inputOf(name);
     if (isSame(input.tensor, tensor)) return;
     checkPort('input', input.port, tensor);
-    const { api } = this.#library;
-    const value = createValue(this.#library, tensor);
-    try {
-      api.bindInput(this.#binding, input.port.cName, value);
-    } finally {
-      api.releaseValue(value); // The binding shares it.
-    }
-    if (input.tensor === undefined) this.#missing--;
-    input.tensor = tensor;
+    this.#bindInput(input, tensor);
+    this.#markInput(input, tensor);
   }
 
-  output(name: string, tensor?: Tensor): void {
+  output(name: string, place?: Tensor | 'device'): void {
     this.#check();
     const output = this.#outputs.get(name) ?? unknownPort('output', name, this.#session.outputs);
-    const isNew = !this.#bound.includes(output);
-    if (!isNew && tensor !== undefined && isSame(output.tensor, tensor)) return;
-    if (tensor === undefined) this.#bindToMainMemory(output);
-    else {
-      checkPort('output', output.port, tensor);
+    if (place === undefined || place === 'device') {
+      output.memory = place === 'device' ? this.#handles.deviceMemory : this.#library.cpuMemory;
+      this.#makeRoom(output);
+      output.tensor = undefined;
+    } else {
+      if (output.isBound && isSame(output.tensor, place)) return;
+      checkPort('output', output.port, place);
       const { api } = this.#library;
-      const value = createValue(this.#library, tensor);
+      const value = createValue(this.#library, place);
       try {
         api.bindOutput(this.#binding, output.port.cName, value);
       } finally {
-        api.releaseValue(value);
+        api.releaseValue(value); // The binding shares it.
       }
+      output.tensor = place;
     }
-    if (isNew) this.#bound.push(output);
-    output.tensor = tensor;
+    if (!output.isBound) this.#bound.push(output);
+    output.isBound = true;
   }
 
   run(): void {
     this.#prepare();
-    this.#hasRun = false;
-    this.#library.api.runWithBinding(this.#sessionHandle, null, this.#binding);
-    this.#hasRun = true;
+    this.#library.api.runWithBinding(this.#handles.session, null, this.#binding);
+    this.#succeeded = true;
   }
 
-  /** Runs on a thread of libuv's pool, so that this one stays free. At most 256 such runs at a time in a process. */
+  /** On a thread of koffi's pool. At most 256 such runs at a time in a process. */
   runAsync(): Promise<void> {
     this.#prepare();
-    this.#hasRun = false;
     this.#running = true;
+    this.#handles.running++;
     const { api } = this.#library;
     return new Promise((resolve, reject) => {
-      api.runWithBindingAsync(this.#sessionHandle, null, this.#binding, (error, status) => {
+      api.runWithBindingAsync(this.#handles.session, null, this.#binding, (error, status) => {
         this.#running = false;
+        this.#handles.running--;
         try {
           if (error !== null && error !== undefined) throw error;
           api.throwStatus(status);
-          this.#hasRun = true;
+          this.#succeeded = true;
           resolve();
         } catch (failure) {
           reject(failure);
         }
       });
     });
+  }
+
+  feedBack(outputName: string, inputName: string): void {
+    const output = this.#outputOf(outputName);
+    const input = this.#inputOf(inputName);
+    if (output.tensor !== undefined)
+      throw new Error(`output "${outputName}" is bound to a tensor; bind that as the input`);
+    if (output.port.dtype !== input.port.dtype)
+      throw new Error(`output "${outputName}" is ${output.port.dtype}, input "${inputName}" is ${input.port.dtype}`);
+    this.#withValues((handleOf) => {
+      this.#library.api.bindInput(this.#binding, input.port.cName, handleOf(output));
+    });
+    this.#markInput(input, undefined);
   }
 
   shapeOf(name: string): readonly number[] {
@@ -126,22 +160,20 @@ export class NativeRun implements BoundRun {
 
   read(name: string): Tensor {
     const output = this.#outputOf(name);
-    return output.tensor ?? this.#withValues((handleOf) => copyValue(this.#library, name, handleOf(output)));
+    return output.tensor ?? this.#withValues((handleOf) => this.#copy(output, handleOf(output)));
   }
 
   /** All outputs that are bound, by name. */
   readAll(): Record<string, Tensor> {
     return this.#withValues((handleOf) =>
-      Object.fromEntries(
-        this.#bound.map((o) => [o.port.name, o.tensor ?? copyValue(this.#library, o.port.name, handleOf(o))]),
-      ),
+      Object.fromEntries(this.#bound.map((o) => [o.port.name, o.tensor ?? this.#copy(o, handleOf(o))])),
     );
   }
 
   release(): void {
     if (this.#running) throw new Error('a run is under way; wait for it before releasing');
     collected.unregister(this);
-    this.#runs.delete(this.#release);
+    this.#handles.runs.delete(this.#release);
     this.#release();
     for (const port of [...this.#inputs.values(), ...this.#outputs.values()]) port.tensor = undefined;
   }
@@ -151,32 +183,65 @@ export class NativeRun implements BoundRun {
     if (this.#running) throw new Error('a run is under way; wait for it before changing what is bound');
   }
 
-  /** Refuses a run that native code would not survive. */
+  /** Refuses a run that native code would not survive, and makes room for results. */
   #prepare(): void {
     this.#check();
     if (this.#missing > 0) {
-      const missing = [...this.#inputs.values()].filter(({ tensor }) => tensor === undefined);
+      const missing = [...this.#inputs.values()].filter(({ isBound }) => !isBound);
       throw new Error(`input ${missing.map(({ port }) => `"${port.name}"`).join(', ')} is missing`);
     }
     if (this.#bound.length === 0) throw new Error('no output is bound: nothing to run for');
-    for (const input of this.#inputs.values()) checkStillThere(input);
+    for (const input of this.#inputs.values()) {
+      if (input.tensor === undefined) continue;
+      checkStillThere(input.port, input.tensor);
+      if (this.#copiesInputs) this.#bindInput(input, input.tensor);
+    }
     for (const output of this.#bound) {
-      if (output.tensor !== undefined) checkStillThere(output);
+      if (output.tensor !== undefined) checkStillThere(output.port, output.tensor);
       // A run leaves its result bound, and the next would write into it, whatever shape it has.
-      else if (this.#hasRun) this.#bindToMainMemory(output);
+      else if (this.#leftResults) this.#makeRoom(output);
+    }
+    this.#succeeded = false;
+    this.#leftResults = true;
+  }
+
+  #bindInput({ port }: Bound, tensor: Tensor): void {
+    const { api } = this.#library;
+    const value = createValue(this.#library, tensor);
+    try {
+      api.bindInput(this.#binding, port.cName, value);
+    } finally {
+      api.releaseValue(value);
     }
   }
 
-  #bindToMainMemory({ port }: Bound): void {
-    this.#library.api.bindOutputToDevice(this.#binding, port.cName, this.#library.cpuMemory);
+  #markInput(input: Bound, tensor: Tensor | undefined): void {
+    if (!input.isBound) this.#missing--;
+    input.isBound = true;
+    input.tensor = tensor;
   }
 
+  #makeRoom({ port, memory }: Bound): void {
+    this.#library.api.bindOutputToDevice(this.#binding, port.cName, memory);
+  }
+
+  #inputOf(name: string): Bound {
+    return this.#inputs.get(name) ?? unknownPort('input', name, this.#session.inputs);
+  }
+
+  /** An output that the last run gave. */
   #outputOf(name: string): Bound {
     this.#check();
     const output = this.#outputs.get(name) ?? unknownPort('output', name, this.#session.outputs);
-    if (!this.#bound.includes(output)) throw new Error(`output "${name}" is not bound`);
-    if (!this.#hasRun) throw new Error(`output "${name}" is there after a run that succeeded`);
+    if (!output.isBound) throw new Error(`output "${name}" is not bound`);
+    if (!this.#succeeded) throw new Error(`output "${name}" is there after a run that succeeded`);
     return output;
+  }
+
+  #copy(output: Bound, value: bigint): Tensor {
+    if (output.memory !== this.#library.cpuMemory)
+      throw new Error(`output "${output.port.name}" lies in the device's memory; bind it without 'device' to read it`);
+    return copyValue(this.#library, output.port.name, value);
   }
 
   /** Gives `use` the OrtValue* that the last run left for each output. */
@@ -229,8 +294,8 @@ function checkPort(kind: 'input' | 'output', port: Port, tensor: Tensor): void {
 }
 
 /** A buffer that was transferred to another thread is gone, and its memory may be another's. */
-function checkStillThere({ port, tensor }: Bound): void {
-  if (tensor !== undefined && tensor.data.byteLength !== bytesOfShape(tensor.dtype, tensor.shape))
+function checkStillThere(port: Port, tensor: Tensor): void {
+  if (tensor.data.byteLength !== bytesOfShape(tensor.dtype, tensor.shape))
     throw new Error(`the memory of "${port.name}" was transferred away while it was bound`);
 }
 

@@ -4,10 +4,10 @@ import type { DType } from '../../graph/graph.ts';
 import type { SessionBinding } from '../bound-run.ts';
 import type { Tensor } from '../session.ts';
 import { type Library, OutPointer, openLibrary } from './library.ts';
-import { NativeRun } from './native-run.ts';
+import { NativeRun, type SessionHandles } from './native-run.ts';
 import { checkTensor, createValue, readTypeAndShape } from './ort-value.ts';
 import type { PrepackedWeights } from './prepacked-weights.ts';
-import { createSessionOptions } from './session-options.ts';
+import { createSessionOptions, deviceMemory } from './session-options.ts';
 
 /** An input or output as the model declares it; sizes that are not fixed are -1. */
 export interface Port {
@@ -32,13 +32,9 @@ export interface NativeOptions {
 }
 
 /** What a session holds outside of JavaScript, and the memory that native code reads. */
-interface Handles {
-  readonly library: Library;
-  session: bigint;
+interface Handles extends SessionHandles {
   options: bigint;
   values: bigint[];
-  /** Release functions of runs that are still bound. */
-  readonly runs: Set<() => void>;
   /** Keeps alive what native code points into. */
   kept: readonly unknown[];
 }
@@ -52,6 +48,8 @@ function release(handles: Handles): void {
   if (handles.session !== 0n) api.releaseSession(handles.session);
   if (handles.options !== 0n) api.releaseSessionOptions(handles.options);
   for (const value of handles.values) api.releaseValue(value);
+  if (handles.deviceMemory !== handles.library.cpuMemory) api.releaseMemoryInfo(handles.deviceMemory);
+  handles.deviceMemory = handles.library.cpuMemory;
   handles.session = 0n;
   handles.options = 0n;
   handles.values = [];
@@ -76,9 +74,11 @@ export class NativeSession implements SessionBinding {
   constructor(model: Uint8Array | string, { options, initializers = new Map(), prepacked }: NativeOptions) {
     const library = openLibrary();
     const { api, env } = library;
-    const handles: Handles = { library, session: 0n, options: 0n, values: [], runs: new Set(), kept: [] };
+    const none = { session: 0n, options: 0n, values: [], kept: [], running: 0, deviceMemory: library.cpuMemory };
+    const handles: Handles = { library, runs: new Set(), ...none };
     try {
       handles.options = createSessionOptions(library, options);
+      handles.deviceMemory = deviceMemory(library, options);
       if (initializers.size > 0) addInitializers(handles, initializers);
       handles.kept = [...initializers.values(), prepacked];
       const target = handles.options;
@@ -125,9 +125,8 @@ export class NativeSession implements SessionBinding {
 
   /** Inputs and outputs that are bound once for many runs. */
   bind(): NativeRun {
-    const { library, runs, session } = this.#handles;
-    if (session === 0n) throw new Error('the session is released');
-    return new NativeRun(library, this, session, runs);
+    if (this.#handles.session === 0n) throw new Error('the session is released');
+    return new NativeRun(this, this.#handles);
   }
 
   /** Ends profiling; returns the path of the profile. */
@@ -137,8 +136,12 @@ export class NativeSession implements SessionBinding {
     return takeText(library, (text) => library.api.sessionEndProfiling(session, library.allocator, text));
   }
 
-  /** Frees the session and everything bound to it. Releasing it again does nothing. */
+  /**
+   * Frees the session and everything bound to it. Releasing it again does nothing.
+   * @throws Error while a run is under way on another thread
+   */
   async release(): Promise<void> {
+    if (this.#handles.running > 0) throw new Error('a run is under way; wait for it before releasing its session');
     collected.unregister(this);
     release(this.#handles);
   }

@@ -1,5 +1,5 @@
 import type { InferenceSession } from 'onnxruntime-node';
-import { type Library, OutPointer } from './library.ts';
+import { DEFAULT_MEMORY, type Library, OutPointer } from './library.ts';
 
 /** GraphOptimizationLevel of onnxruntime_c_api.h. */
 const OPTIMIZATION_LEVEL: Readonly<Record<string, number>> = { disabled: 0, basic: 1, extended: 2, layout: 3, all: 99 };
@@ -74,4 +74,19 @@ function appendProvider({ api }: Library, options: bigint, name: string, setting
   } finally {
     api.releaseCudaProviderOptions(cuda);
   }
+}
+
+/** OrtDeviceAllocator of OrtAllocatorType. */
+const DEVICE_ALLOCATOR = 0;
+
+/** OrtMemoryInfo* of the device that nodes are placed on first; of main memory where that is the processor. */
+export function deviceMemory({ api, cpuMemory }: Library, options: InferenceSession.SessionOptions): bigint {
+  for (const provider of options.executionProviders ?? []) {
+    const { name, deviceId = 0 } = typeof provider === 'string' ? { name: provider } : { deviceId: 0, ...provider };
+    if (name === 'cuda')
+      return out.handle((info) =>
+        api.createMemoryInfo('Cuda', DEVICE_ALLOCATOR, Number(deviceId), DEFAULT_MEMORY, info),
+      );
+  }
+  return cpuMemory;
 }
