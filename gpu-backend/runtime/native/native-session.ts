@@ -1,3 +1,4 @@
+import { isMainThread } from 'node:worker_threads';
 import koffi from 'koffi';
 import type { InferenceSession } from 'onnxruntime-node';
 import type { DType } from '../../graph/graph.ts';
@@ -41,6 +42,13 @@ interface Handles extends SessionHandles {
 
 const out = new OutPointer();
 
+/**
+ * Sessions of a worker thread that ends. One that is terminated has no chance: what it held stays allocated, so sessions
+ * are released before `terminate`.
+ */
+const live = new Set<Handles>();
+if (!isMainThread) process.once('exit', () => live.forEach(release));
+
 function release(handles: Handles): void {
   const { api } = handles.library;
   for (const releaseRun of handles.runs) releaseRun();
@@ -54,6 +62,7 @@ function release(handles: Handles): void {
   handles.options = 0n;
   handles.values = [];
   handles.kept = [];
+  live.delete(handles);
 }
 
 /** Sessions that nobody released are released when they are collected. */
@@ -107,6 +116,7 @@ export class NativeSession implements SessionBinding {
     }
     this.outputNames = this.outputs.map(({ name }) => name);
     this.#handles = handles;
+    live.add(handles);
     collected.register(this, handles, this);
   }
 
