@@ -9,7 +9,7 @@ import type { Capacity, Priority, ScheduledRequest, StepPlan } from '../../../..
 /** A request as a test describes it; steps are its clock. */
 export interface Asked {
   readonly arriveAt: number;
-  /** `true` = the image of two tokens named by `key`, first; then `text`. */
+  /** The prompt: the image of two tokens that `key` names, if any, then `text`. */
   readonly key: string | null;
   readonly text: readonly number[];
   readonly newTokens: number;
@@ -57,11 +57,19 @@ function symbolNumber(symbols: PromptSymbols, position: number): number {
   return symbols.tokenIds[position]!;
 }
 
+const answers = new Map<string, readonly number[]>();
+
 /** What a request alone, without any cache, answers. */
-export function soloTokens(asked: Asked): number[] {
-  const live = newLive(asked, 0);
-  for (let made = 0; made < asked.newTokens; made++) take(live);
-  return [...live.symbols.tokenIds.subarray(live.promptTokens, live.count)];
+export function soloTokens(asked: Asked): readonly number[] {
+  const name = `${asked.key} ${asked.text.join()} ${asked.newTokens}`;
+  let answer = answers.get(name);
+  if (answer === undefined) {
+    const live = newLive(asked, 0);
+    for (let made = 0; made < asked.newTokens; made++) take(live);
+    answer = [...live.symbols.tokenIds.subarray(live.promptTokens, live.count)];
+    answers.set(name, answer);
+  }
+  return answer;
 }
 
 function newLive(asked: Asked, arrival: number): Live {
@@ -139,7 +147,8 @@ export class Simulation {
     for (const { id, class: index } of decided.admit) this.#admit(this.#known(id), index);
     this.#checkBudget();
     const ready = [...this.#live.values()].filter(({ stage }) => stage === 'decode').map(({ id }) => id);
-    assert.deepEqual(decided.decode.flatMap(({ ids }) => ids).sort(), ready.sort(), 'every ready row decodes');
+    const decoding = decided.decode.flatMap(({ ids }) => ids);
+    assert.equal(decoding.sort().join(), ready.sort().join(), 'every ready row decodes');
     for (const { class: index, ids } of decided.decode)
       for (const id of ids) {
         const live = this.#known(id);
