@@ -6,11 +6,11 @@ import { UNSIGNED_PAYLOAD } from '../../shared/wire/signature.ts';
 import type { AppEnv } from '../env.ts';
 import { featuresKey } from '../store/features.ts';
 
-/** `GET /internal/features/{tenant}/{name}`. */
+/** `GET /internal/features/{tenant}/{name}`; 204 where there are none, as for every picture that is new. */
 export async function getFeatures(c: Context<AppEnv>): Promise<Response> {
   const { tenant, name } = featuresPath(c);
   const object = await c.env.BLOBS.get(featuresKey(tenant, name));
-  if (object === null) throw new ApiError('not_found', `No features ${name} of this tenant.`);
+  if (object === null) return c.body(null, 204);
   return new Response(object.body, {
     headers: { 'content-type': 'application/octet-stream', 'content-length': String(object.size) },
   });

@@ -11,10 +11,16 @@ export function featuresKey(tenant: string, name: string): string {
 /**
  * Deletes what has become old on one page of the list.
  * @param cursor where the page before ended; `null` = from the start
+ * @param pageObjects at most 1,000, which is what the store lists and deletes in one call
  * @returns where the next page begins; `null` = that was the last one
  */
-export async function sweepFeatures(blobs: R2Bucket, cursor: string | null, nowMs: number): Promise<string | null> {
-  const page = await blobs.list({ prefix: PREFIX, limit: 1_000, ...(cursor === null ? {} : { cursor }) });
+export async function sweepFeatures(
+  blobs: R2Bucket,
+  cursor: string | null,
+  nowMs: number,
+  pageObjects = 1_000,
+): Promise<string | null> {
+  const page = await blobs.list({ prefix: PREFIX, limit: pageObjects, ...(cursor === null ? {} : { cursor }) });
   const old = page.objects.filter(({ uploaded }) => nowMs - uploaded.getTime() > KEPT_MS);
   if (old.length > 0) await blobs.delete(old.map(({ key }) => key));
   return page.truncated ? page.cursor : null;

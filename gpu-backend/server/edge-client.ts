@@ -63,24 +63,20 @@ export class EdgeClient {
   }
 
   /**
-   * GET of a blob that may be missing: `null` then.
+   * GET of a blob that may be missing, which the edge says with 204: `null` then.
    * @param maxBytes a larger one is an error
    * @param signal gives it up
    * @throws EdgeError, or the network's error
    */
   async getBlob(path: string, maxBytes: number, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer> | null> {
-    try {
-      const response = await this.#fetch('GET', path, null, {}, this.#timeoutMs, signal);
-      const bytes = Number(response.headers.get('content-length') ?? Number.NaN);
-      if (!(bytes <= maxBytes)) {
-        await response.body?.cancel();
-        throw new Error(`${path}: expected at most ${maxBytes} bytes, received ${bytes}`);
-      }
-      return new Uint8Array(await response.arrayBuffer());
-    } catch (error) {
-      if (error instanceof EdgeError && error.status === 404) return null;
-      throw error;
+    const response = await this.#fetch('GET', path, null, {}, this.#timeoutMs, signal);
+    if (response.status === 204) return null;
+    const bytes = Number(response.headers.get('content-length') ?? Number.NaN);
+    if (!(bytes <= maxBytes)) {
+      await response.body?.cancel();
+      throw new Error(`${path}: expected at most ${maxBytes} bytes, received ${bytes}`);
     }
+    return new Uint8Array(await response.arrayBuffer());
   }
 
   /** PUT of a blob, its bytes signed. @throws EdgeError */
