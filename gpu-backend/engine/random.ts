@@ -20,3 +20,8 @@ export function uniform(seed: number, counter: number): number {
   const second = mix(base ^ 0x1b873593) >>> 6; // 26 bits
   return (first * 2 ** 26 + second) / 2 ** 53;
 }
+
+/** The seed of choice `index` of a request with several: choice 0 keeps the request's own, the others draw independently of it. */
+export function choiceSeed(seed: number, index: number): number {
+  return index === 0 ? seed : Math.floor(uniform(seed, -2 - index) * Number.MAX_SAFE_INTEGER);
+}

@@ -1,0 +1,110 @@
+/** From what a request asks its answer to look like to data that the engine's sampler can follow, compiled once and kept. */
+import { createHash } from 'node:crypto';
+import type { Tokenizer } from '../../text/tokenizer.ts';
+import { alt, type Expr, GrammarError, text } from './expr.ts';
+import { buildGrammar, type Grammar } from './grammar.ts';
+import { jsonRules, OBJECT } from './json-text.ts';
+import { parseRegex } from './regex.ts';
+import { schemaRules } from './schema.ts';
+import { checkSize } from './schema-reader.ts';
+import { buildTokenTrie, singleBytes, type TokenTrie } from './token-trie.ts';
+
+export type ConstraintSpec =
+  | { readonly type: 'json_object' }
+  | { readonly type: 'json_schema'; readonly schema: unknown }
+  | { readonly type: 'regex'; readonly regex: string }
+  | { readonly type: 'choice'; readonly choices: readonly string[] };
+
+/** A compiled constraint. Plain data over shared memory: it crosses to the engine's thread without being copied. */
+export interface Constraint {
+  /** Equal keys mean equal constraints over equal vocabularies. */
+  readonly key: string;
+  readonly grammar: Grammar;
+  readonly trie: TokenTrie;
+  /** Decoding takes one space off the front of the answer. */
+  readonly skipsFirstSpace: boolean;
+}
+
+/** What writes the answers. */
+export interface Writer {
+  readonly tokenizer: Tokenizer;
+  /** Tokens that end an answer, so no text contains them. */
+  readonly stopIds: readonly number[];
+}
+
+interface Vocabulary {
+  readonly digest: string;
+  readonly trie: TokenTrie;
+  readonly hasByte: readonly boolean[];
+  readonly skipsFirstSpace: boolean;
+}
+
+/** Compiled constraints kept. */
+const MAX_KEPT = 128;
+
+export class ConstraintCompiler {
+  readonly #vocabularies = new WeakMap<Writer, Vocabulary>();
+  /** By key, the one used last at the end. */
+  readonly #kept = new Map<string, Constraint>();
+
+  /**
+   * @param path names the constraint in messages, e.g. `response_format.json_schema.schema`
+   * @throws GrammarError when it cannot be followed, with the path of what is wrong
+   */
+  compile(spec: ConstraintSpec, writer: Writer, path: string): Constraint {
+    if (spec.type === 'json_schema') checkSize(spec.schema, path);
+    const vocabulary = this.#vocabularyOf(writer);
+    const key = `${vocabulary.digest} ${createHash('sha256').update(JSON.stringify(spec)).digest('hex')}`;
+    let constraint = this.#kept.get(key);
+    this.#kept.delete(key);
+    if (constraint === undefined) {
+      const { rules, root } = rulesOf(spec, path);
+      const grammar = buildGrammar(rules, root, vocabulary.hasByte, path);
+      constraint = { key, grammar, trie: vocabulary.trie, skipsFirstSpace: vocabulary.skipsFirstSpace };
+    }
+    this.#kept.set(key, constraint);
+    const oldest = this.#kept.keys().next();
+    if (this.#kept.size > MAX_KEPT && oldest.done !== true) this.#kept.delete(oldest.value);
+    return constraint;
+  }
+
+  #vocabularyOf(writer: Writer): Vocabulary {
+    let vocabulary = this.#vocabularies.get(writer);
+    if (vocabulary === undefined) {
+      const { tokenizer, stopIds } = writer;
+      const ends = new Set(stopIds);
+      const trie = buildTokenTrie(tokenizer.vocabSize, (id) => (ends.has(id) ? null : tokenizer.bytesOf(id)));
+      const skipsFirstSpace = tokenizer.stripsLeadingSpace;
+      const digest = createHash('sha256')
+        .update(`${skipsFirstSpace} `)
+        .update(trie.text)
+        .update(new Uint8Array(trie.textStart.buffer))
+        .digest('hex');
+      vocabulary = { digest, trie, hasByte: singleBytes(trie), skipsFirstSpace };
+      this.#vocabularies.set(writer, vocabulary);
+    }
+    return vocabulary;
+  }
+}
+
+function rulesOf(
+  spec: ConstraintSpec,
+  path: string,
+): { readonly rules: ReadonlyMap<string, Expr>; readonly root: string } {
+  switch (spec.type) {
+    case 'json_object':
+      return { rules: jsonRules(), root: OBJECT };
+    case 'json_schema':
+      return schemaRules(spec.schema, path);
+    case 'regex':
+      return { rules: new Map([['root', parseRegex(spec.regex, path, true)]]), root: 'root' };
+    case 'choice': {
+      const empty = spec.choices.indexOf('');
+      if (empty >= 0 || spec.choices.length === 0)
+        throw new GrammarError('invalid', empty < 0 ? path : `${path}[${empty}]`, 'expected at least one character');
+      return { rules: new Map([['root', alt(...spec.choices.map(text))]]), root: 'root' };
+    }
+    default:
+      return spec satisfies never;
+  }
+}

@@ -1,0 +1,315 @@
+/**
+ * Runs a grammar over tokens. A place in the grammar is a set of configurations, each a state and the stack of places to return
+ * to; places and their transitions are made when first met and kept (a lazily determinised pushdown automaton), so a place met
+ * again costs nothing.
+ *
+ * Token masks are put together from two parts. What a token does inside the rule on top of the stack is the same whatever lies
+ * below: it is computed once per state, for the whole vocabulary. Only tokens that leave that rule (the trie nodes where they do
+ * are listed) are followed further with the real stack.
+ */
+import type { Grammar } from './grammar.ts';
+import type { TokenTrie } from './token-trie.ts';
+
+/** Tokens that may come next. */
+export interface TokenMask {
+  /** Bit per token id. */
+  readonly bits: Uint32Array;
+  readonly count: number;
+  /** The allowed ids, ascending, where they are few enough to be faster than the bits; else `null`. */
+  readonly ids: Int32Array | null;
+}
+
+/** A stack of places to return to; equal stacks are one object. */
+class Frame {
+  readonly #above = new Map<number, Frame>();
+
+  constructor(
+    /** State to go on in; -1 at the bottom. */
+    readonly state: number,
+    readonly below: Frame | null,
+    /** Least bytes to the end of everything on the stack. */
+    readonly distance: number,
+    readonly id: number,
+  ) {}
+
+  push(state: number, distance: number, nextId: () => number): Frame {
+    let frame = this.#above.get(state);
+    if (frame === undefined) {
+      frame = new Frame(state, this, this.distance + distance, nextId());
+      this.#above.set(state, frame);
+    }
+    return frame;
+  }
+}
+
+interface Configuration {
+  readonly state: number;
+  readonly stack: Frame;
+}
+
+/** A place in the grammar between two bytes. */
+export class Place {
+  /** By byte class; `null` = nothing fits, undefined = not computed yet. */
+  readonly next: (Place | null | undefined)[] = [];
+  mask: TokenMask | null = null;
+
+  constructor(
+    /** Those that can take a byte. */
+    readonly configurations: readonly Configuration[],
+    /** The text may end here. */
+    readonly canEnd: boolean,
+    /** The rule at the bottom ended here; only where a state's own tokens are computed. */
+    readonly exits: boolean,
+    /** Least number of one-byte tokens to an end; infinite = none is known. */
+    readonly distance: number,
+    /** Some way to an end takes at least one more byte. */
+    readonly continues: boolean,
+    /** A space may come first that the answer's text will not show. */
+    readonly skipsSpace = false,
+  ) {}
+
+  /** The text is complete: nothing can follow. */
+  get isComplete(): boolean {
+    return this.canEnd && !this.continues;
+  }
+}
+
+/** Tokens that stay within one rule, and the trie nodes at which tokens leave it. */
+interface LocalTokens {
+  readonly bits: Uint32Array;
+  readonly exits: readonly number[];
+}
+
+const MAX_PLACES = 4096;
+const MAX_LOCAL = 1024;
+/** Configurations of one place; more come only from schemas that are ambiguous on purpose. */
+const MAX_CONFIGURATIONS = 512;
+const FEW = 8;
+
+export class GrammarMatcher {
+  readonly #grammar: Grammar;
+  readonly #trie: TokenTrie;
+  readonly #places = new Map<string, Place>();
+  readonly #local = new Map<number, LocalTokens>();
+  readonly #path: (Place | null)[];
+  #frames = 0;
+  #bottom!: Frame;
+  #exit!: Frame;
+  readonly #skipsFirstSpace: boolean;
+  #start!: Place;
+
+  /** @param skipsFirstSpace the tokenizer takes one space off the front of a text, so one may come before the answer */
+  constructor(grammar: Grammar, trie: TokenTrie, skipsFirstSpace: boolean) {
+    this.#grammar = grammar;
+    this.#trie = trie;
+    this.#path = Array.from({ length: trie.maxDepth + 1 }, () => null);
+    this.#skipsFirstSpace = skipsFirstSpace;
+    this.#forget();
+  }
+
+  /** Where answers start. */
+  get start(): Place {
+    return this.#start;
+  }
+
+  /** Tokens that may follow, without the ones that end the answer. Kept with the place: read only. */
+  mask(place: Place): TokenMask {
+    place.mask ??= this.#computeMask(place);
+    return place.mask;
+  }
+
+  /** Those tokens only after which the answer is complete, or an end is at most `budget` one-byte tokens away. */
+  maskWithin(place: Place, budget: number): TokenMask {
+    const bits = this.#emptyBits();
+    this.#walk(place, 0, bits, (next) => next.isComplete || next.distance <= budget);
+    return finish(bits);
+  }
+
+  /** The place after a token; `null` when the token does not fit. */
+  after(place: Place, bytes: Uint8Array): Place | null {
+    let at: Place | null = place;
+    for (const byte of bytes) {
+      at = this.#step(at, byte);
+      if (at === null) return null;
+    }
+    return at;
+  }
+
+  #computeMask(place: Place): TokenMask {
+    if (this.#places.size > MAX_PLACES) this.#forget();
+    const bits = this.#emptyBits();
+    // The start of a tokenizer that skips a space has a transition of its own, which configurations do not show.
+    if (place.skipsSpace) this.#walk(place, 0, bits, isAlive);
+    else
+      for (const { state, stack } of place.configurations) {
+        const local = this.#localTokens(state);
+        for (let word = 0; word < bits.length; word++) bits[word]! |= local.bits[word]!;
+        if (local.exits.length === 0) continue;
+        const below = stack.below === null ? null : this.#place([{ state: stack.state, stack: stack.below }]);
+        for (const node of local.exits) {
+          if (stack.below === null || (below !== null && isAlive(below))) this.#allow(node, bits);
+          if (below !== null) this.#walk(below, node, bits, isAlive);
+        }
+      }
+    return finish(bits);
+  }
+
+  #localTokens(state: number): LocalTokens {
+    let local = this.#local.get(state);
+    if (local === undefined) {
+      if (this.#local.size >= MAX_LOCAL) this.#local.clear();
+      const bits = this.#emptyBits();
+      const exits: number[] = [];
+      const start = this.#place([{ state, stack: this.#exit }])!;
+      this.#walk(start, 0, bits, continues, exits);
+      local = { bits, exits };
+      this.#local.set(state, local);
+    }
+    return local;
+  }
+
+  /** Follows every token below `node` from `place`, and sets the bits of those after which `fits` holds. */
+  #walk(place: Place, node: number, bits: Uint32Array, fits: (place: Place) => boolean, exits?: number[]): void {
+    const { byte, depth, end, token } = this.#trie;
+    const { classOf } = this.#grammar;
+    const path = this.#path;
+    const last = end[node]!;
+    path[depth[node]!] = place;
+    for (let at = node + 1; at < last; ) {
+      const level = depth[at]!;
+      const from = path[level - 1]!;
+      const cls = classOf[byte[at]!]!;
+      let to = from.next[cls];
+      if (to === undefined) to = this.#transition(from, cls, byte[at]!);
+      if (to === null) {
+        at = end[at]!;
+        continue;
+      }
+      if (exits !== undefined && to.exits) exits.push(at);
+      if (token[at] !== -1 && fits(to)) this.#allow(at, bits);
+      path[level] = to;
+      at++;
+    }
+  }
+
+  #allow(node: number, bits: Uint32Array): void {
+    const { token, sibling } = this.#trie;
+    for (let id = token[node]!; id !== -1; id = sibling[id]!) bits[id >>> 5]! |= 1 << (id & 31);
+  }
+
+  #emptyBits(): Uint32Array {
+    return new Uint32Array((this.#trie.vocabulary + 31) >>> 5);
+  }
+
+  #step(from: Place, byte: number): Place | null {
+    const cls = this.#grammar.classOf[byte]!;
+    const known = from.next[cls];
+    return known === undefined ? this.#transition(from, cls, byte) : known;
+  }
+
+  #transition(from: Place, cls: number, byte: number): Place | null {
+    const { edgeStart, edgeLow, edgeHigh, edgeTo } = this.#grammar;
+    const targets: Configuration[] = [];
+    for (const { state, stack } of from.configurations)
+      for (let e = edgeStart[state]!; e < edgeStart[state + 1]!; e++)
+        if (edgeLow[e]! <= byte && byte <= edgeHigh[e]!) {
+          targets.push({ state: edgeTo[e]!, stack });
+          break; // edges of a state are disjoint
+        }
+    const to = targets.length === 0 ? null : this.#place(targets);
+    from.next[cls] = to;
+    return to;
+  }
+
+  /** The place of these configurations and all they reach by calls and returns; `null` when none can take a byte or end. */
+  #place(from: readonly Configuration[]): Place | null {
+    const { edgeStart, callStart, callRule, callReturn, accepts, distance } = this.#grammar;
+    const seen = new Set<string>();
+    const todo: Configuration[] = [];
+    const kept: (Configuration & { readonly key: string })[] = [];
+    let [canEnd, exits, isOpen, nearest] = [false, false, false, Number.POSITIVE_INFINITY];
+    const reach = (state: number, stack: Frame) => {
+      const key = `${state} ${stack.id}`;
+      if (seen.has(key)) return;
+      seen.add(key);
+      if (seen.size > 4 * MAX_CONFIGURATIONS) throw new Error(TOO_AMBIGUOUS);
+      todo.push({ state, stack });
+      const isLive = distance[state]! >= 0;
+      if (isLive) nearest = Math.min(nearest, distance[state]! + stack.distance);
+      if (edgeStart[state + 1]! === edgeStart[state]!) return;
+      kept.push({ state, stack, key });
+      isOpen ||= isLive;
+    };
+    for (const { state, stack } of from) reach(state, stack);
+    for (let one = todo.pop(); one !== undefined; one = todo.pop()) {
+      const { state, stack } = one;
+      if (accepts[state] === 1) {
+        if (stack === this.#exit) exits = true;
+        else if (stack.below === null) canEnd = true;
+        else reach(stack.state, stack.below);
+      }
+      for (let c = callStart[state]!; c < callStart[state + 1]!; c++) {
+        const after = distance[callReturn[c]!]!;
+        if (after < 0 || distance[callRule[c]!]! < 0) continue; // no way to an end leads through it
+        reach(callRule[c]!, stack.push(callReturn[c]!, after, this.#nextFrame));
+      }
+    }
+    if (kept.length === 0 && !canEnd && !exits) return null;
+    if (kept.length > MAX_CONFIGURATIONS) throw new Error(TOO_AMBIGUOUS);
+    kept.sort((a, b) => (a.key < b.key ? -1 : 1));
+    const key = `${canEnd ? '.' : ''}${exits ? '^' : ''}${kept.map((one) => one.key).join()}`;
+    let place = this.#places.get(key);
+    if (place === undefined) {
+      place = new Place(kept, canEnd, exits, nearest, isOpen);
+      this.#places.set(key, place);
+    }
+    return place;
+  }
+
+  readonly #nextFrame = (): number => this.#frames++;
+
+  /** Bounds memory: places in use by running answers stay valid, they are only no longer shared. */
+  #forget(): void {
+    this.#places.clear();
+    this.#bottom = new Frame(-1, null, 0, this.#frames++);
+    this.#exit = new Frame(-1, null, 0, this.#frames++);
+    const root = this.#place([{ state: this.#grammar.root, stack: this.#bottom }])!;
+    this.#start = this.#skipsFirstSpace ? withOptionalSpace(root, this.#grammar) : root;
+  }
+}
+
+const TOO_AMBIGUOUS =
+  'The constraint is too ambiguous: too many of its alternatives fit the answer so far. Make them differ earlier.';
+
+function isAlive(place: Place): boolean {
+  return place.distance !== Number.POSITIVE_INFINITY;
+}
+
+function continues(place: Place): boolean {
+  return place.continues;
+}
+
+/** The same place, from which a space also leads to itself without the space. No grammar shares the space's class with other bytes. */
+function withOptionalSpace(root: Place, { classOf }: Grammar): Place {
+  const { configurations, canEnd, exits, distance, continues } = root;
+  const start = new Place(configurations, canEnd, exits, distance, continues, true);
+  start.next[classOf[0x20]!] = root;
+  return start;
+}
+
+function finish(bits: Uint32Array): TokenMask {
+  let count = 0;
+  for (const word of bits) count += ones(word);
+  if (count * FEW > bits.length * 32) return { bits, count, ids: null };
+  const ids = new Int32Array(count);
+  let at = 0;
+  for (let word = 0; word < bits.length; word++)
+    for (let rest = bits[word]!; rest !== 0; rest &= rest - 1) ids[at++] = word * 32 + (31 - Math.clz32(rest & -rest));
+  return { bits, count, ids };
+}
+
+function ones(word: number): number {
+  let bits = word - ((word >>> 1) & 0x55555555);
+  bits = (bits & 0x33333333) + ((bits >>> 2) & 0x33333333);
+  return Math.imul((bits + (bits >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
+}
