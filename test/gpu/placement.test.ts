@@ -41,7 +41,7 @@ for (const { device, placement, skip } of await testDevices()) {
     console.log(
       `# ${device}: ${count(device)} nodes there, ${count('cpu')} on the processor (${left.map(({ op, nodes }) => `${nodes.length} ${op}`).join(', ')}), ${copies.length} copies between`,
     );
-    assert.ok(count(device) > 10 * count('cpu'));
+    assert.ok(count(device) > 5 * count('cpu'));
     assert.deepEqual(
       left.filter(({ op }) => COMPUTE.test(op)).map(({ op }) => op),
       [],
