@@ -98,6 +98,7 @@ function admitWaiting(
     const { request } = entry;
     if (barrier !== null && byPrecedence(entry, barrier) > 0) break;
     if (entry.rank === 1 && preempt.length > 0) break;
+    if (beside !== null && taken.isFull) break;
     // An overtaker may grow to its full length before the head comes in; only what fits even then is beside it.
     const nextBeside: Room | null = beside === null ? null : beside.with(request, request.maxTokens);
     if (nextBeside !== null && !nextBeside.fits) continue;

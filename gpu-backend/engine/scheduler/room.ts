@@ -62,6 +62,11 @@ export class Room {
     return this.#rows <= this.#capacity.maxRows && this.tokens <= this.#capacity.kvTokens;
   }
 
+  /** Whether not even the smallest row fits beside these. */
+  get isFull(): boolean {
+    return this.#rows >= this.#capacity.maxRows || this.tokens + this.#capacity.kvStepTokens > this.#capacity.kvTokens;
+  }
+
   /** Adds a row of `tokens` positions to the arena of its class. */
   add(request: ScheduledRequest, tokens: number): this {
     const index = classOf(request.maxTokens, this.#capacity.classBounds);

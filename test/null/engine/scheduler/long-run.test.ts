@@ -19,13 +19,13 @@ describe('scheduler, arenas and prefix tree in the long run', () => {
       growthTokens: 2,
       agingMs: 200,
     };
-    const simulation = new Simulation(capacity, { treeBytes: 2000, format: 'int8' });
+    const simulation = new Simulation(capacity, { treeBytes: 2000 });
     let heapAfterWarmUp = 0;
     let longestWait = 0;
     const arrivedAt = new Map<number, Asked>();
     let ended = 0;
     while (simulation.step < 100_000 || simulation.live > 0) {
-      if (simulation.step < 100_000 && simulation.live < 12 && next() < 0.4) {
+      if (simulation.step < 100_000 && simulation.live < 12 && next() < 0.25) {
         const asked: Asked = {
           key: [null, 'a', 'b', 'c'][pick(4)]!,
           text: Array.from({ length: 1 + pick(8) }, () => pick(2)),
