@@ -1,9 +1,7 @@
 import type { VlmConfig } from '../models/config.ts';
 import { familyOf, type Picture } from '../models/family.ts';
 import type { Session, Tensor } from '../runtime/session.ts';
-
-/** Pixels of one run, padding included: attention over patches grows with the square of a picture, memory with it. */
-const PIXELS_PER_RUN = 2 ** 20;
+import { pictureRuns } from './picture-runs.ts';
 
 /** A compiled vision graph with the weights that it reads. */
 export interface PictureEncoder {
@@ -11,24 +9,7 @@ export interface PictureEncoder {
   readonly feeds: Readonly<Record<string, Tensor>>;
 }
 
-/** Neighbours that run together: a picture, and those after it while all of them, padded to the largest, are few pixels. */
-export function picturesByRun<P extends Pick<Picture, 'width' | 'height'>>(pictures: readonly P[]): P[][] {
-  const runs: P[][] = [];
-  let [width, height] = [0, 0];
-  for (const picture of pictures) {
-    const run = runs.at(-1);
-    width = Math.max(width, picture.width);
-    height = Math.max(height, picture.height);
-    if (run !== undefined && (run.length + 1) * width * height <= PIXELS_PER_RUN) run.push(picture);
-    else {
-      runs.push([picture]);
-      ({ width, height } = picture);
-    }
-  }
-  return runs;
-}
-
-/** Features of pictures as the decoder takes them: [slot length, hidden] of each. */
+/** Features of pictures as the decoder takes them, in their order: [slot length, hidden] of each. Alike ones run together. */
 export async function encodePictures(
   config: VlmConfig,
   { session, feeds }: PictureEncoder,
@@ -36,16 +17,17 @@ export async function encodePictures(
 ): Promise<Float32Array[]> {
   const family = familyOf(config);
   const encoded: Float32Array[] = [];
-  for (const run of picturesByRun(pictures)) {
+  for (const indices of pictureRuns(pictures)) {
+    const run = indices.map((index) => pictures[index]!);
     const results = await session.run({ ...feeds, ...family.pictureFeeds(config, run) });
     const features = results.image_features?.data;
     if (!(features instanceof Float32Array)) throw new Error('internal: the vision graph gave no features as f32');
     let end = 0;
-    for (const picture of run) {
+    for (const [i, picture] of run.entries()) {
       const start = end;
       end += family.slotIds(config, picture).length * config.text.hidden;
       // A copy, so that a cached picture does not keep the features of a whole run alive.
-      encoded.push(features.slice(start, end));
+      encoded[indices[i]!] = features.slice(start, end);
     }
     if (end !== features.length)
       throw new Error(`internal: ${run.length} pictures have ${features.length} feature values, expected ${end}`);

@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import sharp from 'sharp';
-import { picturesByRun } from '../../../gpu-backend/engine/encode-pictures.ts';
 import { loadFront } from '../../../gpu-backend/engine/model-front.ts';
 import { readPictureSize } from '../../../gpu-backend/vision/decode.ts';
 import { modelSize, preprocessImage } from '../../../gpu-backend/vision/preprocess.ts';
@@ -66,26 +65,4 @@ test('a folder whose recipe does not fit the model, or is missing, is refused be
   const joint = { processor_class: 'LlavaProcessor', image_processor: formatRecipe(siglipRecipe(32)) };
   await writeFile(join(dir, 'processor_config.json'), JSON.stringify(joint));
   assert.deepEqual((await loadFront('m', dir)).recipe, siglipRecipe(32));
-});
-
-test('runs of the vision graph hold neighbours of few pixels together, or one picture alone', () => {
-  const of = (width: number, height: number) => ({ width, height });
-  const small = Array.from({ length: 9 }, () => of(384, 384));
-  assert.deepEqual(
-    picturesByRun(small).map((run) => run.length),
-    [7, 2],
-  );
-  assert.deepEqual(picturesByRun([of(980, 980), of(980, 378), of(378, 980), of(20, 20), of(30, 40)]), [
-    [of(980, 980)],
-    [of(980, 378)],
-    [of(378, 980), of(20, 20)],
-    [of(30, 40)],
-  ]);
-  assert.deepEqual(picturesByRun([]), []);
-  fc.assert(
-    fc.property(fc.array(fc.tuple(fc.integer({ min: 1, max: 1500 }), fc.integer({ min: 1, max: 1500 }))), (sizes) => {
-      const pictures = sizes.map(([width, height]) => of(width, height));
-      assert.deepEqual(picturesByRun(pictures).flat(), pictures);
-    }),
-  );
 });
