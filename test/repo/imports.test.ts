@@ -23,7 +23,8 @@ const LEVELS: readonly (readonly string[])[] = [
 
 /** Native packages and the only places that may name them. Everything else reaches them through those files. */
 const CONFINED: Readonly<Record<string, readonly string[]>> = {
-  'onnxruntime-node': ['gpu-backend/runtime/session.ts'],
+  'onnxruntime-node': ['gpu-backend/runtime/'],
+  koffi: ['gpu-backend/runtime/'],
   sharp: ['gpu-backend/vision/', 'gpu-backend/train/nano/', 'test/'],
   miniflare: ['deploy/', 'test/'],
   wrangler: ['deploy/', 'test/'],

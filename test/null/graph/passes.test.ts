@@ -5,8 +5,8 @@ import { evaluateDim, symbol } from '../../../gpu-backend/graph/dim.ts';
 import { gradients } from '../../../gpu-backend/graph/grad.ts';
 import { Graph } from '../../../gpu-backend/graph/graph.ts';
 import { liveNodes, orderForRelease, peakLiveBytes, printGraph, verify } from '../../../gpu-backend/graph/passes.ts';
+import { randomOperand, randomSource } from '../../../gpu-backend/runtime/conformance-operands.ts';
 import { interpret } from '../../../gpu-backend/runtime/interpreter.ts';
-import { randomOperand, randomSource } from './random.ts';
 
 const LAYERS = 6;
 const WIDTH = 4;
