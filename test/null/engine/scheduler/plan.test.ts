@@ -346,6 +346,23 @@ describe('fairness', () => {
     assert.equal(simulation.preemptions, 0);
   });
 
+  it('a request that needs the whole pool waits for what was running before it, whatever arrives after it', () => {
+    const narrow: Capacity = { ...wide, kvTokens: 48, maxRows: 6 };
+    const simulation = new Simulation(narrow, { treeBytes: 0 });
+    const small = { key: null, text: [1, 2], newTokens: 6, priority: 'interactive', cancelAt: null } as const;
+    let large = -1;
+    for (let arriveAt = 0; arriveAt < 200; arriveAt++) {
+      simulation.add({ ...small, arriveAt });
+      if (arriveAt === 20)
+        large = simulation.add({ ...small, text: Array.from({ length: 40 }, (_, at) => at), arriveAt });
+      simulation.run();
+    }
+    const outcome = simulation.outcomes.find(({ arrival }) => arrival === large);
+    // Those that were waiting before it need a few steps each, its own prompt 20 chunks at most.
+    assert.ok(outcome !== undefined && outcome.leftAt < 100, `it left at step ${outcome?.leftAt}`);
+    assert.equal(outcome.preemptions, 0);
+  });
+
   it('a batch request under a stream of interactive ones starts when it has aged, and ends', () => {
     const simulation = new Simulation(wide, { treeBytes: 0 });
     simulation.add({ key: null, text: [1, 2, 3], newTokens: 8, priority: 'batch', cancelAt: null, arriveAt: 0 });
