@@ -9,6 +9,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   'train-throughput': 'optimizer steps against PyTorch',
   'quant-agreement': 'answers of quantised weights against those of f32',
   'import-large': 'importing a checkpoint of several gigabytes: rate and memory',
+  'feature-tiers': 'finding features of pictures on disk and in the object store',
   gpu: 'serving and training steps on accelerators, and tokens by the loop',
   chart: 'the charts of stored results, as SVG',
 };
