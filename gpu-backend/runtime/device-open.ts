@@ -108,9 +108,9 @@ function vulkanMissing(root: string): string | null {
 function explain(device: Device, message: string, lastWords: string): string {
   if (device === 'webgpu' && /WebGPU adapter/.test(message)) {
     if (/Couldn't load Vulkan/.test(lastWords)) return 'no adapter: the Vulkan loader libvulkan.so.1 is not installed';
-    const refused = /(\w*ArrayDynamicIndexing[^\n]*)/.exec(lastWords)?.[1];
-    const why = refused === undefined ? '' : ` (${refused}; Mesa before 25 lacks it)`;
-    return `no adapter: no Vulkan driver of this machine has what WebGPU needs${why}`;
+    const lacks = /^Warning: (Vulkan .*) required\.?$/m.exec(lastWords)?.[1];
+    if (lacks !== undefined) return `no adapter: the driver lacks ${lacks} (Mesa has it from version 25 on)`;
+    return 'no adapter: no driver of this machine has what WebGPU needs';
   }
   const last = lastWords.trim().split('\n').at(-1) ?? '';
   const short = message.trim().split('\n')[0]?.slice(0, 300) ?? '';

@@ -97,7 +97,9 @@ async function generate(name: string, folder: string, placement?: Placement, for
   let past = 0;
   let cache: Record<string, Tensor> = emptyPast(config, 1);
   for (let step = 0; step <= NEW_TOKENS; step++) {
-    const kind = step === 0 ? 'images' : 'text';
+    // The graph that takes pictures must take a step without any as well: an imported model has no other.
+    const kind = step % 2 === 0 ? 'images' : 'text';
+    const rowsNow = step === 0 ? imageRows : [];
     const ids = step === 0 ? prompt : [chosen.at(-1) ?? 0];
     const S = ids.length;
     const feeds: Record<string, Tensor> = {
@@ -112,8 +114,8 @@ async function generate(name: string, folder: string, placement?: Placement, for
       rows: ints([S - 1], [1]),
     };
     if (kind === 'images') {
-      feeds.image_features = f32(features_FD, [imageRows.length, hidden]);
-      feeds.image_rows = ints(imageRows, [imageRows.length]);
+      feeds.image_features = f32(features_FD.subarray(0, rowsNow.length * hidden), [rowsNow.length, hidden]);
+      feeds.image_rows = ints(rowsNow, [rowsNow.length]);
     }
     const results = await sessions[kind].run(feeds);
     runs.push(results);
