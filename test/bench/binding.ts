@@ -38,8 +38,8 @@ const { values: flags, positionals } = parseArgs({
     runs: { type: 'string', default: '100000' },
     window: { type: 'string', default: '200' },
     rounds: { type: 'string', default: '7' },
-    /** Of the child processes of `memory`. */
-    resident: { type: 'string' },
+    /** What a child process of `memory` or `leak` does. */
+    child: { type: 'string' },
   },
 });
 
@@ -264,17 +264,20 @@ async function resident(kind: string): Promise<void> {
   console.log(JSON.stringify({ weightsMiB: before, addedMiB: mebibytes() - before, createMs }));
 }
 
-function memory() {
-  const self = fileURLToPath(import.meta.url);
-  return Object.fromEntries(
-    ['node', 'native', 'shared'].map((kind) => {
-      const text = execFileSync(process.execPath, ['--import', 'tsx', self, '--resident', kind], { encoding: 'utf8' });
-      return [kind, JSON.parse(text.trim().split('\n').at(-1) ?? '{}') as unknown];
-    }),
-  );
+const memory = () =>
+  Object.fromEntries(['node', 'native', 'shared'].map((kind) => [kind, inProcess([], ['--child', kind])]));
+
+/** @returns the last line that this file prints in a process of its own, parsed */
+function inProcess(nodeFlags: readonly string[], args: readonly string[]): unknown {
+  const argv = [...nodeFlags, '--import', 'tsx', fileURLToPath(import.meta.url), ...args];
+  const text = execFileSync(process.execPath, argv, { encoding: 'utf8' });
+  return JSON.parse(text.trim().split('\n').at(-1) ?? '');
 }
 
-async function leak() {
+/** In a process whose young generation cannot grow: its size would be taken for a leak. */
+const leak = () => inProcess(['--max-semi-space-size=2'], ['--child', 'leak', '--runs', flags.runs]);
+
+async function leakRuns(): Promise<void> {
   const graph = additions(8);
   const feeds = feedsOf(graph, new Map([['N', 4096]]));
   const runs = Number(flags.runs);
@@ -305,10 +308,11 @@ async function leak() {
     if (i % 1000 === 0) await new Promise((resolve) => setImmediate(resolve)); // finalizers
   }
   collectGarbage();
-  return { runs, sessions: runs / 100, rssMiB: [...series, mebibytes()] };
+  console.log(JSON.stringify({ runs, sessions: runs / 100, residentMiB: [...series, mebibytes()] }));
 }
 
-if (flags.resident !== undefined) await resident(flags.resident);
+if (flags.child === 'leak') await leakRuns();
+else if (flags.child !== undefined) await resident(flags.child);
 else {
   const all = { overhead, decode, inPlace, memory, leak };
   const results: Record<string, unknown> = {};
