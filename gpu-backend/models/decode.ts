@@ -1,5 +1,5 @@
 import * as g from '../graph/builder.ts';
-import { addDims, type Dim, mulDims, symbol } from '../graph/dim.ts';
+import { type Dim, mulDims, symbol } from '../graph/dim.ts';
 import { Graph, type Value } from '../graph/graph.ts';
 import { one, scalar } from '../graph/ops/infer.ts';
 import type { VlmConfig } from './config.ts';
@@ -80,19 +80,19 @@ function int8Past(graph: Graph, layer: number, { batch, kvHeads, blocks, past, h
     if (q === undefined || top === undefined) throw new Error('quantizeRows has two outputs');
     return [q, top];
   };
-  const product = (a: Value, b: Value, range: 'signed' | 'unsigned'): Value =>
-    one(graph.emit('matmulInt8', [a, b, scalar(graph, 1)], { range }));
+  const product = (a: Value, b: Value, factor: number, range: 'signed' | 'unsigned' = 'signed'): Value =>
+    one(graph.emit('matmulInt8', [a, b, scalar(graph, factor)], { range }));
   return {
     scores: (queries) => {
       const rows = queries.shape[2] as Dim;
-      const [q, top] = rounded(queries, 'signed');
-      const tiles = product(g.reshape(graph, q, [batch, kvHeads, 1, rows, headDim]), keys, 'signed');
-      const raw = g.reshape(graph, g.transpose(graph, tiles, [0, 1, 3, 2, 4]), [batch, kvHeads, rows, past]);
-      return g.mul(graph, g.mul(graph, raw, g.scale(graph, top, headDim ** -0.5)), keyScales);
+      const [q, top] = rounded(g.reshape(graph, queries, [batch, kvHeads, 1, rows, headDim]), 'signed');
+      const tiles = g.mul(graph, product(q, keys, headDim ** -0.5), top);
+      const inRows = g.reshape(graph, g.transpose(graph, tiles, [0, 1, 3, 2, 4]), [batch, kvHeads, rows, past]);
+      return g.mul(graph, inRows, keyScales);
     },
     weighted: (probabilities) => {
       const [p, top] = rounded(g.mul(graph, probabilities, valueScales), 'unsigned');
-      return g.mul(graph, product(p, values, 'unsigned'), top);
+      return g.mul(graph, product(p, values, 1, 'unsigned'), top);
     },
   };
 }
@@ -107,6 +107,11 @@ export interface DecodeOptions {
   readonly kv?: KvFormat;
   /** Adapters of several models in one batch: names of the adapted layers. Adds the input `adapter_mask` [B·S, R_lora]. */
   readonly adapterTargets?: readonly string[];
+  /**
+   * Layers that read the same input are one matrix, whose weights `servingWeights` makes: fewer and larger products. Default false:
+   * every weight has its canonical name, as files and trained adapters have them.
+   */
+  readonly joins?: boolean;
 }
 
 /**
@@ -138,38 +143,35 @@ export function decodeGraph(config: VlmConfig, options: DecodeOptions): ModelGra
     targets: options.adapterTargets,
     mask: graph.input('adapter_mask', 'f32', [mulDims(batch, length), BANK_RANKS]),
   };
-  const w = new Weights(graph, options.lora, options.storage, bank);
-  const pastBias = hasPastWindow(config)
-    ? repeatForGroup(graph, pastWindowBias(graph, config, stored, positions_BS), group)
-    : stored;
-  const newBias = repeatForGroup(graph, g.reshape(graph, causal, [1, 1, length, length]), group);
+  const w = new Weights(graph, options.lora, options.storage, bank, options.joins);
   const rowsPerGroup = mulDims(length, group);
+  // One bias for the keys of the past and the new ones, made once for all layers.
+  const bias = graph.scope('mask', () => {
+    const pastBias = hasPastWindow(config)
+      ? repeatForGroup(graph, pastWindowBias(graph, config, stored, positions_BS), group)
+      : stored;
+    const newBias = repeatForGroup(graph, g.reshape(graph, causal, [1, 1, length, length]), group);
+    const wide = (v: Value, keys: Dim): Value =>
+      one(graph.emit('expand', [v], { shape: [batch, 1, rowsPerGroup, keys] }));
+    return g.concat(graph, [wide(pastBias, past), wide(newBias, length)], 3);
+  });
   const pastOf = options.kv === 'int8' ? int8Past : floatPast;
-  const fresh: { name: string; value: Value }[] = [];
+  const made: { name: string; value: Value }[] = [];
   const attend: Attend = (layer, q, k, v) => {
     const cached = pastOf(graph, layer, { batch, kvHeads, blocks, past, headDim });
-    fresh.push({ name: `new_k_${layer}`, value: k }, { name: `new_v_${layer}`, value: v });
+    made.push({ name: `new_k_${layer}`, value: k }, { name: `new_v_${layer}`, value: v });
     const queries = g.reshape(graph, q, [batch, kvHeads, rowsPerGroup, headDim]);
-    const scores = g.concat(
-      graph,
-      [
-        g.add(graph, cached.scores(queries), pastBias),
-        g.add(graph, g.matmul(graph, queries, k, { transB: true, alpha: headDim ** -0.5 }), newBias),
-      ],
-      3,
-    );
-    const p = g.softmax(graph, scores);
-    const o = g.add(
-      graph,
-      cached.weighted(g.slice(graph, p, 3, 0, past)),
-      g.matmul(graph, g.slice(graph, p, 3, past, addDims(past, length)), v),
-    );
+    const fresh = g.matmul(graph, queries, k, { transB: true, alpha: headDim ** -0.5 });
+    const scores = g.concat(graph, [cached.scores(queries), fresh], 3);
+    const p = g.softmax(graph, g.add(graph, scores, bias));
+    const [pPast, pNew] = g.split(graph, p, 3, [past, length]) as [Value, Value];
+    const o = g.add(graph, cached.weighted(pPast), g.matmul(graph, pNew, v));
     return g.reshape(graph, o, [batch, heads, length, headDim]);
   };
   const features = options.images ? graph.input('image_features', 'f32', [symbol('F'), text.hidden]) : undefined;
   const x = mergedEmbeddings(w, config, ids_BS, features);
   const h = decoderStack(w, config, seq, x, positions_BS, attend);
   graph.output('logits', head(w, config, g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')]))));
-  for (const { name, value } of fresh) graph.output(name, value);
+  for (const { name, value } of made) graph.output(name, value);
   return { graph, weights: declaredWeights(w) };
 }

@@ -123,6 +123,9 @@ export type DecoderLayer<T extends DecoderConfig> = (
   attend: Attend,
 ) => Value;
 
+const named = (names: readonly string[], sizes: readonly number[]): (readonly [string, number])[] =>
+  names.map((name, i) => [name, sizes[i] ?? 0]);
+
 /** One Llama or Mistral block over x [B·S, hidden]: RMSNorm, rotary grouped-query attention, RMSNorm, SwiGLU. */
 export function llamaLayer(
   w: Weights,
@@ -139,26 +142,33 @@ export function llamaLayer(
   const norm = (v: Value, name: string): Value =>
     g.rmsNorm(graph, v, w.get(`${layer}.${name}.weight`, [hidden]), rmsNormEpsilon);
   const h = norm(x, 'input_layernorm');
+  const toParts = (v: Value, count: number): Value => toHeads(graph, v, seq.batch, seq.length, count, headDim);
   const part = (name: string, count: number): Value =>
-    toHeads(
-      graph,
-      w.linear(h, `${layer}.self_attn.${name}_proj`, count * headDim),
-      seq.batch,
-      seq.length,
-      count,
-      headDim,
-    );
+    toParts(w.linear(h, `${layer}.self_attn.${name}`, count * headDim), count);
   const rotate = (v: Value): Value => g.rope(graph, v, rope.positions_BS, rope.cos, rope.sin);
-  const o = attend(index, rotate(part('q', heads)), rotate(part('k', kvHeads)), part('v', kvHeads));
+  const ofOne = (): Value[] => {
+    const outs = [heads, kvHeads, kvHeads].map((count) => count * headDim);
+    const qkv = w.joined(h, `${layer}.self_attn`, named(['q_proj', 'k_proj', 'v_proj'], outs));
+    const [qk, v] = g.split(graph, toParts(qkv, heads + 2 * kvHeads), 1, [heads + kvHeads, kvHeads]) as [Value, Value];
+    return [...g.split(graph, rotate(qk), 1, [heads, kvHeads]), v];
+  };
+  const [q, k, v] = (
+    w.joins ? ofOne() : [rotate(part('q_proj', heads)), rotate(part('k_proj', kvHeads)), part('v_proj', kvHeads)]
+  ) as [Value, Value, Value];
+  const o = attend(index, q, k, v);
   const merged = g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [
     mulDims(seq.batch, seq.length),
     heads * headDim,
   ]);
   const y = w.linear(merged, `${layer}.self_attn.o_proj`, hidden, { residual: x });
   const m = norm(y, 'post_attention_layernorm');
-  const gate = g.silu(graph, w.linear(m, `${layer}.mlp.gate_proj`, text.intermediate));
-  const up = w.linear(m, `${layer}.mlp.up_proj`, text.intermediate);
-  return w.linear(g.mul(graph, gate, up), `${layer}.mlp.down_proj`, hidden, { residual: y });
+  const sizes = [text.intermediate, text.intermediate];
+  const [gate, up] = (
+    w.joins
+      ? g.split(graph, w.joined(m, `${layer}.mlp`, named(['gate_proj', 'up_proj'], sizes)), 1, sizes)
+      : ['gate_proj', 'up_proj'].map((name) => w.linear(m, `${layer}.mlp.${name}`, text.intermediate))
+  ) as [Value, Value];
+  return w.linear(g.mul(graph, g.silu(graph, gate), up), `${layer}.mlp.down_proj`, hidden, { residual: y });
 }
 
 const EMBED = 'language_model.model.embed_tokens';

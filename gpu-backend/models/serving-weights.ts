@@ -1,7 +1,7 @@
 import { blockSizes, Quantizers } from '../io/quantize.ts';
 import { bytesOf, convertFloats } from '../io/tensor.ts';
 import type { Tensor } from '../runtime/session.ts';
-import { INT8_SUFFIX, PACKED_SUFFIX, SCALE_SUFFIX, type Storage } from './storage.ts';
+import { INT8_SUFFIX, JOINED, PACKED_SUFFIX, SCALE_SUFFIX, type Storage } from './storage.ts';
 import type { ModelGraph } from './vlm.ts';
 
 /** One column scale symmetric int8: q = round(w / scale), scale = max|w| / 127 of the output. */
@@ -10,18 +10,20 @@ const INT8_STEPS = 127;
 /**
  * The weights that a graph declares, stored as it declares them, from f32 weights: what a session takes as its constants.
  * @param weights by canonical name, [out, in]
+ * @param known what was made before for another graph of the model; left out of the result
  * @throws Error naming the first weight that is missing or of another shape
  */
 export function servingWeights(
   { graph }: Pick<ModelGraph, 'graph'>,
   weights: ReadonlyMap<string, Tensor>,
   storage?: Pick<Storage, 'precision' | 'blockSize'>,
+  known: ReadonlyMap<string, Tensor> = new Map(),
 ): Map<string, Tensor> {
   const stored = new Map<string, Tensor>();
   const quantizers = new Quantizers();
   const shapes = new Map(graph.inputs.map(({ name, value }) => [name, value.shape]));
   for (const { name, kind, value } of graph.inputs) {
-    if (kind !== 'param' || stored.has(name)) continue;
+    if (kind !== 'param' || stored.has(name) || known.has(name)) continue;
     const shape = value.shape as readonly number[];
     const module = [PACKED_SUFFIX, INT8_SUFFIX].find((suffix) => name.endsWith(suffix));
     if (name.endsWith(SCALE_SUFFIX)) continue; // made together with the values
@@ -43,8 +45,8 @@ export function servingWeights(
     if (storage === undefined) throw new Error(`${name} is quantised, but no storage says how`);
     const [out, blocks, blockBytes] = shape as readonly [number, number, number];
     const format = { blockSize: storage.blockSize, bits: (blockBytes * 8) / storage.blockSize === 4 ? 4 : 8 } as const;
-    const source = weights.get(`${base}.weight`);
-    const width = source?.shape[1] ?? 0;
+    const [first = ''] = sourcesOf(`${base}.weight`);
+    const width = weights.get(first)?.shape[1] ?? 0;
     const floats = floatsOf(weights, `${base}.weight`, [out, width]);
     if (blockSizes(width, format).blocks !== blocks)
       throw new Error(`${base}.weight is ${width} wide, the graph expects ${blocks} blocks of ${format.blockSize}`);
@@ -57,7 +59,30 @@ export function servingWeights(
   return stored;
 }
 
+/** Names of the weights that one of a graph consists of: those of joined layers are one behind the other. */
+function sourcesOf(name: string): readonly string[] {
+  const [start, end] = [name.slice(0, -'.weight'.length).lastIndexOf('.') + 1, name.lastIndexOf('.')];
+  const layers = name.slice(start, end).split(JOINED);
+  return layers.length === 1 ? [name] : layers.map((layer) => name.slice(0, start) + layer + name.slice(end));
+}
+
 function floatsOf(weights: ReadonlyMap<string, Tensor>, name: string, shape: readonly number[]): Float32Array {
+  const sources = sourcesOf(name);
+  if (sources.length === 1) return ownFloats(weights, name, shape);
+  const [rows = 0, width = 0] = shape;
+  const joined = new Float32Array(rows * width);
+  let at = 0;
+  for (const source of sources) {
+    const floats = ownFloats(weights, source, [weights.get(source)?.shape[0] ?? 0, width]);
+    if (at + floats.length > joined.length) throw new Error(`${sources.join(' and ')} have more than ${rows} rows`);
+    joined.set(floats, at);
+    at += floats.length;
+  }
+  if (at !== joined.length) throw new Error(`${sources.join(' and ')} have ${at / width} rows, expected ${rows}`);
+  return joined;
+}
+
+function ownFloats(weights: ReadonlyMap<string, Tensor>, name: string, shape: readonly number[]): Float32Array {
   const tensor = weights.get(name);
   if (tensor === undefined) throw new Error(`the weights lack ${name}, expected ${shape.join('x')}`);
   if (tensor.shape.join() !== shape.join())

@@ -76,3 +76,5 @@ export function chooseStorage(choice: PrecisionChoice): Storage {
 export const PACKED_SUFFIX = '.weight_packed';
 export const INT8_SUFFIX = '.weight_int8';
 export const SCALE_SUFFIX = '.weight_scale';
+/** Between the names of layers whose weights are one. */
+export const JOINED = '+';

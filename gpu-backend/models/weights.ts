@@ -6,6 +6,7 @@ import {
   blockFormat,
   INT8_SUFFIX,
   isW8A8,
+  JOINED,
   PACKED_SUFFIX,
   type Part,
   partOf,
@@ -77,7 +78,10 @@ export class Weights {
     private readonly lora?: LoraSpec,
     private readonly storage?: Storage,
     private readonly bank?: AdapterBank,
+    /** Layers that read the same input are one matrix: `joined` works, and servingWeights makes the weights. */
+    readonly joins = false,
   ) {
+    if (lora !== undefined && joins) throw new Error('an adapter that is trained needs every layer by itself');
     if (lora !== undefined && storage !== undefined)
       throw new Error('an imported model takes no adapter: apply it to the original checkpoint and import the result');
     if (lora !== undefined && !(Number.isInteger(lora.r) && lora.r >= 1))
@@ -138,13 +142,38 @@ export class Weights {
   linear(x: Value, module: string, out: number, options: LinearOptions = {}): Value {
     const width = x.shape[1];
     if (typeof width !== 'number') throw new Error(`${module} needs an input [N, in] with a static width`);
-    const y = this.ownLinear(x, module, width, out, options);
-    if (
-      this.bank === undefined ||
-      !module.startsWith('language_model.') ||
-      !this.bank.targets.includes(module.slice(module.lastIndexOf('.') + 1))
-    )
-      return y;
+    return this.withBank(x, module, width, out, this.ownLinear(x, module, width, out, options));
+  }
+
+  /**
+   * Linear layers `base`.`name` of one input x [N, in], side by side → [N, Σ out]. Their weights are one, named
+   * `<base>.<name>+<name>…`, with the rows of one layer behind those of the other.
+   */
+  joined(x: Value, base: string, layers: readonly (readonly [name: string, out: number])[]): Value {
+    if (!this.joins) throw new Error('these weights are declared layer by layer');
+    const width = x.shape[1];
+    if (typeof width !== 'number') throw new Error(`${base} needs an input [N, in] with a static width`);
+    const module = `${base}.${layers.map(([name]) => name).join(JOINED)}`;
+    const sizes = layers.map(([, out]) => out);
+    const all = sizes.reduce((a, b) => a + b, 0);
+    const y = this.ownLinear(x, module, width, all, {});
+    if (!layers.some(([name]) => this.inBank(`${base}.${name}`))) return y;
+    const parts = g.split(this.graph, y, 1, sizes);
+    const adapted = layers.map(([name, out], i) => this.withBank(x, `${base}.${name}`, width, out, parts[i] as Value));
+    return g.concat(this.graph, adapted, 1);
+  }
+
+  private inBank(module: string): boolean {
+    return (
+      this.bank !== undefined &&
+      module.startsWith('language_model.') &&
+      this.bank.targets.includes(module.slice(module.lastIndexOf('.') + 1))
+    );
+  }
+
+  /** y, plus what the adapters of a bank add to it. */
+  private withBank(x: Value, module: string, width: number, out: number, y: Value): Value {
+    if (this.bank === undefined || !this.inBank(module)) return y;
     const a = this.graph.input(`${module}.lora_A.weight`, 'f32', [BANK_RANKS, width]);
     const b = this.graph.input(`${module}.lora_B.weight`, 'f32', [out, BANK_RANKS]);
     return g.linear(this.graph, g.mul(this.graph, g.linear(this.graph, x, a), this.bank.mask), b, y);

@@ -21,9 +21,6 @@ const RANGES: Readonly<Record<Range, { readonly steps: number; readonly zero: nu
   unsigned: { steps: 255, zero: 0 },
 };
 
-/** Stands in for the top of a row of zeros, which would otherwise divide 0 by 0. */
-const TINY = 1e-30;
-
 /** Nearest integer, halves to the even one, as QuantizeLinear rounds. */
 function roundHalfEven(x: number): number {
   const floor = Math.floor(x);
@@ -34,7 +31,10 @@ function roundHalfEven(x: number): number {
 const stepOf = (ctx: LowerContext, range: Range): string => ctx.scalar(1 / RANGES[range].steps);
 const zeroOf = (ctx: LowerContext, range: Range): string => ctx.byte(RANGES[range].zero);
 
-/** x [.., K] → (q [.., K] u8, top [.., 1] = largest magnitude of the row); x ≈ (q - zero) / steps · top. */
+/**
+ * x [.., K] → (q [.., K] u8, top [.., 1] = largest magnitude of the row); x ≈ (q - zero) / steps · top. Of a row of zeros q means
+ * nothing (a kernel rounds 0 / 0), which its top of 0 makes right.
+ */
 export const quantizeRows: OpRow<'quantizeRows'> = {
   infer: (inputs) => {
     const x = arg(inputs, 0, 'x');
@@ -50,8 +50,7 @@ export const quantizeRows: OpRow<'quantizeRows'> = {
     const x = ctx.name(arg(node.inputs, 0, 'x'));
     const { range } = node.attrs;
     const magnitude = range === 'signed' ? ctx.emit('Abs', [x]) : x;
-    const most = ctx.emit('ReduceMax', [magnitude, ctx.ints([-1])], { keepdims: { int: 1 } });
-    const top = ctx.emit('Max', [most, ctx.scalar(TINY)]);
+    const top = ctx.emit('ReduceMax', [magnitude, ctx.ints([-1])], { keepdims: { int: 1 } });
     const unit = ctx.emit('Div', [x, top]);
     return [ctx.emit('QuantizeLinear', [unit, stepOf(ctx, range), zeroOf(ctx, range)]), top];
   },
@@ -62,11 +61,11 @@ export const quantizeRows: OpRow<'quantizeRows'> = {
     const q = nd(x.shape);
     const top = nd([...x.shape.slice(0, -1), 1]);
     for (let row = 0; row < top.data.length; row++) {
-      let most = TINY;
+      let most = 0;
       for (let i = 0; i < width; i++) most = Math.max(most, Math.abs(at(x, row * width + i)));
       top.data[row] = most;
       for (let i = 0; i < width; i++) {
-        const value = roundHalfEven((at(x, row * width + i) / most) * steps) + zero;
+        const value = most === 0 ? zero : roundHalfEven((at(x, row * width + i) / most) * steps) + zero;
         q.data[row * width + i] = Math.min(255, Math.max(0, value));
       }
     }

@@ -5,6 +5,7 @@ import { type DecodeOptions, decodeGraph, KEY_TILE_TOKENS } from '../../../gpu-b
 import { MASKED } from '../../../gpu-backend/models/llama.ts';
 import { initWeights, nanoConfig } from '../../../gpu-backend/models/presets.ts';
 import { servingWeights } from '../../../gpu-backend/models/serving-weights.ts';
+import type { Storage } from '../../../gpu-backend/models/storage.ts';
 import { causalBias } from '../../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
 
@@ -122,6 +123,35 @@ async function run(
   }
 }
 
+const storageOf = (decoder: 'int8' | 'int4'): Storage => ({
+  precision: { vision: 'f32', projector: 'f32', decoder, head: decoder },
+  blockSize: 16,
+});
+
+/** Two adapters of ranks 2 and 3; the new tokens take turns with the first, the second and none. */
+function bankFeeds(targets: readonly string[], tokens: number): Record<string, Tensor> {
+  const ranks = 5;
+  const mask = Float32Array.from({ length: tokens * ranks }, (_, i) => {
+    const [token, rank] = [Math.floor(i / ranks), i % ranks];
+    return (token % 3 === 0 && rank < 2) || (token % 3 === 1 && rank >= 2) ? 1 : 0;
+  });
+  const feeds: Record<string, Tensor> = { adapter_mask: f32(mask, [tokens, ranks]) };
+  for (const [name, { shape }] of weights) {
+    const module = name.slice(0, -'.weight'.length);
+    const [out = 0, width = 0] = shape;
+    if (!module.startsWith('language_model.') || !targets.includes(module.slice(module.lastIndexOf('.') + 1))) continue;
+    feeds[`${module}.lora_A.weight`] = f32(
+      noise(ranks * width, out).map((v) => v * 0.2),
+      [ranks, width],
+    );
+    feeds[`${module}.lora_B.weight`] = f32(
+      noise(ranks * out, width).map((v) => v * 0.2),
+      [out, ranks],
+    );
+  }
+  return feeds;
+}
+
 /** Root mean square of a - b over that of b. */
 function relativeError(a: Float32Array | undefined, b: Float32Array | undefined): number {
   assert.ok(a !== undefined && b !== undefined && a.length === b.length && a.length > 0);
@@ -145,4 +175,42 @@ describe('decoder graphs of every format', () => {
       assert.ok(relativeError(rounded.logits, exact.logits) < 0.01, `${relativeError(rounded.logits, exact.logits)}`);
       assert.equal(relativeError(rounded.new_k_0, exact.new_k_0), 0);
     });
+
+  const step = { rows: 3, newTokens: 2, pastTokens: 64 };
+  const storages: Record<string, Storage | undefined> = {
+    f32: undefined,
+    w8a8: { ...storageOf('int8'), w8a8: true },
+    int8: storageOf('int8'),
+    int4: storageOf('int4'),
+  };
+  for (const [name, storage] of Object.entries(storages)) {
+    // Kernels may sum in another order for another width; a sum on the edge of a rounding step then falls on its other side.
+    const limit = storage === undefined ? 1e-5 : 0.01;
+    const stored = storage === undefined ? {} : { storage };
+
+    test(`joined layers give what single ones give, ${name}`, async () => {
+      const feeds = stepFeeds(step);
+      const single = await run(stored, feeds);
+      const joined = await run({ ...stored, joins: true }, feeds);
+      for (const output of ['logits', `new_k_${layers - 1}`, `new_v_${layers - 1}`])
+        assert.ok(relativeError(joined[output], single[output]) < limit, output);
+    });
+
+    test(`joined layers take the adapters of single ones, ${name}`, async () => {
+      // Not all parts of a joined layer are adapted.
+      const adapterTargets = ['q_proj', 'v_proj', 'up_proj', 'o_proj'];
+      const feeds = { ...stepFeeds(step), ...bankFeeds(adapterTargets, step.rows * step.newTokens) };
+      const single = await run({ ...stored, adapterTargets }, feeds);
+      const joined = await run({ ...stored, adapterTargets, joins: true }, feeds);
+      const plain = await run({ ...stored, joins: true }, feeds);
+      assert.ok(relativeError(joined.logits, single.logits) < limit);
+      assert.ok(relativeError(plain.logits, single.logits) > 0.05, 'the adapters do something');
+    });
+  }
+
+  test('the weights of joined layers must be there', () => {
+    const model = decodeGraph(config, { images: false, joins: true });
+    const some = new Map([...weights].filter(([name]) => !name.endsWith('layers.1.self_attn.k_proj.weight')));
+    assert.throws(() => servingWeights(model, some), /lack language_model.model.layers.1.self_attn.k_proj.weight/);
+  });
 });
