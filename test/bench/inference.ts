@@ -2,11 +2,12 @@
  * Inference against named peers: the same random weights in each one's own format, one process a contender, all of them
  * resident, alternating windows, medians. A table goes to stderr; the last line is JSON.
  *
- *     npm run bench -- inference [--only llama,decode] [--ours f32/f32,int8/f32] [--threads 1] [--rounds 7] [--ms 150]
- *                                [--long-rounds 3] [--cpu 1] [--save]
+ *     npm run bench -- inference [--only llama,decode] [--ours f32/f32,w8a8/int8] [--threads 1] [--rounds 7] [--ms 150]
+ *                                [--long-rounds 3] [--cpu 1] [--clock cpu] [--save]
  *
  * --only takes words: those that occur in a peer's name choose peers, those in a case's name cases. --cpu is the processor
- * that everything is pinned to, or `none` (with --threads 1 the last one). Peers are installed into a folder of the system's
+ * that everything is pinned to, or `none` (with --threads 1 the last one). --clock cpu takes rates by CPU time, for a look on a
+ * machine that others use. Peers are installed into a folder of the system's
  * temporary one (MANTIS_BENCH_CACHE); PyTorch needs MANTIS_BENCH_PYTHON, the python of a venv with torch and safetensors.
  * A peer that is missing is skipped with its reason; one that disagrees with the f32 model is not timed and fails the run.
  */
@@ -27,12 +28,13 @@ import { type ContenderReport, ratios, table } from './inference/report.ts';
 const { values } = parseArgs({
   options: {
     only: { type: 'string', default: '' },
-    ours: { type: 'string', default: 'f32/f32,int8/f32,int8/int8,int4/f32' },
+    ours: { type: 'string', default: 'f32/f32,w8a8/f32,w8a8/int8,int4/int8' },
     threads: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '7' },
     ms: { type: 'string', default: '150' },
     'long-rounds': { type: 'string', default: '3' },
     cpu: { type: 'string' },
+    clock: { type: 'string', default: 'wall' },
     save: { type: 'boolean', default: false },
   },
 });
@@ -128,8 +130,9 @@ const contenders: Record<string, ContenderReport> = Object.fromEntries(
     },
   ]),
 );
-const compared = ratios(contenders);
-say(`\n${table(contenders, compared)}\n`);
+const clock = values.clock === 'cpu' ? 'cpuRate' : 'rate';
+const compared = ratios(contenders, clock);
+say(`\n${table(contenders, compared, clock)}\n`);
 const summary = {
   bench: 'inference',
   cpu: cpus()[0]?.model.trim(),
@@ -137,6 +140,7 @@ const summary = {
   pinned,
   node: process.version,
   versions: { 'onnxruntime-node': RUNTIME_VERSION, ...PEER_VERSIONS },
+  clock: values.clock,
   effort,
   contenders,
   ratios: compared,

@@ -10,9 +10,25 @@ export interface ServedRequest {
   readonly newTokens: number;
 }
 
-export interface Timing {
-  readonly tokens: number;
+export interface Elapsed {
   readonly ms: number;
+  /** CPU time of the process in between: less than `ms` where others had the processor. */
+  readonly cpuMs: number;
+}
+
+export interface Timing extends Elapsed {
+  readonly tokens: number;
+}
+
+/** Starts a clock; calling it reads what has passed. */
+export function stopwatch(): () => Elapsed {
+  const cpu = process.cpuUsage();
+  const started = performance.now();
+  return () => {
+    const ms = performance.now() - started;
+    const { user, system } = process.cpuUsage(cpu);
+    return { ms, cpuMs: (user + system) / 1000 };
+  };
 }
 
 export interface Contender {
@@ -41,15 +57,13 @@ export interface Answer {
   readonly error?: string;
   readonly tokens?: number;
   readonly ms?: number;
+  readonly cpuMs?: number;
   /** Little-endian f32, base64. */
   readonly logits?: string;
-  /** The whole call, and CPU time of the process in it: the share tells whether others had the processor. */
-  readonly wallMs: number;
-  readonly cpuMs: number;
   readonly peakRssMb: number;
 }
 
-async function answer(contender: Contender, call: Call): Promise<Omit<Answer, 'wallMs' | 'cpuMs' | 'peakRssMb'>> {
+async function answer(contender: Contender, call: Call): Promise<Omit<Answer, 'peakRssMb'>> {
   switch (call.op) {
     case 'logits': {
       const logits = await contender.logits(call.ids);
@@ -84,22 +98,18 @@ export async function offer(create: () => Promise<Contender>): Promise<void> {
   try {
     contender = await create();
   } catch (error) {
-    tell({ error: error instanceof Error ? error.message : String(error), wallMs: 0, cpuMs: 0, peakRssMb: 0 });
+    tell({ error: error instanceof Error ? error.message : String(error), peakRssMb: 0 });
     process.exit(1);
   }
-  tell({ wallMs: 0, cpuMs: 0, peakRssMb: peakRssMb() });
+  tell({ peakRssMb: peakRssMb() });
   for await (const line of createInterface({ input: process.stdin })) {
-    const before = process.cpuUsage();
-    const started = performance.now();
     let result: object;
     try {
       result = await answer(contender, JSON.parse(line) as Call);
     } catch (error) {
       result = { error: error instanceof Error ? (error.stack ?? error.message) : String(error) };
     }
-    const { user, system } = process.cpuUsage(before);
-    const wallMs = performance.now() - started;
-    tell({ ...result, wallMs, cpuMs: (user + system) / 1000, peakRssMb: peakRssMb() });
+    tell({ ...result, peakRssMb: peakRssMb() });
   }
   process.exit(0);
 }

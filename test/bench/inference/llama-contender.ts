@@ -7,7 +7,7 @@
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { type Contender, offer, type ServedRequest, type Timing } from './contender.ts';
+import { type Contender, offer, type ServedRequest, stopwatch, type Timing } from './contender.ts';
 import { BENCH_CONFIG, promptIds } from './model.ts';
 
 interface Context {
@@ -110,7 +110,7 @@ class LlamaCpp implements Contender {
     const context = this.#context;
     if (context === null) throw new Error('prepare comes before decode');
     for (let row = 0; row < this.#rows; row++) context.removeTokenCellsFromSequence(row, this.#start, -1);
-    const started = performance.now();
+    const clock = stopwatch();
     let steps = 0;
     do {
       context.initBatch(this.#rows);
@@ -118,8 +118,8 @@ class LlamaCpp implements Contender {
         context.addToBatch(row, this.#start + steps, this.#token(row, steps), LAST_OF_ONE);
       await context.decodeBatch();
       steps++;
-    } while (steps < 120 && (steps < 2 || performance.now() - started < ms));
-    return { tokens: steps * this.#rows, ms: performance.now() - started };
+    } while (steps < 120 && (steps < 2 || clock().ms < ms));
+    return { tokens: steps * this.#rows, ...clock() };
   }
 
   async finish(): Promise<void> {
@@ -130,11 +130,11 @@ class LlamaCpp implements Contender {
   async prefill(ids: readonly number[]): Promise<Timing> {
     // The context is made before the clock runs, as a server keeps one.
     const context = await this.#open(1, ids.length + 64);
-    const started = performance.now();
+    const clock = stopwatch();
     await this.#read(context, 0, ids);
-    const ms = performance.now() - started;
+    const elapsed = clock();
     await this.finish();
-    return { tokens: ids.length, ms };
+    return { tokens: ids.length, ...elapsed };
   }
 
   /**
@@ -144,7 +144,7 @@ class LlamaCpp implements Contender {
   async serve(requests: readonly ServedRequest[]): Promise<Timing> {
     const longest = Math.max(...requests.map(({ ids, newTokens }) => ids.length + newTokens));
     const context = await this.#open(MAX_ROWS, longest);
-    const started = performance.now();
+    const clock = stopwatch();
     const waiting = [...requests];
     const rows: ({ position: number; left: number } | null)[] = new Array(MAX_ROWS).fill(null);
     let tokens = 0;
@@ -172,9 +172,9 @@ class LlamaCpp implements Contender {
         rows[row] = null;
       }
     }
-    const ms = performance.now() - started;
+    const elapsed = clock();
     await this.finish();
-    return { tokens, ms };
+    return { tokens, ...elapsed };
   }
 
   async #open(sequences: number, tokens: number): Promise<Context> {

@@ -18,6 +18,8 @@ export interface CaseResult {
   readonly low: number;
   readonly high: number;
   readonly windows: number;
+  /** Median by the process's CPU time instead of the clock: what the rate would be with the processor to itself. */
+  readonly cpuRate: number;
   /** Windows in which something else had the processor, after the retries. */
   readonly loud: number;
 }
@@ -42,14 +44,17 @@ function median(values: readonly number[]): number {
 
 interface Window {
   readonly rate: number;
+  readonly cpuRate: number;
   readonly isLoud: boolean;
 }
 
 async function timed(call: () => Promise<Answer>, work: (answer: Answer) => number): Promise<Window> {
   const neighbours = new Neighbours();
   const answer = await call();
-  const isLoud = answer.cpuMs < OWN_SHARE * answer.wallMs || neighbours.share(answer.cpuMs) > OTHERS_SHARE;
-  return { rate: (1000 * work(answer)) / (answer.ms ?? Number.NaN), isLoud };
+  const { ms = Number.NaN, cpuMs = Number.NaN } = answer;
+  const isLoud = cpuMs < OWN_SHARE * ms || neighbours.share(cpuMs) > OTHERS_SHARE;
+  const done = 1000 * work(answer);
+  return { rate: done / ms, cpuRate: done / cpuMs, isLoud };
 }
 
 async function window(of: Case, { child }: Running, round: number, effort: Effort): Promise<Window> {
@@ -109,7 +114,7 @@ export async function measureCase(
   if (of.kind === 'prefill')
     for (const one of able)
       await attempt(one, async () => {
-        await one.child.call({ op: 'prefill', ids: promptIds(4000, 64) });
+        await one.child.call({ op: 'prefill', ids: promptIds(4000, of.tokens) });
       });
   const windows = new Map<Running, Window[]>(able.map((one) => [one, []]));
   const rounds = of.kind === 'decode' ? effort.rounds : effort.longRounds;
@@ -131,6 +136,7 @@ export async function measureCase(
       rate: median(rates),
       low: Math.min(...rates),
       high: Math.max(...rates),
+      cpuRate: median(list.map(({ cpuRate }) => cpuRate)),
       windows: rates.length,
       loud: list.filter(({ isLoud }) => isLoud).length,
     });

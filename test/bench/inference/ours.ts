@@ -1,39 +1,36 @@
 /** This project's engine as the benchmark drives it: the class that the engine thread runs, with the real runner. */
-import { join } from 'node:path';
 import { Engine, type EngineEvent } from '../../../gpu-backend/engine/engine.ts';
 import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
 import { ModelLoader } from '../../../gpu-backend/engine/load-model.ts';
 import type { ModelRunner } from '../../../gpu-backend/engine/runner.ts';
+import { capacityFor } from '../../../gpu-backend/engine/scheduler/capacity.ts';
 import type { Capacity } from '../../../gpu-backend/engine/scheduler/types.ts';
-import { importCheckpoint } from '../../../gpu-backend/models/import.ts';
-import { chooseStorage } from '../../../gpu-backend/models/storage.ts';
-import type { Contender, ServedRequest, Timing } from './contender.ts';
-import { BENCH_CONFIG, CACHE } from './model.ts';
+import { chooseStorage, type Storage } from '../../../gpu-backend/models/storage.ts';
+import { type Contender, type ServedRequest, stopwatch, type Timing } from './contender.ts';
+import { BENCH_CONFIG } from './model.ts';
+
+/** Formats of weights under the names that results have: `w8a8` is int8 with activations rounded too. */
+export const OUR_STORAGE = {
+  f32: undefined,
+  w8a8: { ...chooseStorage({ precision: 'int8' }), w8a8: true },
+  int8: chooseStorage({ precision: 'int8' }),
+  int4: chooseStorage({ precision: 'int4' }),
+} as const satisfies Readonly<Record<string, Storage | undefined>>;
 
 export interface OursOptions {
-  readonly precision: 'f32' | 'int8' | 'int4';
+  readonly precision: keyof typeof OUR_STORAGE;
   readonly kv: 'f32' | 'int8';
   readonly threads: number;
 }
 
-/** Room for 8 rows of the long case; prompt chunks as `mantis serve` sets them. */
-const CAPACITY: Capacity = {
-  maxRows: 16,
-  kvTokens: 8 * 2304,
-  kvStepTokens: 64,
-  classBounds: [512, 1024, 2048, 4096],
-  idleChunkTokens: 512,
-  busyChunkTokens: 128,
-  imagesPerRun: 4,
-  growthTokens: Number.POSITIVE_INFINITY,
-  agingMs: 30_000,
-};
-
-/** Keys and values kept for prompts that begin alike; none of the timed ones do. */
-const PREFIX_CACHE_BYTES = 256 << 20;
+/** As `mantis serve` sets it, with room for 8 rows of the long case. */
+const CAPACITY = capacityFor({ maxRows: 16, kvTokens: 8 * 2304 });
 
 /** Rows of a decoding case fill up one by one while others decode already: a large chunk keeps them of one length. */
 const FILLING: Capacity = { ...CAPACITY, busyChunkTokens: 512 };
+
+/** Keys and values kept for prompts that begin alike; none of the timed ones do. */
+const PREFIX_CACHE_BYTES = 256 << 20;
 
 /** Positions that rows may be from the case's context when a window starts; further on, their requests are sent anew. */
 const DRIFT_TOKENS = 48;
@@ -53,15 +50,11 @@ export class Ours implements Contender {
     this.#engine = this.#newEngine(CAPACITY);
   }
 
-  /** @throws Error saying what is not there, when the engine has no such format */
   static async create(checkpointDir: string, { precision, kv, threads }: OursOptions): Promise<Ours> {
-    if (kv !== 'f32') throw new Error(`this engine holds keys and values as f32, not ${kv}`);
-    let dir = checkpointDir;
-    if (precision !== 'f32') {
-      dir = join(CACHE, `imported-${precision}`);
-      await importCheckpoint({ from: checkpointDir, out: dir, storage: chooseStorage({ precision }) });
-    }
-    return new Ours(await new ModelLoader().load(dir, null, threads));
+    const storage = OUR_STORAGE[precision];
+    const compile = { threads, kv, ...(storage === undefined ? {} : { storage }) };
+    const { runner } = await new ModelLoader().load(checkpointDir, null, compile);
+    return new Ours(runner);
   }
 
   /** The log-probabilities that the engine reports, and NaN for the rest of the vocabulary. */
@@ -85,17 +78,17 @@ export class Ours implements Contender {
     if (this.#steps > DRIFT_TOKENS) await this.#fill();
     await this.#step();
     this.#take();
-    const started = performance.now();
+    const clock = stopwatch();
     let steps = 0;
     do {
       await this.#step();
       steps++;
-    } while (steps < 2 || performance.now() - started < ms);
-    const elapsed = performance.now() - started;
+    } while (steps < 2 || clock().ms < ms);
+    const elapsed = clock();
     const tokens = this.#take().filter(({ type }) => type === 'token').length;
     if (tokens !== steps * this.#prompts.length)
       throw new Error(`expected ${this.#prompts.length} tokens in each of ${steps} steps, counted ${tokens}`);
-    return { tokens, ms: elapsed };
+    return { tokens, ...elapsed };
   }
 
   async finish(): Promise<void> {
@@ -105,23 +98,23 @@ export class Ours implements Contender {
   }
 
   async prefill(ids: readonly number[]): Promise<Timing> {
-    const started = performance.now();
+    const clock = stopwatch();
     this.#submit(ids, 1);
     await this.#finishAll();
-    const ms = performance.now() - started;
+    const elapsed = clock();
     this.#take();
-    return { tokens: ids.length, ms };
+    return { tokens: ids.length, ...elapsed };
   }
 
   async serve(requests: readonly ServedRequest[]): Promise<Timing> {
     this.#engine = this.#newEngine(CAPACITY);
-    const started = performance.now();
+    const clock = stopwatch();
     for (const { ids, newTokens } of requests) this.#submit(ids, newTokens);
     await this.#finishAll();
-    const ms = performance.now() - started;
+    const elapsed = clock();
     const events = this.#take();
     const tokens = events.filter(({ type }) => type === 'token').length;
-    return { tokens, ms };
+    return { tokens, ...elapsed };
   }
 
   #newEngine(capacity: Capacity): Engine {

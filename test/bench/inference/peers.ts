@@ -88,17 +88,18 @@ const node = (script: string, ...args: readonly string[]): string[] => [
 
 const OUR_BITS: ReadonlyMap<string, ContenderSpec['bits']> = new Map<OursOptions['precision'], ContenderSpec['bits']>([
   ['f32', 32],
+  ['w8a8', 8],
   ['int8', 8],
   ['int4', 4],
 ]);
 
-/** Our engine in the formats asked for, each as `weights/kv`, for example `int8/int8`. */
+/** Our engine in the formats asked for, each as `weights/kv`, for example `w8a8/int8`. */
 export function ourSpecs(checkpointDir: string, formats: readonly string[], threads: number): ContenderSpec[] {
   return formats.map((format) => {
     const [precision = '', kv = ''] = format.split('/');
     const bits = OUR_BITS.get(precision);
     if (bits === undefined || (kv !== 'f32' && kv !== 'int8'))
-      throw new Error(`expected formats such as f32/f32 or int8/int8 (weights/kv), received ${format}`);
+      throw new Error(`expected formats such as f32/f32 or w8a8/int8 (weights/kv), received ${format}`);
     return {
       name: `ours ${format}`,
       group: 'ours',

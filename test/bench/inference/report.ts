@@ -22,13 +22,17 @@ export interface Ratio {
   readonly ok: boolean;
 }
 
+/** Rates by the clock, or by CPU time where the machine is not quiet (one thread only). */
+export type Clock = 'rate' | 'cpuRate';
+
 function fastest(
   contenders: Readonly<Record<string, ContenderReport>>,
   group: Group,
   id: string,
+  clock: Clock,
 ): { readonly name: string; readonly rate: number } | null {
   const rates = Object.entries(contenders).flatMap(([name, one]) => {
-    const rate = one.group === group ? one.cases[id]?.rate : undefined;
+    const rate = one.group === group ? one.cases[id]?.[clock] : undefined;
     return rate === undefined ? [] : [{ name, rate }];
   });
   return rates.reduce<{ name: string; rate: number } | null>(
@@ -37,12 +41,12 @@ function fastest(
   );
 }
 
-export function ratios(contenders: Readonly<Record<string, ContenderReport>>): Ratio[] {
+export function ratios(contenders: Readonly<Record<string, ContenderReport>>, clock: Clock = 'rate'): Ratio[] {
   return GROUPS.flatMap((group) =>
     CASES.flatMap(({ id }, index) => {
       const bar = BARS[group][index] ?? null;
-      const ours = fastest(contenders, 'ours', id);
-      const peer = fastest(contenders, group, id);
+      const ours = fastest(contenders, 'ours', id, clock);
+      const peer = fastest(contenders, group, id, clock);
       if (bar === null || ours === null || peer === null) return [];
       const ratio = Number((ours.rate / peer.rate).toFixed(3));
       return [{ case: id, against: group, ours: ours.name, peer: peer.name, ratio, bar, ok: ratio >= bar }];
@@ -53,7 +57,11 @@ export function ratios(contenders: Readonly<Record<string, ContenderReport>>): R
 const short = (rate: number): string => (rate < 10 ? rate.toFixed(2) : rate < 100 ? rate.toFixed(1) : rate.toFixed(0));
 
 /** Rates of all contenders, one line each; then the ratios with their bars. */
-export function table(contenders: Readonly<Record<string, ContenderReport>>, list: readonly Ratio[]): string {
+export function table(
+  contenders: Readonly<Record<string, ContenderReport>>,
+  list: readonly Ratio[],
+  clock: Clock = 'rate',
+): string {
   const ids = CASES.map(({ id }) => id).filter((id) => Object.values(contenders).some(({ cases }) => id in cases));
   const width = Math.max(30, ...Object.keys(contenders).map((name) => name.length + 2));
   const line = (first: string, cells: readonly string[]): string =>
@@ -61,7 +69,7 @@ export function table(contenders: Readonly<Record<string, ContenderReport>>, lis
   const rows = Object.entries(contenders).map(([name, { cases, peakRssMb, logprobError }]) => {
     const cells = ids.map((id) => {
       const result = cases[id];
-      return result === undefined ? '-' : `${short(result.rate)}${result.loud > 0 ? '~' : ''}`;
+      return result === undefined ? '-' : `${short(result[clock])}${result.loud > 0 ? '~' : ''}`;
     });
     return line(name, [...cells, peakRssMb.toFixed(0), `${(100 * logprobError).toFixed(1)} %`]);
   });
@@ -75,7 +83,7 @@ export function table(contenders: Readonly<Record<string, ContenderReport>>, lis
     return [line(`ratio/bar ${group}`, cells)];
   });
   return [
-    'tokens a second; served: requests a second; ~ = some windows were not quiet',
+    `tokens a second${clock === 'cpuRate' ? ' of CPU time' : ''}; served: requests a second; ~ = some windows were not quiet`,
     line('', [...ids, 'peak RSS MB', 'error']),
     ...rows,
     '',

@@ -64,6 +64,11 @@ for buffer in scratch:
     buffer.fill_(1.0)  # so that the pages are there before a clock runs
 
 
+def stopwatch():
+    wall, cpu = time.perf_counter(), time.process_time()
+    return lambda: {'ms': (time.perf_counter() - wall) * 1000, 'cpuMs': (time.process_time() - cpu) * 1000}
+
+
 def prepare(prompts):
     # One prompt is read; its keys and values are copied for the other rows.
     global prepared
@@ -78,11 +83,11 @@ def prepare(prompts):
 def decode(ms):
     rows, length, keys, values = prepared
     token = torch.full((rows, 1), 7)
-    started, steps = time.perf_counter(), 0
-    while steps < 250 and (steps < 2 or (time.perf_counter() - started) * 1000 < ms):
+    clock, steps = stopwatch(), 0
+    while steps < 250 and (steps < 2 or clock()['ms'] < ms):
         token = forward(token, length + steps, keys, values).argmax(-1, keepdim=True)
         steps += 1
-    return {'tokens': steps * rows, 'ms': (time.perf_counter() - started) * 1000}
+    return {'tokens': steps * rows, **clock()}
 
 
 def answer(call):
@@ -92,9 +97,9 @@ def answer(call):
         logits = forward(torch.tensor([call['ids']]), 0, *scratch)
         return {'logits': base64.b64encode(logits.numpy().tobytes()).decode()}
     if op == 'prefill':
-        started = time.perf_counter()
+        clock = stopwatch()
         forward(torch.tensor([call['ids']]), 0, *scratch).argmax(-1)
-        return {'tokens': len(call['ids']), 'ms': (time.perf_counter() - started) * 1000}
+        return {'tokens': len(call['ids']), **clock()}
     if op == 'prepare':
         prepare(call['prompts'])
         return {}
@@ -106,16 +111,15 @@ def answer(call):
     raise ValueError(f'PyTorch eager has no {op}')
 
 
-def tell(message, wall=0.0, cpu=0.0):
+def tell(message):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**message, 'wallMs': wall, 'cpuMs': cpu, 'peakRssMb': peak}), flush=True)
+    print(json.dumps({**message, 'peakRssMb': peak}), flush=True)
 
 
 tell({})
 for line in sys.stdin:
-    wall, cpu = time.perf_counter(), time.process_time()
     try:
         result = answer(json.loads(line))
     except Exception as error:
         result = {'error': f'{type(error).__name__}: {error}'}
-    tell(result, (time.perf_counter() - wall) * 1000, (time.process_time() - cpu) * 1000)
+    tell(result)

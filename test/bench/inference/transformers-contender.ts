@@ -6,7 +6,7 @@
 import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { type Contender, offer, type Timing } from './contender.ts';
+import { type Contender, type Elapsed, offer, stopwatch, type Timing } from './contender.ts';
 
 interface PeerTensor {
   readonly type: string;
@@ -84,22 +84,25 @@ class TransformersJs implements Contender {
   }
 
   async decode(ms: number): Promise<Timing> {
-    let started = 0;
+    let clock: (() => Elapsed) | null = null;
     let steps = 0;
-    let ended = 0;
+    let elapsed: Elapsed = { ms: 0, cpuMs: 0 };
     // `put` is called with the prompt right before the loop, then once a step.
     const streamer = {
       put: () => {
-        ended = performance.now();
-        if (started === 0) started = ended;
-        else steps++;
+        if (clock === null) {
+          clock = stopwatch();
+          return;
+        }
+        elapsed = clock();
+        steps++;
       },
       end: () => {},
     };
     const { StoppingCriteria } = this.library;
     class Clock extends StoppingCriteria {
       _call(ids: readonly unknown[]): boolean[] {
-        return ids.map(() => steps >= 2 && performance.now() - started >= ms);
+        return ids.map(() => steps >= 2 && elapsed.ms >= ms);
       }
     }
     await this.#generate(new Array(this.#rows).fill(this.#prompt), {
@@ -108,7 +111,7 @@ class TransformersJs implements Contender {
       stopping_criteria: new Clock(),
       streamer,
     });
-    return { tokens: steps * this.#rows, ms: ended - started };
+    return { tokens: steps * this.#rows, ...elapsed };
   }
 
   async finish(): Promise<void> {
@@ -117,20 +120,20 @@ class TransformersJs implements Contender {
   }
 
   async prefill(ids: readonly number[]): Promise<Timing> {
-    const started = performance.now();
+    const clock = stopwatch();
     await this.#generate([ids], { max_new_tokens: 1 });
-    return { tokens: ids.length, ms: performance.now() - started };
+    return { tokens: ids.length, ...clock() };
   }
 
   /** There is no scheduler: requests follow one another. */
   async serve(requests: Parameters<Contender['serve']>[0]): Promise<Timing> {
-    const started = performance.now();
+    const clock = stopwatch();
     let tokens = 0;
     for (const { ids, newTokens } of requests) {
       const { sequences } = await this.#generate([ids], { max_new_tokens: newTokens });
       tokens += (sequences.dims[1] ?? 0) - ids.length;
     }
-    return { tokens, ms: performance.now() - started };
+    return { tokens, ...clock() };
   }
 
   #generate(prompts: readonly (readonly number[])[], options: object): Promise<Output> {

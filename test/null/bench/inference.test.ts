@@ -7,7 +7,7 @@ import type { CaseResult } from '../../bench/inference/measure.ts';
 import { BENCH_CONFIG, promptIds } from '../../bench/inference/model.ts';
 import { type ContenderReport, ratios, table } from '../../bench/inference/report.ts';
 
-const result = (rate: number): CaseResult => ({ rate, low: rate, high: rate, windows: 3, loud: 0 });
+const result = (rate: number): CaseResult => ({ rate, low: rate, high: rate, cpuRate: 2 * rate, windows: 3, loud: 0 });
 const contender = (group: ContenderReport['group'], rates: Readonly<Record<string, number>>): ContenderReport => ({
   group,
   cases: Object.fromEntries(Object.entries(rates).map(([id, rate]) => [id, result(rate)])),
