@@ -58,7 +58,7 @@ export const WEBGPU_CAPABILITIES: Capabilities = {
   fusedMatMul: false,
   simplifiedLayerNorm: true,
   simplifiedLayerNormStats: true,
-  skipSimplifiedLayerNorm: false,
+  skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
   quickGelu: true,
   logSoftmax: false,
