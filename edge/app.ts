@@ -25,6 +25,7 @@ import { internalFileContent, modelFile, modelManifest } from './routes/internal
 import { cancelJob, createJob, jobCheckpoints, jobEvents, listAllJobs, retrieveJob } from './routes/jobs.ts';
 import { listAllModels, retrieveModel } from './routes/models.ts';
 import { openApi } from './routes/openapi.ts';
+import { createScore } from './routes/score.ts';
 import {
   createWebhookEndpoint,
   listWebhookEndpoints,
@@ -46,6 +47,7 @@ export function createApp(): Hono<AppEnv> {
   app.use('/v1/*', apiKey());
   app.get('/v1/limits', (c) => c.json(LIMITS));
   app.post('/v1/chat/completions', createChatCompletion);
+  app.post('/v1/score', createScore);
   app.get('/v1/models', listAllModels);
   app.get('/v1/models/:id{.+}', retrieveModel);
   app.post('/v1/files', createFile);

@@ -6,6 +6,7 @@ import { Deleted, FileObject, FilePurpose } from './contract/files.ts';
 import { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent } from './contract/jobs.ts';
 import { LIMITS } from './contract/limits.ts';
 import { Model } from './contract/models.ts';
+import { ScoreRequest, ScoreResponse } from './contract/score.ts';
 import { CreateWebhookEndpointRequest, WebhookEndpoint, WebhookEvent, WebhookEventType } from './contract/webhooks.ts';
 
 type Json = { [key: string]: unknown };
@@ -15,6 +16,8 @@ const SCHEMAS = {
   ChatRequest,
   ChatCompletion,
   ChatChunk,
+  ScoreRequest,
+  ScoreResponse,
   Model,
   FileObject,
   Deleted,
@@ -54,6 +57,15 @@ export const OPERATIONS: readonly Operation[] = [
     body: 'ChatRequest',
     answer: 'ChatCompletion',
     stream: 'ChatChunk',
+  },
+  {
+    method: 'post',
+    path: '/v1/score',
+    id: 'createScore',
+    summary: 'Say how likely each of several given answers is',
+    tag: 'Chat',
+    body: 'ScoreRequest',
+    answer: 'ScoreResponse',
   },
   {
     method: 'get',

@@ -1,5 +1,11 @@
 /** From a backend's events to OpenAI's completion or its stream of chunks. */
-import type { BackendUsage, GenerateEvent, GenerateRequest, LogprobEntry } from '../../shared/contract/backend.ts';
+import type {
+  BackendFinishReason,
+  BackendUsage,
+  GenerateEvent,
+  GenerateRequest,
+  LogprobEntry,
+} from '../../shared/contract/backend.ts';
 import type { ChatChunk, ChatCompletion, FinishReason, TokenLogprob, Usage } from '../../shared/contract/chat.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { encodeSseJson, SSE_DONE, SSE_PING } from '../../shared/wire/sse.ts';
@@ -14,32 +20,41 @@ const PING_EVERY_MS = 15_000;
 
 /** Waits for the end. @throws ApiError if the backend fails or goes away. */
 export async function collect(events: Events, identity: Identity, request: GenerateRequest): Promise<ChatCompletion> {
-  let content = '';
-  const logprobs: TokenLogprob[] = [];
-  let finished: { reason: FinishReason; usage: Usage } | null = null;
+  const choices = Array.from({ length: request.sampling.choices ?? 1 }, () => ({
+    content: '',
+    logprobs: [] as TokenLogprob[],
+    reason: null as FinishReason | null,
+  }));
+  let usage: Usage | null = null;
   for await (const event of guarded(events, request)) {
+    if (event.type === 'started' || event.type === 'error') continue;
+    const choice = choices[event.index];
+    if (choice === undefined) throw backendDied(request, `choice ${event.index} was not asked for`);
     if (event.type === 'delta') {
-      content += event.text;
-      logprobs.push(...(event.logprobs ?? []).map(showLogprob));
+      choice.content += event.text;
+      choice.logprobs.push(...(event.logprobs ?? []).map(showLogprob));
+    } else {
+      choice.reason = finishReason(event, request);
+      if (event.type === 'finished') usage = showUsage(event.usage);
     }
-    if (event.type === 'finished') finished = { reason: finishReason(event, request), usage: showUsage(event.usage) };
   }
-  if (finished === null) throw backendDied(request, 'no finished event');
+  if (usage === null) throw backendDied(request, 'no finished event');
   return {
     id: identity.id,
     object: 'chat.completion',
     created: identity.created,
     model: identity.model,
     system_fingerprint: identity.fingerprint,
-    choices: [
-      {
-        index: 0,
+    choices: choices.map(({ content, logprobs, reason }, index) => {
+      if (reason === null) throw backendDied(request, `choice ${index} did not end`);
+      return {
+        index,
         message: { role: 'assistant', content, refusal: null },
         logprobs: request.sampling.logprobs === undefined ? null : { content: logprobs, refusal: null },
-        finish_reason: finished.reason,
-      },
-    ],
-    usage: finished.usage,
+        finish_reason: reason,
+      };
+    }),
+    usage,
   };
 }
 
@@ -98,19 +113,33 @@ async function* chunkBlocks(
   let complete = false;
   try {
     for await (const event of guarded(events, request)) {
-      if (event.type === 'started') {
-        yield chunk(
-          [{ index: 0, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }],
-          null,
-        );
-      } else if (event.type === 'delta') {
-        const logprobs =
-          event.logprobs === undefined ? null : { content: event.logprobs.map(showLogprob), refusal: null };
-        yield chunk([{ index: 0, delta: { content: event.text }, logprobs, finish_reason: null }], null);
-      } else if (event.type === 'finished') {
-        yield chunk([{ index: 0, delta: {}, logprobs: null, finish_reason: finishReason(event, request) }], null);
-        if (includeUsage) yield chunk([], showUsage(event.usage));
-        complete = true;
+      switch (event.type) {
+        case 'started':
+          for (let index = 0; index < (request.sampling.choices ?? 1); index++)
+            yield chunk(
+              [{ index, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }],
+              null,
+            );
+          break;
+        case 'delta': {
+          const { index, text, logprobs: entries } = event;
+          const logprobs = entries === undefined ? null : { content: entries.map(showLogprob), refusal: null };
+          yield chunk([{ index, delta: { content: text }, logprobs, finish_reason: null }], null);
+          break;
+        }
+        case 'choice':
+        case 'finished': {
+          const reason = finishReason(event, request);
+          yield chunk([{ index: event.index, delta: {}, logprobs: null, finish_reason: reason }], null);
+          if (event.type === 'choice') break;
+          if (includeUsage) yield chunk([], showUsage(event.usage));
+          complete = true;
+          break;
+        }
+        case 'error':
+          break; // thrown by `guarded`
+        default:
+          event satisfies never;
       }
     }
     if (!complete) throw backendDied(request, 'stream ended without a finished event');
@@ -133,12 +162,12 @@ async function* guarded(events: Events, request: GenerateRequest): Events {
   }
 }
 
-function finishReason(event: Extract<GenerateEvent, { type: 'finished' }>, request: GenerateRequest): FinishReason {
+function finishReason(event: { finishReason: BackendFinishReason }, request: GenerateRequest): FinishReason {
   if (event.finishReason !== 'cancelled') return event.finishReason;
   throw new ApiError('deadline_exceeded', `The answer was cut off after its deadline of ${request.deadlineMs} ms.`);
 }
 
-function showUsage({ promptTokens, completionTokens, imageTokens, cachedTokens }: BackendUsage): Usage {
+export function showUsage({ promptTokens, completionTokens, imageTokens, cachedTokens }: BackendUsage): Usage {
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,

@@ -1,5 +1,5 @@
 /** From the public chat request to what a backend is asked: pictures resolved and counted, defaults filled in, everything wrong named. */
-import type { GenerateMessage, GeneratePart, GenerateRequest, Sampling } from '../../shared/contract/backend.ts';
+import type { GenerateMessage, GeneratePart, GenerateRequest } from '../../shared/contract/backend.ts';
 import type { ChatRequest, ContentPart } from '../../shared/contract/chat.ts';
 import { ApiError, type Violation, violation } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
@@ -7,6 +7,7 @@ import { imageTokens } from '../../shared/contract/models.ts';
 import type { Blob } from '../fleet/forward.ts';
 import type { KnownModel } from '../fleet/models.ts';
 import { type ImageReference, type ImageStore, resolveImages } from '../images/resolve.ts';
+import { checkParameters, sampling } from './sampling.ts';
 
 export type Prompt = { request: GenerateRequest; blobs: Blob[] };
 
@@ -135,45 +136,4 @@ export function checkTokens(tokens: readonly number[], { card, id }: Pick<KnownM
       remedy: card.imageGrid === undefined ? 'Send fewer images.' : 'Send fewer or smaller images.',
     }),
   ];
-}
-
-function checkParameters(chat: ChatRequest, { card, id }: KnownModel): Violation[] {
-  const wrong: Violation[] = [];
-  const field = chat.max_completion_tokens == null ? 'max_tokens' : 'max_completion_tokens';
-  const asked = chat[field];
-  if (asked != null && asked > card.maxNewTokens) {
-    wrong.push(
-      violation('invalid_value', field, { expected: `at most ${card.maxNewTokens} for ${id}`, received: asked }),
-    );
-  }
-  if (chat.top_logprobs != null && chat.logprobs !== true) {
-    wrong.push(
-      violation('invalid_value', 'top_logprobs', {
-        expected: '"logprobs": true beside it',
-        received: String(chat.logprobs),
-      }),
-    );
-  }
-  if (chat.stream_options != null && chat.stream !== true) {
-    wrong.push(
-      violation('invalid_value', 'stream_options', {
-        expected: '"stream": true beside it',
-        received: String(chat.stream),
-      }),
-    );
-  }
-  return wrong;
-}
-
-function sampling(chat: ChatRequest): Sampling {
-  const { stop } = chat;
-  return {
-    maxTokens: chat.max_completion_tokens ?? chat.max_tokens ?? null,
-    temperature: chat.temperature ?? 1,
-    topP: chat.top_p ?? 1,
-    ...(chat.top_k == null ? {} : { topK: chat.top_k }),
-    ...(chat.seed == null ? {} : { seed: chat.seed }),
-    stop: stop == null ? [] : typeof stop === 'string' ? [stop] : stop,
-    ...(chat.logprobs === true ? { logprobs: chat.top_logprobs ?? 0 } : {}),
-  };
 }

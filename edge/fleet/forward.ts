@@ -1,5 +1,11 @@
 /** The signed call to a backend and the reading of its event stream. */
-import { BackendErrorBody, GenerateEvent, type GenerateRequest } from '../../shared/contract/backend.ts';
+import {
+  BackendErrorBody,
+  type BackendScoreRequest,
+  BackendScoreResponse,
+  GenerateEvent,
+  type GenerateRequest,
+} from '../../shared/contract/backend.ts';
 import { ApiError, ERRORS, type ErrorCode } from '../../shared/contract/errors.ts';
 import { type BlobInfo, encodeFrame, FRAME_TYPE } from '../../shared/wire/frame.ts';
 import { signatureHeaders } from '../../shared/wire/signature.ts';
@@ -51,6 +57,39 @@ export async function generate(
   blobs: readonly Blob[],
   signal: AbortSignal,
 ): Promise<AsyncGenerator<GenerateEvent, void, undefined>> {
+  return primed(events(await send(env, base, '/v1/generate', request, blobs, signal)), request);
+}
+
+/** Has the fittest backend score options. @throws ApiError for every way in which no answer comes */
+export async function score(
+  env: Env,
+  base: string,
+  request: BackendScoreRequest,
+  blobs: readonly Blob[],
+  signal: AbortSignal,
+): Promise<BackendScoreResponse> {
+  const response = await send(env, base, '/v1/score', request, blobs, signal);
+  let body: unknown;
+  try {
+    body = await response.json();
+  } catch (error) {
+    throw backendDied(request, error);
+  }
+  const parsed = BackendScoreResponse.safeParse(body);
+  if (!parsed.success)
+    throw backendDied(request, `scores that are not in the contract: ${JSON.stringify(body).slice(0, 200)}`);
+  return parsed.data;
+}
+
+/** Sends a request to the fittest backend, and once more elsewhere where it was not accepted. @returns a successful response */
+async function send(
+  env: Env,
+  base: string,
+  path: string,
+  request: GenerateRequest,
+  blobs: readonly Blob[],
+  signal: AbortSignal,
+): Promise<Response> {
   const infos: BlobInfo[] = blobs.map(({ digest, mime, bytes }) => ({ digest, mime, bytes: bytes.byteLength }));
   const body = encodeFrame(
     { ...request, blobs: infos },
@@ -64,7 +103,7 @@ export async function generate(
     try {
       response = await callBackend(env, backend.url, {
         method: 'POST',
-        path: '/v1/generate',
+        path,
         type: FRAME_TYPE,
         body,
         signal,
@@ -94,7 +133,7 @@ export async function generate(
       continue;
     }
     if (!response.ok) throw await refusal(response, request);
-    return primed(events(response), request);
+    return response;
   }
   throw new ApiError(
     'no_backend',

@@ -61,6 +61,6 @@ export class AnswerText {
 
   #written(id: number, logprob: number): { token: string; logprob: number; bytes: number[] } {
     const token = this.#tokenizer.decode([id], { keepSpecials: true });
-    return { token, logprob, bytes: [...new TextEncoder().encode(token)] };
+    return { token, logprob, bytes: [...(this.#tokenizer.bytesOf(id) ?? new TextEncoder().encode(token))] };
   }
 }

@@ -1,27 +1,38 @@
-import type { CountResponse, GenerateEvent, GenerateRequest } from '../../shared/contract/backend.ts';
+import type {
+  AnswerConstraint,
+  BackendScoreRequest,
+  BackendScoreResponse,
+  CountResponse,
+  GenerateEvent,
+  GenerateRequest,
+} from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
-import type { Message } from '../text/layout.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
+import { TokenizerError } from '../text/tokenizer-error.ts';
 import type { DecodePool } from '../vision/pool.ts';
-import { admit } from './admission.ts';
-import { AnswerText } from './answer.ts';
-import type { EngineEvent } from './engine.ts';
-import { cacheScope } from './feature-key.ts';
 import type { FeatureStore } from './feature-store.ts';
-import type { ImageSlot } from './live-request.ts';
+import { type Constraint, ConstraintCompiler, type ConstraintSpec } from './grammar/constraint.ts';
+import { GrammarError } from './grammar/expr.ts';
+import { merge } from './merge.ts';
 import type { ModelFront } from './model-front.ts';
 import type { ModelPool } from './model-pool.ts';
-import { type PictureContext, Pictures, type PreparedPicture } from './pictures.ts';
-import { imagePaths, layOut, readMessages } from './prompt.ts';
-import type { Capacity } from './scheduler.ts';
+import { Pictures } from './pictures.ts';
+import { distinctPictures, PreparedPrompt, type PromptDeps, pictureContext } from './prepared-prompt.ts';
+import { layOut, readMessages } from './prompt.ts';
+import { choiceSeed } from './random.ts';
+import { relay } from './relay.ts';
+import type { SamplingParams } from './sampler.ts';
+import type { Capacity } from './scheduler/types.ts';
 import type { ModelService, ServiceStats } from './service.ts';
 
 /** The server's side of serving: layout, pictures, admission, then the engine thread; back through detokenisation. */
 export class EngineModelService implements ModelService {
   readonly #pool: ModelPool;
-  readonly #capacity: Capacity;
   readonly #store: FeatureStore | null;
   readonly #pictures: Pictures;
+  readonly #deps: PromptDeps;
+  readonly #constraints = new ConstraintCompiler();
   #nextId = 0;
   #inFlight = 0;
 
@@ -34,7 +45,7 @@ export class EngineModelService implements ModelService {
     this.#pool = pool;
     this.#store = store;
     this.#pictures = new Pictures(decoders, store);
-    this.#capacity = capacity;
+    this.#deps = { pool, pictures: this.#pictures, capacity };
   }
 
   get inFlight(): number {
@@ -70,150 +81,161 @@ export class EngineModelService implements ModelService {
   ): AsyncGenerator<GenerateEvent, void, undefined> {
     const deadlineAtMs = Date.now() + request.deadlineMs;
     this.#inFlight++;
-    let releaseModel = () => {};
-    let heldId: string | null = null;
+    const number = this.#nextId++;
+    const idOf = (choice: number) => `${request.requestId}#${number}.${choice}`;
+    let prompt: PreparedPrompt | null = null;
     try {
-      const { id: model, front, release } = await this.#pool.resolve(request);
-      releaseModel = release;
-      const messages = readMessages(request, blobs, front);
-      const id = `${request.requestId}#${this.#nextId++}`;
-      const context = pictureContext(request, front);
-      const prepare = (): Promise<ReadonlyMap<number, PreparedPicture>> => {
-        heldId = id;
-        const pictures = distinctPictures(request, messages);
-        return this.#pictures.prepare(this.#pool.thread, id, pictures, blobs, context);
-      };
-      // Where the layout needs no sizes, what does not fit is refused before a picture is decoded.
-      const { fixed, idsOf } = front.slots;
-      const early = fixed === null ? await prepare() : null;
-      const layout = layOut(messages, front, (blob) => fixed ?? idsOf(early!.get(blob)!.size));
-      const imageTokens = layout.images.map(({ tokenCount }) => tokenCount);
-      const admitted = admit(
-        {
-          promptTokens: layout.ids.length,
-          imageTokens: imageTokens.reduce((sum, count) => sum + count, 0),
-          maxNewTokens: request.sampling.maxTokens,
-        },
-        {
-          contextTokens: front.card.contextTokens,
-          defaultMaxNewTokens: front.card.maxNewTokens,
-          capacity: this.#capacity,
-        },
-      );
-      if ('refusal' in admitted) {
-        const { code, message } = admitted.refusal;
-        throw new ApiError(code === 'empty_prompt' ? 'invalid_value' : code, message, { param: 'messages' });
-      }
-      const prepared = early ?? (await prepare());
-      const images = layout.images.map(({ image, tokenStart, tokenCount }): ImageSlot => {
-        const { key, picture } = prepared.get(image)!;
-        return { start: tokenStart, tokens: tokenCount, key, picture };
+      let params!: Omit<SamplingParams, 'seed'>;
+      prompt = await PreparedPrompt.open(this.#deps, request, blobs, idOf(0), (front) => {
+        params = this.#samplingParams(request, front);
+        return { maxNewTokens: request.sampling.maxTokens, givenTokens: 0 };
       });
+      const { front, layout, maxNewTokens, imageCache } = prompt;
+      const imageTokens = [...prompt.imageTokens];
+      yield { type: 'started', promptTokens: layout.ids.length, imageTokens, imageCache: [...imageCache] };
       const { sampling } = request;
-      const events = this.#pool.thread.run(
-        model,
-        {
-          id,
-          cacheScope: context.scope,
-          tokenIds: layout.ids,
-          images,
-          maxNewTokens: admitted.maxNewTokens,
-          sampling: {
-            temperature: sampling.temperature,
-            topP: sampling.topP,
-            topK: sampling.topK ?? 0,
-            seed: sampling.seed ?? Math.floor(Math.random() * 2 ** 32),
-          },
-          stopIds: front.stopIds,
-          topLogprobs: sampling.logprobs ?? -1,
-          deadlineAtMs,
-        },
-        signal,
-      );
-      const imageCache = layout.images.map(({ image }) => prepared.get(image)!.source ?? 'none');
-      yield { type: 'started', promptTokens: layout.ids.length, imageTokens, imageCache };
-      heldId = null; // the engine takes it over with the first event that is asked for
-      yield* relay(events, request, front, layout.ids.length, imageTokens);
+      const seed = sampling.seed ?? Math.floor(Math.random() * 2 ** 32);
+      const aborter = new AbortController();
+      const choices = sampling.choices ?? 1;
+      const answer = (index: number, others: () => void) =>
+        relay(
+          prompt!.run(
+            {
+              ...ENGINE_DEFAULTS,
+              id: idOf(index),
+              cacheScope: pictureContext(request, front).scope,
+              tokenIds: layout.ids,
+              maxNewTokens,
+              sampling: { ...params, seed: choiceSeed(seed, index) },
+              stopIds: front.stopIds,
+              topLogprobs: sampling.logprobs ?? -1,
+              deadlineAtMs,
+            },
+            AbortSignal.any([signal, aborter.signal]),
+          ),
+          { request, front, index, onToken: others },
+        );
+      const usage = {
+        promptTokens: layout.ids.length,
+        completionTokens: 0,
+        imageTokens: imageTokens.reduce((sum, count) => sum + count, 0),
+        cachedTokens: 0,
+      };
+      let running = choices;
+      for await (const event of merge(choices, answer, () => aborter.abort())) {
+        if (event.type === 'delta') {
+          yield event;
+          continue;
+        }
+        const { index, finishReason } = event;
+        usage.completionTokens += event.completionTokens;
+        if (index === 0) usage.cachedTokens = event.cachedTokens;
+        running--;
+        if (running > 0) yield { type: 'choice', index, finishReason };
+        else yield { type: 'finished', index, finishReason, usage };
+      }
     } finally {
-      if (heldId !== null) this.#pool.thread.release(heldId);
-      releaseModel();
+      prompt?.close();
       this.#inFlight--;
+    }
+  }
+
+  async score(
+    request: BackendScoreRequest,
+    blobs: readonly Uint8Array[],
+    signal: AbortSignal,
+  ): Promise<BackendScoreResponse> {
+    const deadlineAtMs = Date.now() + request.deadlineMs;
+    this.#inFlight++;
+    const number = this.#nextId++;
+    const idOf = (option: number) => `${request.requestId}#${number}.${option}`;
+    let prompt: PreparedPrompt | null = null;
+    try {
+      let options: readonly (readonly number[])[] = [];
+      prompt = await PreparedPrompt.open(this.#deps, request, blobs, idOf(0), ({ tokenizer }) => {
+        options = request.options.map((option, index) => optionTokens(option, index, tokenizer));
+        return { maxNewTokens: 0, givenTokens: Math.max(...options.map(({ length }) => length)) };
+      });
+      const { front, layout } = prompt;
+      const aborter = new AbortController();
+      const scores = options.map(({ length }) => ({ logprob: Number.NaN, tokens: length }));
+      let cachedTokens = 0;
+      const read = (index: number) =>
+        prompt!.run(
+          {
+            ...ENGINE_DEFAULTS,
+            id: idOf(index),
+            cacheScope: pictureContext(request, front).scope,
+            tokenIds: Int32Array.from([...layout.ids, ...options[index]!]),
+            maxNewTokens: 0,
+            readFrom: layout.ids.length,
+            sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
+            stopIds: front.stopIds,
+            topLogprobs: -1,
+            deadlineAtMs,
+          },
+          AbortSignal.any([signal, aborter.signal]),
+        );
+      const indexOf = new Map(options.map((_, index) => [idOf(index), index]));
+      for await (const event of merge(options.length, read, () => aborter.abort())) {
+        const index = indexOf.get(event.id)!;
+        if (event.type === 'started' && index === 0) ({ cachedTokens } = event);
+        if (event.type === 'read') scores[index]!.logprob = event.logprobs.reduce((sum, one) => sum + one, 0);
+        if (event.type === 'failed') throw new Error(`scoring failed: ${event.message}`);
+        if (event.type === 'end' && Number.isNaN(scores[index]!.logprob))
+          throw new ApiError('deadline_exceeded', `The options were not scored within ${request.deadlineMs} ms.`);
+      }
+      const imageTokens = prompt.imageTokens.reduce((sum, count) => sum + count, 0);
+      return { scores, usage: { promptTokens: layout.ids.length, completionTokens: 0, imageTokens, cachedTokens } };
+    } finally {
+      prompt?.close();
+      this.#inFlight--;
+    }
+  }
+
+  /** How every choice is drawn. @throws ApiError for a constraint or a token that this model cannot follow */
+  #samplingParams({ sampling }: GenerateRequest, front: ModelFront): Omit<SamplingParams, 'seed'> {
+    const { temperature, topP, topK = 0, minP, presencePenalty, frequencyPenalty, repetitionPenalty } = sampling;
+    const { logitBias, constraint } = sampling;
+    const unknown = logitBias?.find(([id]) => id >= front.tokenizer.vocabSize);
+    if (unknown !== undefined)
+      throw new ApiError(
+        'invalid_value',
+        `logit_bias: expected ids of tokens below ${front.tokenizer.vocabSize}, received ${unknown[0]}.`,
+        { param: `logit_bias.${unknown[0]}` },
+      );
+    return {
+      temperature,
+      topP,
+      topK,
+      ...(minP === undefined ? {} : { minP }),
+      ...(presencePenalty === undefined ? {} : { presencePenalty }),
+      ...(frequencyPenalty === undefined ? {} : { frequencyPenalty }),
+      ...(repetitionPenalty === undefined ? {} : { repetitionPenalty }),
+      ...(logitBias === undefined ? {} : { logitBias }),
+      ...(constraint === undefined ? {} : { constraint: this.#compile(constraint, front) }),
+    };
+  }
+
+  #compile({ spec, param }: AnswerConstraint, front: ModelFront): Constraint {
+    try {
+      return this.#constraints.compile(spec as ConstraintSpec, front, param);
+    } catch (error) {
+      if (!(error instanceof GrammarError)) throw error;
+      const code = error.reason === 'unsupported' ? 'unsupported_parameter' : 'invalid_value';
+      throw new ApiError(code, `${error.path}: ${error.message}.`, { param: error.path });
     }
   }
 }
 
-function pictureContext(request: GenerateRequest, front: ModelFront): PictureContext {
-  const tenant = request.tenant ?? null;
-  return { scope: cacheScope({ front, tenant }), tenant, front };
-}
+/** What all requests of this service have in common for now. */
+const ENGINE_DEFAULTS = { adapter: null, priority: 'interactive', readFrom: null } as const;
 
-/** The blobs that messages refer to, each once, and the path of the first picture that shows it. */
-function distinctPictures(request: GenerateRequest, messages: readonly Message[]): ReadonlyMap<number, string> {
-  const paths = imagePaths(request);
-  const blobs = messages.flatMap(({ parts }) => parts.flatMap((part) => (part.type === 'image' ? [part.image] : [])));
-  const found = new Map<number, string>();
-  for (const [i, blob] of blobs.entries()) if (!found.has(blob)) found.set(blob, paths[i] ?? 'messages');
-  return found;
-}
-
-/** Engine events → contract events of one answer. */
-async function* relay(
-  events: AsyncGenerator<EngineEvent, void, undefined>,
-  request: GenerateRequest,
-  front: ModelFront,
-  promptTokens: number,
-  imageTokens: readonly number[],
-): AsyncGenerator<GenerateEvent, void, undefined> {
-  const { sampling } = request;
-  const answer = new AnswerText({
-    tokenizer: front.tokenizer,
-    stop: sampling.stop,
-    logprobs: sampling.logprobs !== undefined,
-  });
-  let completionTokens = 0;
-  const delta = (ready: ReturnType<AnswerText['push']>): GenerateEvent[] =>
-    ready === null
-      ? []
-      : [
-          {
-            type: 'delta',
-            index: 0,
-            text: ready.text,
-            ...(ready.logprobs === null ? {} : { logprobs: [...ready.logprobs] }),
-          },
-        ];
-  const finished = (finishReason: 'stop' | 'length' | 'cancelled'): GenerateEvent => ({
-    type: 'finished',
-    index: 0,
-    finishReason,
-    usage: {
-      promptTokens,
-      completionTokens,
-      imageTokens: imageTokens.reduce((sum, count) => sum + count, 0),
-      cachedTokens: 0,
-    },
-  });
-  for await (const event of events) {
-    switch (event.type) {
-      case 'token':
-        completionTokens++;
-        yield* delta(answer.push(event.token));
-        if (answer.stopped) {
-          // Leaving the loop cancels the row; what it computes until then is not shown or counted.
-          yield finished('stop');
-          return;
-        }
-        break;
-      case 'end':
-        yield* delta(answer.finish());
-        if (event.reason === 'deadline')
-          throw new ApiError('deadline_exceeded', `The answer was not finished within ${request.deadlineMs} ms.`);
-        yield finished(event.reason);
-        return;
-      case 'failed':
-        throw new Error(`generation failed: ${event.message}`);
-      default:
-        event satisfies never;
-    }
+function optionTokens(option: string, index: number, tokenizer: Tokenizer): readonly number[] {
+  try {
+    return tokenizer.encode(option);
+  } catch (error) {
+    if (!(error instanceof TokenizerError)) throw error;
+    throw new ApiError('invalid_value', `options[${index}]: ${error.message}.`, { param: `options[${index}]` });
   }
 }

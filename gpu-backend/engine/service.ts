@@ -1,4 +1,10 @@
-import type { CountResponse, GenerateEvent, GenerateRequest } from '../../shared/contract/backend.ts';
+import type {
+  BackendScoreRequest,
+  BackendScoreResponse,
+  CountResponse,
+  GenerateEvent,
+  GenerateRequest,
+} from '../../shared/contract/backend.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
 import type { TierStats } from './feature-store.ts';
 import type { PictureCounts } from './pictures.ts';
@@ -22,6 +28,8 @@ export interface ModelService {
     blobs: readonly Uint8Array[],
     signal: AbortSignal,
   ): AsyncGenerator<GenerateEvent, void, undefined>;
+  /** Log-probability of each option after the prompt; nothing is generated. */
+  score(request: BackendScoreRequest, blobs: readonly Uint8Array[], signal: AbortSignal): Promise<BackendScoreResponse>;
   count(request: GenerateRequest, blobs: readonly Uint8Array[]): Promise<CountResponse>;
   stats(): Promise<ServiceStats>;
 }

@@ -116,7 +116,7 @@ export class EngineThread {
       else signal.addEventListener('abort', cancel, { once: true });
       while (!ended) {
         for (const event of await queue.take()) {
-          ended = event.type !== 'token';
+          ended = event.type === 'end' || event.type === 'failed';
           yield event;
           if (ended) return;
         }

@@ -24,6 +24,9 @@ export async function* observeGeneration(
         else metrics.interTokenLatency.observe(label, secondsSince(lastTokenAt));
         lastTokenAt = performance.now();
         break;
+      case 'choice':
+        metrics.requestSuccess.inc({ ...label, finished_reason: event.finishReason });
+        break;
       case 'finished':
         metrics.generationTokens.inc(label, event.usage.completionTokens);
         metrics.requestSuccess.inc({ ...label, finished_reason: event.finishReason });

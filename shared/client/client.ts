@@ -3,6 +3,7 @@ import type { ChatChunk, ChatCompletion, ChatRequest } from '../contract/chat.ts
 import type { Deleted, FileObject, FilePurpose, List } from '../contract/files.ts';
 import type { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent, JobStatus } from '../contract/jobs.ts';
 import type { Model } from '../contract/models.ts';
+import type { ScoreRequest, ScoreResponse } from '../contract/score.ts';
 import type { WebhookEndpoint, WebhookEventType } from '../contract/webhooks.ts';
 import { decodeSse } from '../wire/sse.ts';
 import { ClientError, type ClientOptions, Http, type RequestOptions, streamError } from './http.ts';
@@ -34,6 +35,10 @@ export class MantisClient {
     stream: (request: Omit<ChatRequest, 'stream'>, call: Call = {}): AsyncGenerator<ChatChunk, void, undefined> =>
       this.#chunks(request, call),
   };
+
+  /** How likely each option is as the answer, without generating. */
+  readonly score = (request: ScoreRequest, call: Call = {}): Promise<ScoreResponse> =>
+    this.#post('/v1/score', request, call);
 
   readonly models = {
     list: (): Promise<List<Model>> => this.#http.json('/v1/models'),

@@ -4,6 +4,7 @@
  */
 import * as z from 'zod/mini';
 import { CheckpointMetrics, Hyperparameters, JobError, MantisOptions } from './jobs.ts';
+import { LIMITS } from './limits.ts';
 import { ModelCard, TrainStage } from './models.ts';
 
 // ── Generation: edge → backend ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -25,13 +26,33 @@ export const GenerateMessage = z.object({
 });
 export type GenerateMessage = z.infer<typeof GenerateMessage>;
 
+/** What an answer must look like. `param` is where the client wrote it, for messages. */
+export const AnswerConstraint = z.object({
+  param: z.string(),
+  spec: z.discriminatedUnion('type', [
+    z.object({ type: z.literal('json_object') }),
+    z.object({ type: z.literal('json_schema'), schema: z.unknown() }),
+    z.object({ type: z.literal('regex'), regex: z.string() }),
+    z.object({ type: z.literal('choice'), choices: z.array(z.string()) }),
+  ]),
+});
+export type AnswerConstraint = z.infer<typeof AnswerConstraint>;
+
 export const Sampling = z.object({
   /** null: as many as fit, up to the card's `maxNewTokens`. A number that does not fit beside the prompt is refused, not cut. */
   maxTokens: z.nullable(z.int().check(z.positive())),
   temperature: z.number(),
   topP: z.number(),
   topK: z.optional(z.int()),
+  minP: z.optional(z.number()),
   seed: z.optional(z.int()),
+  presencePenalty: z.optional(z.number()),
+  frequencyPenalty: z.optional(z.number()),
+  repetitionPenalty: z.optional(z.number()),
+  logitBias: z.optional(z.array(z.tuple([z.int().check(z.nonnegative()), z.number()]))),
+  constraint: z.optional(AnswerConstraint),
+  /** Answers to the one prompt; absent = 1. */
+  choices: z.optional(z.int().check(z.minimum(1), z.maximum(LIMITS.request.maxChoices))),
   stop: z.array(z.string()),
   /** Alternatives listed a position (0 = the chosen token only); absent = no log-probabilities. */
   logprobs: z.optional(z.int()),
@@ -80,7 +101,13 @@ export const BackendError = z.object({
 });
 export type BackendError = z.infer<typeof BackendError>;
 
-/** Server-sent events of `POST /v1/generate`: `started`, `delta`s, then exactly one of `finished` and `error`. An end without either is a crash. */
+export const BackendFinishReason = z.enum(['stop', 'length', 'cancelled']);
+export type BackendFinishReason = z.infer<typeof BackendFinishReason>;
+
+/**
+ * Server-sent events of `POST /v1/generate`: `started`, `delta`s, then exactly one of `finished` and `error`. An end without either is a crash.
+ * Several choices mix; one that ends while others go on says so by `choice`, the last one by `finished`, whose usage sums over all.
+ */
 export const GenerateEvent = z.discriminatedUnion('type', [
   z.object({
     type: z.literal('started'),
@@ -90,15 +117,29 @@ export const GenerateEvent = z.discriminatedUnion('type', [
     imageCache: z.optional(z.array(z.enum(['memory', 'disk', 'objects', 'none']))),
   }),
   z.object({ type: z.literal('delta'), index: z.int(), text: z.string(), logprobs: z.optional(z.array(LogprobEntry)) }),
+  z.object({ type: z.literal('choice'), index: z.int(), finishReason: BackendFinishReason }),
   z.object({
     type: z.literal('finished'),
     index: z.int(),
-    finishReason: z.enum(['stop', 'length', 'cancelled']),
+    finishReason: BackendFinishReason,
     usage: BackendUsage,
   }),
   z.object({ type: z.literal('error'), error: BackendError }),
 ]);
 export type GenerateEvent = z.infer<typeof GenerateEvent>;
+
+/** Header of the frame of `POST /v1/score`. */
+export const BackendScoreRequest = z.extend(GenerateRequest, {
+  options: z.array(z.string().check(z.minLength(1))).check(z.minLength(1), z.maxLength(LIMITS.request.maxOptions)),
+});
+export type BackendScoreRequest = z.infer<typeof BackendScoreRequest>;
+
+/** By option, in order. */
+export const BackendScoreResponse = z.object({
+  scores: z.array(z.object({ logprob: z.number(), tokens: z.int() })),
+  usage: BackendUsage,
+});
+export type BackendScoreResponse = z.infer<typeof BackendScoreResponse>;
 
 export const CountResponse = z.object({ promptTokens: z.int(), imageTokens: z.array(z.int()) });
 export type CountResponse = z.infer<typeof CountResponse>;

@@ -49,7 +49,10 @@ export const UNSUPPORTED_CHAT_FIELDS: ReadonlySet<string> = new Set([
   'audio',
   'function_call',
   'functions',
-  'logit_bias',
+  'guided_choice',
+  'guided_grammar',
+  'guided_json',
+  'guided_regex',
   'parallel_tool_calls',
   'prediction',
   'reasoning_effort',
@@ -58,6 +61,34 @@ export const UNSUPPORTED_CHAT_FIELDS: ReadonlySet<string> = new Set([
   'verbosity',
   'web_search_options',
 ]);
+
+/** A JSON schema of the supported keywords; the backend checks it and names what it does not understand. */
+const JsonSchema = z.record(z.string(), z.unknown());
+
+/** OpenAI's structured output. Answers fit the schema whether `strict` is said or not. */
+export const ResponseFormat = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('text') }),
+  z.strictObject({ type: z.literal('json_object') }),
+  z.strictObject({
+    type: z.literal('json_schema'),
+    json_schema: z.strictObject({
+      name: z.string().check(z.regex(/^[A-Za-z0-9_-]{1,64}$/)),
+      description: z.optional(z.string()),
+      schema: JsonSchema,
+      strict: z.optional(z.nullable(z.boolean())),
+    }),
+  }),
+]);
+
+/** vLLM's structured output: exactly one of them. */
+export const StructuredOutputs = z.strictObject({
+  json: z.optional(JsonSchema),
+  json_object: z.optional(z.literal(true)),
+  /** The whole answer matches; JavaScript's syntax without look-around and back references. */
+  regex: z.optional(z.string().check(z.minLength(1), z.maxLength(R.maxConstraintChars))),
+  choice: z.optional(z.array(z.string().check(z.minLength(1))).check(z.minLength(1))),
+});
+export type StructuredOutputs = z.infer<typeof StructuredOutputs>;
 
 /** `POST /v1/chat/completions`. Fields that change the answer but are not built yet are refused, not ignored. */
 export const ChatRequest = z.strictObject({
@@ -76,6 +107,9 @@ export const ChatRequest = z.strictObject({
   temperature: z.optional(z.nullable(z.number().check(z.minimum(0), z.maximum(2)))),
   top_p: z.optional(z.nullable(z.number().check(z.minimum(0), z.maximum(1)))),
   top_k: z.optional(z.nullable(z.int().check(z.minimum(1)))),
+  /** Tokens less than this share as likely as the likeliest are not drawn. */
+  min_p: z.optional(z.nullable(z.number().check(z.minimum(0), z.maximum(1)))),
+  /** Choice i of several draws with a seed derived from this one; choice 0 with this one itself. */
   seed: z.optional(z.nullable(z.int())),
   stop: z.optional(
     z.nullable(
@@ -87,10 +121,15 @@ export const ChatRequest = z.strictObject({
   ),
   logprobs: z.optional(z.nullable(z.boolean())),
   top_logprobs: z.optional(z.nullable(z.int().check(z.minimum(0), z.maximum(R.maxTopLogprobs)))),
-  n: z.optional(z.nullable(z.literal(1))),
-  presence_penalty: z.optional(z.nullable(z.literal(0))),
-  frequency_penalty: z.optional(z.nullable(z.literal(0))),
-  response_format: z.optional(z.nullable(z.strictObject({ type: z.literal('text') }))),
+  n: z.optional(z.nullable(z.int().check(z.minimum(1), z.maximum(R.maxChoices)))),
+  presence_penalty: z.optional(z.nullable(z.number().check(z.minimum(-2), z.maximum(2)))),
+  frequency_penalty: z.optional(z.nullable(z.number().check(z.minimum(-2), z.maximum(2)))),
+  /** HF's: logits of tokens in prompt or answer are divided by it, multiplied where negative. 1 = off. */
+  repetition_penalty: z.optional(z.nullable(z.number().check(z.minimum(0.1), z.maximum(10)))),
+  /** Token id → what is added to its logit. */
+  logit_bias: z.optional(z.nullable(z.record(z.string(), z.number().check(z.minimum(-100), z.maximum(100))))),
+  response_format: z.optional(z.nullable(ResponseFormat)),
+  structured_outputs: z.optional(z.nullable(StructuredOutputs)),
   modalities: z.optional(z.nullable(z.array(z.literal('text')))),
   // Accepted because they do not change the answer.
   user: z.optional(z.nullable(z.string())),

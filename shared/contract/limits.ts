@@ -16,6 +16,13 @@ export const LIMITS = {
     maxStopSequences: 4,
     maxStopChars: 256,
     maxTopLogprobs: 20,
+    /** Answers to one prompt. */
+    maxChoices: 8,
+    maxLogitBiases: 1_024,
+    /** Structured output: what a schema, a regex or the choices may measure as JSON; what they may be is bounded where they are compiled. */
+    maxConstraintChars: 200_000,
+    maxOptions: 64,
+    maxOptionChars: 1_000,
     /** A whole generation, queueing included, may take this long. */
     deadlineMs: 300_000,
   },

@@ -1,5 +1,6 @@
 import { Hono } from 'hono';
-import { type GenerateEvent, GenerateRequest } from '../../../shared/contract/backend.ts';
+import type * as z from 'zod/mini';
+import { BackendScoreRequest, type GenerateEvent, GenerateRequest } from '../../../shared/contract/backend.ts';
 import { ApiError, violationsOf } from '../../../shared/contract/errors.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { decodeFrame, FrameError } from '../../../shared/wire/frame.ts';
@@ -11,17 +12,11 @@ import type { SignedEnv } from '../require-signature.ts';
 
 const PING_EVERY_MS = 15_000;
 
-/** `POST /v1/generate` (frame in, server-sent events out) and `POST /v1/count`. */
+/** `POST /v1/generate` (frame in, server-sent events out), `POST /v1/score` and `POST /v1/count`. */
 export function generateRoutes(context: AppContext): Hono<SignedEnv> {
   const { service, metrics, log } = context;
   const app = new Hono<SignedEnv>();
-
-  app.post('/v1/count', async (c) => {
-    const { request, blobs } = parseFrame(c.get('body'));
-    return c.json(await service.count(request, blobs));
-  });
-
-  app.post('/v1/generate', async (c) => {
+  const checkRoom = () => {
     if (context.isDraining())
       throw new ApiError('overloaded', 'This backend is shutting down; try another or again in a second.');
     if (service.inFlight >= context.maxInFlight)
@@ -29,7 +24,22 @@ export function generateRoutes(context: AppContext): Hono<SignedEnv> {
         'overloaded',
         `This backend has ${service.inFlight} requests in flight, its limit is ${context.maxInFlight}; try again in a second.`,
       );
-    const { request, blobs } = parseFrame(c.get('body'));
+  };
+
+  app.post('/v1/count', async (c) => {
+    const { request, blobs } = parseFrame(c.get('body'), GenerateRequest);
+    return c.json(await service.count(request, blobs));
+  });
+
+  app.post('/v1/score', async (c) => {
+    checkRoom();
+    const { request, blobs } = parseFrame(c.get('body'), BackendScoreRequest);
+    return c.json(await service.score(request, blobs, c.req.raw.signal));
+  });
+
+  app.post('/v1/generate', async (c) => {
+    checkRoom();
+    const { request, blobs } = parseFrame(c.get('body'), GenerateRequest);
     const abort = new AbortController();
     c.req.raw.signal.addEventListener('abort', () => abort.abort(), { once: true });
     const events = observeGeneration(service.generate(request, blobs, abort.signal), request, metrics);
@@ -44,23 +54,30 @@ export function generateRoutes(context: AppContext): Hono<SignedEnv> {
   return app;
 }
 
-function parseFrame(body: Uint8Array): { request: GenerateRequest; blobs: Uint8Array[] } {
+function parseFrame<T extends typeof GenerateRequest | typeof BackendScoreRequest>(
+  body: Uint8Array,
+  schema: T,
+): { request: z.infer<T>; blobs: Uint8Array[] } {
   try {
     const { header, blobs } = decodeFrame(body, {
       maxHeaderBytes: LIMITS.backends.maxFrameHeaderBytes,
       maxBlobs: LIMITS.backends.maxFrameBlobs,
       maxBlobBytes: LIMITS.images.maxBytes,
     });
-    const parsed = GenerateRequest.safeParse(header);
+    const parsed = schema.safeParse(header);
     if (!parsed.success) {
       const details = violationsOf(parsed.error.issues, header);
       const [first] = details;
-      throw new ApiError(first?.code ?? 'invalid_request', first?.message ?? 'The header is not a generate request.', {
-        param: first?.param ?? null,
-        details,
-      });
+      throw new ApiError(
+        first?.code ?? 'invalid_request',
+        first?.message ?? 'The header is not a request of this route.',
+        {
+          param: first?.param ?? null,
+          details,
+        },
+      );
     }
-    return { request: parsed.data, blobs };
+    return { request: parsed.data as z.infer<T>, blobs };
   } catch (error) {
     if (error instanceof FrameError) throw new ApiError('invalid_request', error.message);
     throw error;

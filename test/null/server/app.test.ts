@@ -20,6 +20,10 @@ function scripted(script: (signal: AbortSignal) => AsyncGenerator<GenerateEvent,
     inFlight: 0,
     generate: (_request, _blobs, signal) => script(signal),
     count: async () => ({ promptTokens: 3, imageTokens: [] }),
+    score: async ({ options }) => ({
+      scores: options.map((option) => ({ logprob: -option.length, tokens: 1 })),
+      usage,
+    }),
     stats: async () => ({
       models: [],
       cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 },
