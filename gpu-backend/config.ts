@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import * as z from 'zod/mini';
 import { violationsOf } from '../shared/contract/errors.ts';
 import { ADAPTER_MODES } from './engine/adapter-mode.ts';
+import { compileChoice, SERVED_PRECISIONS } from './engine/precision.ts';
 import type { ServeOptions } from './server/serve.ts';
 
 /** Everything a backend can be told, read from the environment once at start. */
@@ -35,6 +36,9 @@ const Environment = z.object({
   MANTIS_MAX_ROWS: integer(1, 1024, 16),
   MANTIS_KV_TOKENS: integer(64, 2 ** 30, 32_768),
   MANTIS_FEATURE_CACHE_MIB: integer(0, 2 ** 20, 64),
+  MANTIS_PREFIX_CACHE_MIB: integer(0, 2 ** 20, 128),
+  MANTIS_PRECISION: z._default(z.enum(SERVED_PRECISIONS), 'auto'),
+  MANTIS_KV: z._default(z.enum(['auto', 'f32', 'int8']), 'auto'),
   MANTIS_FEATURE_DISK_MIB: integer(0, 2 ** 20, 1024),
   MANTIS_FEATURE_OBJECTS: z._default(z.enum(['on', 'off']), 'on'),
   MANTIS_FEATURE_READ_MS: integer(1, 60_000, 500),
@@ -65,6 +69,8 @@ export function parseConfig(environment: Readonly<Record<string, string | undefi
     maxRows: env.MANTIS_MAX_ROWS,
     kvTokens: env.MANTIS_KV_TOKENS,
     featureCacheBytes: env.MANTIS_FEATURE_CACHE_MIB * 2 ** 20,
+    prefixCacheBytes: env.MANTIS_PREFIX_CACHE_MIB * 2 ** 20,
+    ...compileChoice(env.MANTIS_PRECISION, env.MANTIS_KV),
     featureDiskBytes: env.MANTIS_FEATURE_DISK_MIB * 2 ** 20,
     storesFeatures: env.MANTIS_FEATURE_OBJECTS === 'on',
     featureReadMs: env.MANTIS_FEATURE_READ_MS,

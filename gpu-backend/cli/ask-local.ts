@@ -1,7 +1,7 @@
 import { ApiError } from '../../shared/contract/errors.ts';
 import { ModelPool } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
-import type { Capacity } from '../engine/scheduler.ts';
+import { capacityFor } from '../engine/scheduler/capacity.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { readUserFile } from './api.ts';
 import type { AskOptions } from './ask.ts';
@@ -9,14 +9,7 @@ import { CliError } from './error.ts';
 
 const MODEL = 'local';
 /** One row, as long as the model's context may be. */
-const CAPACITY: Capacity = {
-  maxRows: 1,
-  kvTokens: 131_072,
-  kvStepTokens: 64,
-  idleChunkTokens: 512,
-  busyChunkTokens: 512,
-  imagesPerRun: 8,
-};
+const CAPACITY = capacityFor({ maxRows: 1, kvTokens: 131_072 });
 
 /** Answers in this process: the engine of the server, without the server. */
 export async function* askLocal(question: string, dir: string, options: AskOptions): AsyncGenerator<string> {
@@ -24,7 +17,6 @@ export async function* askLocal(question: string, dir: string, options: AskOptio
   const pool = new ModelPool({
     models: [{ id: MODEL, dir, ...(options.adapter === undefined ? {} : { adapterDir: options.adapter }) }],
     capacity: CAPACITY,
-    threads: 1,
     featureCacheBytes: 0,
     maxOverlays: 0,
     fetchOverlay: () => Promise.reject(new CliError('fine-tuned models need the server', 2)),

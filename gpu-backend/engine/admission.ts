@@ -2,7 +2,8 @@
  * Refusal at the door: what can never be served is answered at once, with the numbers, instead of waiting in a queue for
  * memory that will never exist. What merely does not fit *now* is the scheduler's business.
  */
-import { arenaTokens, type Capacity } from './scheduler.ts';
+import { arenaTokens } from './scheduler/room.ts';
+import type { Capacity } from './scheduler/types.ts';
 
 export type Refusal =
   | { readonly code: 'context_length_exceeded'; readonly message: string }

@@ -2,18 +2,18 @@
  * Log-probabilities of given answers, without generating: the choice a model prefers is the one whose tokens it finds most
  * likely after the prompt. Sequences are batched by length, image features are computed once a picture.
  */
+import { join } from 'node:path';
 import type { VlmConfig } from '../models/config.ts';
 import { emptyPast } from '../models/empty-past.ts';
 import { familyOf, type Picture } from '../models/family.ts';
 import { loadCheckpoint, readConfig } from '../models/load.ts';
-import { readManifest } from '../models/manifest.ts';
+import { GRAPH_NAMES, readManifest } from '../models/manifest.ts';
 import { causalBias, forwardGraph, type ModelGraph, visionGraph } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
 import { type Layout, layoutConversation } from '../text/layout.ts';
 import { encodePictures } from './encode-pictures.ts';
 import { overlay } from './load-model.ts';
 import { loadFront, type ModelFront } from './model-front.ts';
-import { RunnerSessions } from './onnx-runner.ts';
 import { logSumExp } from './sampler.ts';
 
 /** A picture: what names its pixels, and how to get them (by the model's recipe) when they are needed. */
@@ -104,14 +104,14 @@ export class ChoiceScorer {
   /** An imported model has no graph without a cache: its decoder graph runs over an empty one. */
   static async #open(front: ModelFront, dir: string, threads: number): Promise<ChoiceScorer> {
     const config = readConfig(dir);
-    const { vision, textAndImages } = await RunnerSessions.open(dir, config, threads);
+    const open = (name: string) => Session.open(join(dir, name), { threads, foldConstants: true });
     const decode: Compiled = {
-      session: textAndImages.session,
+      session: await open(GRAPH_NAMES.decode),
       feeds: {},
       past: (rows) => emptyPast(config, rows),
     };
     return new ChoiceScorer(front, config, {
-      vision: { session: vision.session, feeds: {} },
+      vision: { session: await open(GRAPH_NAMES.vision), feeds: {} },
       withImages: decode,
       textOnly: decode,
     });

@@ -1,107 +1,106 @@
 /**
- * Continuous batching over one model: rows join and leave at every step. `step()` is the engine in five lines: take the state,
- * plan, do the prompt work, decode one token for every ready row, tell. It runs inside the engine thread (`worker.ts`); the
- * only thing it shares with the outside is `submit`, `cancel` and the events it emits.
- *
- * Always true: slots 0 … decoding-1 hold decoding rows, later slots hold rows whose prompt is still being read, and
- * `#rows[slot]` is the request whose keys and values are in `slot`.
+ * Continuous batching over one model and its adapters: rows join and leave at every step. `step()` is the engine in five lines:
+ * take the state, plan, do the prompt work, decode one token for every ready row, tell. It runs inside the engine thread
+ * (`worker.ts`); the only thing it shares with the outside is `submit`, `cancel` and the events it emits.
  */
-import type { Picture } from '../models/family.ts';
+import { EngineCounters } from './counters.ts';
 import type { FeatureCache } from './feature-cache.ts';
-import { KvArena } from './kv.ts';
-import { type EngineRequest, imageRows, type Live, newLive, scheduled } from './live-request.ts';
+import { type EngineRequest, generatedTokens, imageRows, type Live, newLive, scheduled } from './live-request.ts';
+import { encodePending } from './pending-images.ts';
+import { PrefixCache } from './prefix-cache.ts';
+import { Rows } from './rows.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
-import type { SampledToken } from './sampler.ts';
-import { type Capacity, plan } from './scheduler.ts';
+import { logSumExp, type SampledToken } from './sampler.ts';
+import { plan } from './scheduler/plan.ts';
+import { fitsAlone } from './scheduler/room.ts';
+import type { Capacity, PromptWork } from './scheduler/types.ts';
+import { DRAFT_TOKENS, draft, Speculation } from './speculation.ts';
 
 export type EngineEvent =
+  /** The prompt is done; `cachedTokens` of its positions came from the prefix cache. Comes once, before the first token. */
+  | { readonly type: 'started'; readonly id: string; readonly cachedTokens: number }
+  /** Natural logarithms of the probabilities of the prompt's tokens from `readFrom` on. */
+  | { readonly type: 'read'; readonly id: string; readonly logprobs: readonly number[] }
   | { readonly type: 'token'; readonly id: string; readonly token: SampledToken }
   | { readonly type: 'end'; readonly id: string; readonly reason: 'stop' | 'length' | 'cancelled' | 'deadline' }
   | { readonly type: 'failed'; readonly id: string; readonly message: string };
 
-/** Sums since start, for metrics. */
-export interface EngineCounters {
-  steps: number;
-  promptTokens: number;
-  generatedTokens: number;
-  encodedImages: number;
-  encodeRuns: number;
-  encodeMs: number;
-  prefillMs: number;
-  decodeMs: number;
-  decodeRuns: number;
+export interface EngineOptions {
+  readonly runner: ModelRunner;
+  readonly capacity: Capacity;
+  /** Features of pictures, over all engines of the thread. */
+  readonly cache: FeatureCache;
+  /** Keys and values kept for requests that begin alike; 0 = none. */
+  readonly prefixCacheBytes: number;
+  /** Try several tokens a run where one row decodes alone. Default true. */
+  readonly speculate?: boolean;
+  /** Called once per step with what happened in it. */
+  readonly emit: (events: readonly EngineEvent[]) => void;
+  readonly nowMs: () => number;
+}
+
+export interface EngineLoad {
+  readonly running: number;
+  readonly waiting: number;
+  /** Positions for which there is KV memory, and its bytes. */
+  readonly kvTokens: number;
+  readonly kvBytes: number;
+  readonly prefixBytes: number;
 }
 
 export class Engine {
-  readonly counters: EngineCounters = {
-    steps: 0,
-    promptTokens: 0,
-    generatedTokens: 0,
-    encodedImages: 0,
-    encodeRuns: 0,
-    encodeMs: 0,
-    prefillMs: 0,
-    decodeMs: 0,
-    decodeRuns: 0,
-  };
-  readonly #runner: ModelRunner;
-  readonly #capacity: Capacity;
-  readonly #cache: FeatureCache;
-  readonly #emit: (events: readonly EngineEvent[]) => void;
-  readonly #nowMs: () => number;
-  readonly #arena: KvArena;
+  readonly counters = new EngineCounters();
+  readonly #o: EngineOptions;
+  readonly #rows: Rows;
+  readonly #prefixes: PrefixCache;
+  readonly #speculation = new Speculation();
   /** Every request that has not ended, by id. */
   readonly #live = new Map<string, Live>();
-  #rows: Live[] = [];
-  #decoding = 0;
+  #events: EngineEvent[] = [];
   #arrivals = 0;
 
-  constructor(options: {
-    readonly runner: ModelRunner;
-    readonly capacity: Capacity;
-    readonly cache: FeatureCache;
-    /** Called once per step with what happened in it. */
-    readonly emit: (events: readonly EngineEvent[]) => void;
-    readonly nowMs: () => number;
-  }) {
-    this.#runner = options.runner;
-    this.#capacity = options.capacity;
-    this.#cache = options.cache;
-    this.#emit = options.emit;
-    this.#nowMs = options.nowMs;
-    this.#arena = new KvArena(options.runner.kv, options.capacity.kvStepTokens);
+  constructor(options: EngineOptions) {
+    const { capacity, runner } = options;
+    this.#o = options;
+    this.#rows = new Rows(runner.kv, capacity.kvTokens, capacity.kvStepTokens);
+    this.#prefixes = new PrefixCache(options.prefixCacheBytes);
   }
 
   get busy(): boolean {
     return this.#live.size > 0;
   }
 
-  get load(): {
-    readonly running: number;
-    readonly waiting: number;
-    readonly kvTokens: number;
-    readonly kvBytes: number;
-  } {
+  get load(): EngineLoad {
+    const { pool, count } = this.#rows;
     return {
-      running: this.#rows.length,
-      waiting: this.#live.size - this.#rows.length,
-      kvTokens: this.#arena.rows * this.#arena.capacityTokens,
-      kvBytes: this.#arena.bytes,
+      running: count,
+      waiting: this.#live.size - count,
+      kvTokens: pool.positions,
+      kvBytes: pool.bytes,
+      prefixBytes: this.#prefixes.bytes,
     };
+  }
+
+  get prefixCounters(): PrefixCache['counters'] {
+    return this.#prefixes.counters;
+  }
+
+  /** Whether a request of this adapter has not ended. */
+  uses(adapter: string): boolean {
+    return [...this.#live.values()].some(({ request }) => request.adapter === adapter);
   }
 
   /** Queues a request. It must have passed `admission.ts`; an id that is still running is a caller's bug. */
   submit(request: EngineRequest): void {
     if (this.#live.has(request.id)) throw new Error(`internal: request ${request.id} is already running`);
-    const fits = plan(
-      { nowMs: 0, step: 0, requests: [scheduled(newLive(request, 0))].map((one) => ({ ...one, deadlineAtMs: null })) },
-      this.#capacity,
-    );
-    if (fits.admit.length === 0)
+    if (request.tokenIds.length < 1 || (request.maxNewTokens < 1 && request.readFrom === null))
+      throw new Error(`internal: ${request.id} asks for nothing`);
+    const live = newLive(request, this.#arrivals++, this.#o.nowMs());
+    if (!fitsAlone(scheduled(live), this.#o.capacity))
       throw new Error(
         `internal: ${request.id} needs ${request.tokenIds.length + request.maxNewTokens} positions, which never fit`,
       );
-    this.#live.set(request.id, newLive(request, this.#arrivals++));
+    this.#live.set(request.id, live);
   }
 
   /** Takes effect in the next step: at most one more token is computed for the row. Unknown ids (already ended) are ignored. */
@@ -110,186 +109,270 @@ export class Engine {
     if (live !== undefined) live.cancelled = true;
   }
 
+  /** Forgets cached keys and values of a scope, e.g. of an adapter that is gone. */
+  forget(scope: string): void {
+    this.#prefixes.drop(scope);
+  }
+
   /** One step of everything that is ready. Errors of the model end the requests that were in the failed run, nothing else. */
   async step(): Promise<void> {
-    const events: EngineEvent[] = [];
     const requests = [...this.#live.values()].map(scheduled);
-    const decided = plan({ nowMs: this.#nowMs(), step: this.counters.steps++, requests }, this.#capacity);
-    for (const { id, reason } of decided.retire) this.#end(this.#live.get(id)!, { type: 'end', id, reason }, events);
-    for (const id of decided.admit) {
-      const live = this.#live.get(id)!;
-      live.stage = 'prefill';
-      this.#arena.addRow();
-      this.#rows.push(live);
+    const decided = plan({ nowMs: this.#o.nowMs(), step: this.counters.steps++, requests }, this.#o.capacity);
+    for (const { id, reason } of decided.retire) this.#retire(this.#live.get(id)!, reason);
+    for (const id of decided.preempt) this.#preempt(this.#live.get(id)!);
+    for (const { id, class: index } of decided.admit) this.#admit(this.#live.get(id)!, index);
+    const decoding = this.#rows.decoding();
+    const isAlone = decoding.length === 1 && decoding[0]?.rows.length === 1;
+    for (const { rows } of decoding) {
+      if (isAlone && this.#o.speculate !== false && (await this.#decodeAhead(rows[0]!))) continue;
+      await this.#decode(rows);
     }
-    const ready = decided.decode.length;
-    if (ready > 0) await this.#decode(events);
-    const work = decided.promptWork;
-    if (work !== null) {
-      const live = this.#live.get(work.id)!;
-      try {
-        if (work.kind === 'encode') await this.#encode(live, work.images);
-        else await this.#prefill(live, work.tokens, events);
-      } catch (error) {
-        this.#fail([live], error, events);
-      }
-    }
-    if (events.length > 0) this.#emit(events);
+    if (decided.promptWork !== null) await this.#promptWork(decided.promptWork);
+    const events = this.#events;
+    this.#events = [];
+    if (events.length > 0) this.#o.emit(events);
   }
 
-  async #encode(live: Live, count: number): Promise<void> {
-    const start = performance.now();
-    const first = live.features.length;
-    const slots = live.request.images.slice(first, first + count);
-    const missing: { readonly key: string; readonly picture: Picture }[] = [];
-    const found = new Map<string, Float32Array>();
-    for (const [index, { key }] of slots.entries()) {
-      if (found.has(key) || missing.some((other) => other.key === key)) continue;
-      const cached = this.#cache.acquire(key);
-      const picture = live.pictures[first + index] ?? null;
-      if (cached !== null) {
-        found.set(key, cached);
-        this.#cache.release(key);
-      } else if (picture === null) throw new Error(`internal: features of ${key} were evicted while held`);
-      else missing.push({ key, picture });
-    }
-    if (missing.length > 0) {
-      const encoded = await this.#runner.encode(missing.map(({ picture }) => picture));
-      for (const [index, { key }] of missing.entries()) {
-        const features = encoded[index]!;
-        found.set(key, features);
-        this.#cache.insert(key, features);
-        this.#cache.release(key);
-      }
-      this.counters.encodedImages += missing.length;
-      this.counters.encodeRuns++;
-    }
-    for (const { key } of slots) live.features.push(found.get(key)!);
-    live.pictures.fill(null, first, first + slots.length);
-    this.counters.encodeMs += performance.now() - start;
+  #retire(live: Live, reason: 'cancelled' | 'deadline' | 'never-fits'): void {
+    if (reason === 'never-fits') this.#fail([live], new Error('the request needs more KV memory than there is'));
+    else this.#end(live, { type: 'end', id: live.request.id, reason });
   }
 
-  async #prefill(live: Live, tokens: number, events: EngineEvent[]): Promise<void> {
+  #preempt(live: Live): void {
+    this.counters.preemptions++;
+    this.#store(live);
+    this.#rows.remove(live, false);
+    live.stage = 'waiting';
+    live.sharing = null;
+  }
+
+  #admit(live: Live, index: number): void {
+    this.#rows.add(live, index);
+    live.stage = 'prefill';
+    this.#restore(live);
+    live.cachedTokens ??= live.held;
+    this.counters.cachedTokens += live.held;
+    live.sharing = this.#prefixes.findSharer(live, this.#rows.prefilling());
+  }
+
+  async #promptWork(work: PromptWork): Promise<void> {
+    if (work.kind === 'encode') {
+      const lives = work.items.map(({ id, images }) => ({ live: this.#live.get(id)!, images }));
+      const failed = await encodePending(lives, this.#o.runner, this.#o.cache, this.counters);
+      for (const { live, error } of failed) this.#fail([live], error);
+      return;
+    }
+    const live = this.#live.get(work.id)!;
+    try {
+      await this.#prefill(live, work.tokens);
+    } catch (error) {
+      this.#fail([live], error);
+    }
+  }
+
+  async #prefill(live: Live, most: number): Promise<void> {
     const start = performance.now();
-    const { tokenIds } = live.request;
-    const from = live.prefilledTokens;
+    if (live.sharing !== null) {
+      // What the other row has computed meanwhile is in the cache by now.
+      live.sharing = null;
+      const restored = this.#restore(live);
+      if (generatedTokens(live) === 0) live.cachedTokens = (live.cachedTokens ?? 0) + restored;
+      this.counters.cachedTokens += restored;
+    }
+    const from = live.held;
+    const tokens = Math.min(most, live.count - from);
     const to = from + tokens;
-    const slot = this.#rows.indexOf(live);
-    this.#arena.ensureCapacity(to);
-    const result = await this.#run(slot, 1, {
+    const readFrom = live.request.readFrom ?? Number.POSITIVE_INFINITY;
+    const isDone = to === live.count;
+    // The logits at a position are about the next token: those that are asked about, and the last ones for what comes.
+    const wanted: number[] = [];
+    for (let at = Math.max(from, readFrom - 1); at < to && at + 1 < live.count; at++) wanted.push(at - from);
+    const readCount = wanted.length;
+    if (isDone || readCount === 0) wanted.push(tokens - 1);
+    const slot = this.#rows.slot(live);
+    this.#rows.pool.ensureCapacity(live.class, to);
+    const result = await this.#forward([live], slot, {
       newTokens: tokens,
-      ids_BS: tokenIds.slice(from, to),
+      ids_BS: live.tokens.slice(from, to),
       positions_BS: Int32Array.from({ length: tokens }, (_, index) => from + index),
       imageRows: imageRows(live, from, to),
-      logitRows_R: Int32Array.of(tokens - 1),
+      logitRows_R: Int32Array.from(wanted),
     });
-    this.#arena.append(slot, tokens, { ...result, batchRow: 0, stride: tokens });
-    live.prefilledTokens = to;
+    const arena = this.#rows.arena(live);
+    arena.append(slot, tokens, { ...result, batchRow: 0, stride: tokens });
+    live.held = to;
     this.counters.promptTokens += tokens;
     this.counters.prefillMs += performance.now() - start;
-    if (to < tokenIds.length) return;
-    live.stage = 'decode';
-    live.features = []; // they live on as keys and values
-    this.#swap(slot, this.#decoding);
-    this.#decoding++;
-    this.#take(live, result.logits_RV, events);
+    this.#read(live, result, wanted, readCount, from);
+    this.#store(live);
+    if (isDone) this.#startAnswer(live, lastRow(result.logits_RV, wanted.length));
   }
 
-  async #decode(events: EngineEvent[]): Promise<void> {
+  /** Log-probabilities of the prompt's own next tokens at the first `count` of the wanted rows. */
+  #read(live: Live, { logits_RV }: ForwardResult, wanted: readonly number[], count: number, from: number): void {
+    const vocabulary = logits_RV.length / wanted.length;
+    for (let row = 0; row < count; row++) {
+      const logits_V = logits_RV.subarray(row * vocabulary, (row + 1) * vocabulary);
+      live.reads.push(logits_V[live.tokens[from + wanted[row]! + 1]!]! - logSumExp(logits_V));
+    }
+  }
+
+  #startAnswer(live: Live, logits_V: Float32Array): void {
+    const { id, readFrom, maxNewTokens } = live.request;
+    if (generatedTokens(live) === 0) {
+      this.#events.push({ type: 'started', id, cachedTokens: live.cachedTokens ?? 0 });
+      if (readFrom !== null) this.#events.push({ type: 'read', id, logprobs: live.reads });
+      if (maxNewTokens === 0) {
+        this.#end(live, { type: 'end', id, reason: 'stop' });
+        return;
+      }
+    }
+    live.stage = 'decode';
+    this.#rows.startDecoding(live);
+    this.#take(live, logits_V);
+  }
+
+  async #decode(rows: readonly Live[]): Promise<void> {
     const start = performance.now();
-    const rows = this.#rows.slice(0, this.#decoding);
-    let longest = 0;
-    for (let slot = 0; slot < rows.length; slot++) longest = Math.max(longest, this.#arena.length(slot));
-    this.#arena.ensureCapacity(longest + 1);
+    const first = rows[0]!;
+    const arena = this.#rows.arena(first);
+    this.#rows.pool.ensureCapacity(first.class, 1 + rows.reduce((most, { held }) => Math.max(most, held), 0));
     let result: ForwardResult;
     try {
-      result = await this.#run(0, rows.length, {
+      result = await this.#forward(rows, 0, {
         newTokens: 1,
-        ids_BS: Int32Array.from(rows, (row) => row.lastToken),
-        positions_BS: Int32Array.from(rows, (_, slot) => this.#arena.length(slot)),
+        ids_BS: Int32Array.from(rows, ({ tokens, count }) => tokens[count - 1]!),
+        positions_BS: Int32Array.from(rows, ({ held }) => held),
         imageRows: [],
         logitRows_R: Int32Array.from(rows.keys()),
       });
     } catch (error) {
-      this.#fail(rows, error, events);
+      this.#fail(rows, error);
       return;
     }
-    for (const slot of rows.keys()) this.#arena.append(slot, 1, { ...result, batchRow: slot, stride: 1 });
     const vocabulary = result.logits_RV.length / rows.length;
+    for (const [slot, row] of rows.entries()) {
+      arena.append(slot, 1, { ...result, batchRow: slot, stride: 1 });
+      row.held++;
+    }
     for (const [slot, row] of rows.entries())
-      this.#take(row, result.logits_RV.subarray(slot * vocabulary, (slot + 1) * vocabulary), events);
+      this.#take(row, result.logits_RV.subarray(slot * vocabulary, (slot + 1) * vocabulary));
     this.counters.decodeMs += performance.now() - start;
     this.counters.decodeRuns++;
   }
 
-  #run(
-    first: number,
-    rows: number,
+  /** One run over the next token and a few guessed ones. @returns whether it was tried */
+  async #decodeAhead(live: Live): Promise<boolean> {
+    const arena = this.#rows.arena(live);
+    const left = live.request.maxNewTokens - generatedTokens(live);
+    const room = Math.min(DRAFT_TOKENS, left - 1, arena.capacityTokens - live.held - 1);
+    if (room < 1 || !this.#speculation.pays) return false;
+    const guessed = draft(live.tokens, live.count, room).slice();
+    if (guessed.length === 0) return false;
+    const start = performance.now();
+    const tokens = 1 + guessed.length;
+    const slot = this.#rows.slot(live);
+    let result: ForwardResult;
+    try {
+      result = await this.#forward([live], slot, {
+        newTokens: tokens,
+        ids_BS: Int32Array.of(live.tokens[live.count - 1]!, ...guessed),
+        positions_BS: Int32Array.from({ length: tokens }, (_, index) => live.held + index),
+        imageRows: [],
+        logitRows_R: Int32Array.from({ length: tokens }, (_, index) => index),
+      });
+    } catch (error) {
+      this.#fail([live], error);
+      return true;
+    }
+    const vocabulary = result.logits_RV.length / tokens;
+    arena.append(slot, tokens, { ...result, batchRow: 0, stride: tokens });
+    live.held += tokens;
+    let right = 0;
+    for (;;) {
+      this.#take(live, result.logits_RV.subarray(right * vocabulary, (right + 1) * vocabulary), guessed.length - right);
+      if (!this.#live.has(live.request.id)) break;
+      if (right === guessed.length || live.tokens[live.count - 1] !== guessed[right]) break;
+      right++;
+    }
+    if (this.#live.has(live.request.id) && right < guessed.length) {
+      arena.truncate(slot, guessed.length - right);
+      live.held -= guessed.length - right;
+    }
+    this.#speculation.observe(right);
+    this.counters.draftedTokens += guessed.length;
+    this.counters.acceptedTokens += right;
+    this.counters.decodeMs += performance.now() - start;
+    this.counters.decodeRuns++;
+    return true;
+  }
+
+  #forward(
+    rows: readonly Live[],
+    firstSlot: number,
     batch: Pick<ForwardBatch, 'newTokens' | 'ids_BS' | 'positions_BS' | 'imageRows' | 'logitRows_R'>,
   ): Promise<ForwardResult> {
-    const layers = Array.from({ length: this.#runner.kv.layers }, (_, layer) => layer);
-    return this.#runner.forward({
+    const arena = this.#rows.arena(rows[0]!);
+    return this.#o.runner.forward({
       ...batch,
-      rows,
-      pastTokens: this.#arena.capacityTokens,
-      pastKeys: layers.map((layer) => this.#arena.keys(layer, first, rows)),
-      pastValues: layers.map((layer) => this.#arena.values(layer, first, rows)),
-      pastBias_B11T: this.#arena.biasFor(first, rows),
+      rows: rows.length,
+      pastTokens: arena.capacityTokens,
+      past: arena.views(firstSlot, rows.length),
+      pastBias_B11T: arena.biasFor(firstSlot, rows.length),
+      isPastEmpty: rows.every(({ held }) => held === 0),
+      adapters: rows.map(({ request }) => request.adapter),
     });
   }
 
-  /** Samples the row's next token; ends the row at a stop token or at its budget. */
-  #take(live: Live, logits_V: Float32Array, events: EngineEvent[]): void {
+  /**
+   * Samples the row's next token; ends the row at a stop token or at its budget.
+   * @param unsure positions at the end of the row that hold guessed tokens, which must not be kept if the row ends here
+   */
+  #take(live: Live, logits_V: Float32Array, unsure = 0): void {
     const { request } = live;
     let token: SampledToken;
     try {
       token = live.sampler.next(logits_V);
     } catch (error) {
-      this.#fail([live], error, events);
+      this.#fail([live], error);
       return;
     }
-    live.generatedTokens++;
+    live.tokens[live.count++] = token.id;
     this.counters.generatedTokens++;
-    live.lastToken = token.id;
-    if (request.stopIds.includes(token.id)) {
-      this.#end(live, { type: 'end', id: request.id, reason: 'stop' }, events);
-      return;
-    }
-    events.push({ type: 'token', id: request.id, token });
-    if (live.sampler.finished) this.#end(live, { type: 'end', id: request.id, reason: 'stop' }, events);
-    else if (live.generatedTokens >= request.maxNewTokens)
-      this.#end(live, { type: 'end', id: request.id, reason: 'length' }, events);
+    const isStop = request.stopIds.includes(token.id);
+    if (!isStop) this.#events.push({ type: 'token', id: request.id, token });
+    if (isStop || live.sampler.finished) this.#end(live, { type: 'end', id: request.id, reason: 'stop' }, unsure);
+    else if (generatedTokens(live) >= request.maxNewTokens)
+      this.#end(live, { type: 'end', id: request.id, reason: 'length' }, unsure);
   }
 
-  #fail(rows: readonly Live[], error: unknown, events: EngineEvent[]): void {
+  #restore(live: Live): number {
+    return this.#prefixes.restore(live, this.#rows.arena(live), this.#rows.slot(live));
+  }
+
+  #store(live: Live): void {
+    this.#prefixes.store(live, this.#rows.arena(live), this.#rows.slot(live));
+  }
+
+  #fail(rows: readonly Live[], error: unknown): void {
     const message = error instanceof Error ? error.message : String(error);
     for (const live of rows)
-      if (this.#live.has(live.request.id)) this.#end(live, { type: 'failed', id: live.request.id, message }, events);
+      if (this.#live.has(live.request.id)) this.#end(live, { type: 'failed', id: live.request.id, message });
   }
 
   /** Takes the request out of the books and its row out of the arena. */
-  #end(live: Live, event: EngineEvent, events: EngineEvent[]): void {
-    events.push(event);
+  #end(live: Live, event: EngineEvent, unsure = 0): void {
+    this.#events.push(event);
     this.#live.delete(live.request.id);
-    const slot = this.#rows.indexOf(live);
-    if (slot < 0) return;
-    let hole = slot;
-    if (slot < this.#decoding) {
-      // Close the gap among the decoding rows first, so that the row moved into the hole is never a prefilling one.
-      this.#decoding--;
-      this.#swap(slot, this.#decoding);
-      hole = this.#decoding;
-    }
-    this.#arena.removeRow(hole);
-    const last = this.#rows.pop()!;
-    if (hole < this.#rows.length) this.#rows[hole] = last;
+    if (!this.#rows.has(live)) return;
+    live.held -= unsure;
+    // What an answer added to the prompt is the beginning of the next turn's prompt.
+    if (event.type === 'end') this.#store(live);
+    this.#rows.remove(live, event.type === 'failed');
   }
+}
 
-  #swap(a: number, b: number): void {
-    if (a === b) return;
-    this.#arena.swapRows(a, b);
-    const first = this.#rows[a]!;
-    this.#rows[a] = this.#rows[b]!;
-    this.#rows[b] = first;
-  }
+function lastRow(logits_RV: Float32Array, rows: number): Float32Array {
+  const vocabulary = logits_RV.length / rows;
+  return logits_RV.subarray((rows - 1) * vocabulary);
 }

@@ -3,23 +3,37 @@ import { join } from 'node:path';
 import { openSafetensors } from '../io/safetensors.ts';
 import { toFloat32 } from '../io/tensor.ts';
 import { type Adapter, loadAdapter, mergeAdapter } from '../models/adapter.ts';
+import type { VlmConfig } from '../models/config.ts';
+import type { KvFormat } from '../models/decode.ts';
 import { type Checkpoint, loadCheckpoint, readConfig, type WeightMap } from '../models/load.ts';
 import { readManifest } from '../models/manifest.ts';
 import { canonicalName } from '../models/names.ts';
-import type { LoraSpec } from '../models/weights.ts';
+import { partOf, type Storage } from '../models/storage.ts';
 import { f32 } from '../runtime/session.ts';
 import type { AdapterMode } from './adapter-mode.ts';
-import { OnnxRunner, RunnerSessions } from './onnx-runner.ts';
+import { OnnxRunner } from './onnx-runner.ts';
 
-interface Base {
-  /** `null`: an imported model, whose weights are part of its sessions. */
-  readonly checkpoint: Checkpoint | null;
-  readonly sessions: RunnerSessions;
-  /** Sessions whose layers have an adapter beside them, by its rank, scale and targets. */
-  readonly adapted: Map<string, Promise<RunnerSessions>>;
+/** How a checkpoint is compiled. */
+export interface CompileOptions {
+  readonly threads: number;
+  /** Weights; absent = f32. An imported model has its own. */
+  readonly storage?: Storage;
+  /** Keys and values. */
+  readonly kv: KvFormat;
 }
 
-/** Loads models for the engine thread. A base is read and compiled once; its fine-tunes share sessions and unchanged weights. */
+/** A model that can answer: a runner, and the adapter on it if the model is one. */
+export interface Loaded {
+  readonly runner: OnnxRunner;
+  readonly adapter: string | null;
+}
+
+interface Base {
+  readonly runner: OnnxRunner;
+  readonly isImported: boolean;
+}
+
+/** Loads models for the engine thread. A base is compiled once; adapters are loaded on it and share everything with it. */
 export class ModelLoader {
   readonly #bases = new Map<string, Promise<Base>>();
 
@@ -30,70 +44,82 @@ export class ModelLoader {
   async load(
     dir: string,
     overlayDir: string | null,
-    threads: number,
+    options: CompileOptions,
     adapters: AdapterMode = 'auto',
-  ): Promise<OnnxRunner> {
-    const key = `${dir} ${threads}`;
+  ): Promise<Loaded> {
+    if (overlayDir === null) return { runner: (await this.#base(dir, options)).runner, adapter: null };
+    if (readManifest(dir) !== null)
+      throw new Error(`${dir} is an imported model, which takes no fine-tunes: ${SERVE_ORIGINAL}`);
+    const checkpoint = loadCheckpoint(dir);
+    const { weights, changed, adapter } = readOverlay(checkpoint, overlayDir);
+    const own = async (all: WeightMap): Promise<Loaded> => ({
+      runner: await OnnxRunner.create(checkpoint.config, all, options),
+      adapter: null,
+    });
+    if (adapter === null) return await own(weights);
+    const isMerged = adapters === 'merged' || (adapters === 'auto' && adapter.lora.dora === true);
+    if (isMerged || adapter.lora.dora === true || changed.some((name) => !isSeenBy(name)))
+      return await own(mergeAdapter(weights, adapter));
+    const { runner } = await this.#base(dir, options);
+    const changesVision = changed.length > 0 || [...adapter.weights.keys()].some(isSeenBy);
+    await runner.addAdapter(overlayDir, adapter, changesVision ? weights : null);
+    return { runner, adapter: overlayDir };
+  }
+
+  /** Takes a model out of memory, unless it is a base that others are laid over. */
+  async unload({ runner, adapter }: Loaded): Promise<void> {
+    if (adapter !== null) await runner.removeAdapter(adapter);
+    else if (!(await this.#isBase(runner))) await runner.dispose();
+  }
+
+  async #base(dir: string, options: CompileOptions): Promise<Base> {
+    const key = JSON.stringify([dir, options]);
     let base = this.#bases.get(key);
     if (base === undefined) {
-      base = loadBase(dir, threads);
+      base = loadBase(dir, options);
       this.#bases.set(key, base);
       base.catch(() => this.#bases.delete(key));
     }
-    const { checkpoint, sessions, adapted } = await base;
-    if (checkpoint === null) {
-      if (overlayDir !== null)
-        throw new Error(`${dir} is an imported model, which takes no fine-tunes: ${SERVE_ORIGINAL}`);
-      return new OnnxRunner(sessions, new Map());
-    }
-    if (overlayDir === null) return new OnnxRunner(sessions, checkpoint.weights);
-    const { weights, adapter } = readOverlay(checkpoint, overlayDir);
-    if (adapter === null) return new OnnxRunner(sessions, weights);
-    if (adapters === 'merged' || (adapters === 'auto' && adapter.lora.dora === true))
-      return new OnnxRunner(sessions, mergeAdapter(weights, adapter));
-    const beside = await adaptedSessions(adapted, checkpoint, adapter.lora, threads);
-    return new OnnxRunner(beside, new Map([...weights, ...adapter.weights]));
+    return await base;
   }
-}
 
-/** Compiled once for all adapters of one shape. */
-async function adaptedSessions(
-  adapted: Base['adapted'],
-  { config }: Checkpoint,
-  lora: LoraSpec,
-  threads: number,
-): Promise<RunnerSessions> {
-  const key = JSON.stringify([lora.r, lora.alpha, lora.targets, lora.projector === true, lora.dora === true]);
-  let sessions = adapted.get(key);
-  if (sessions === undefined) {
-    sessions = RunnerSessions.create(config, threads, lora);
-    adapted.set(key, sessions);
-    sessions.catch(() => adapted.delete(key));
+  async #isBase(runner: OnnxRunner): Promise<boolean> {
+    const bases = await Promise.all(this.#bases.values());
+    return bases.some((base) => base.runner === runner);
   }
-  return await sessions;
 }
 
 const SERVE_ORIGINAL = 'serve the checkpoint it was imported from';
 
-async function loadBase(dir: string, threads: number): Promise<Base> {
+/** Whether a weight is part of what pictures go through before they reach the decoder. */
+function isSeenBy(name: string): boolean {
+  const part = partOf(name);
+  return part === 'vision' || part === 'projector';
+}
+
+async function loadBase(dir: string, options: CompileOptions): Promise<Base> {
   if (readManifest(dir) !== null)
-    return { checkpoint: null, sessions: await RunnerSessions.open(dir, readConfig(dir), threads), adapted: new Map() };
-  const checkpoint = loadCheckpoint(dir);
-  return { checkpoint, sessions: await RunnerSessions.create(checkpoint.config, threads), adapted: new Map() };
+    return { isImported: true, runner: await OnnxRunner.open(dir, readConfig(dir), options.threads) };
+  const { config, weights } = loadCheckpoint(dir);
+  return { isImported: false, runner: await OnnxRunner.create(config, weights, options) };
 }
 
 /** Base weights with a fine-tune laid over them: whole tensors are replaced, an adapter's update is folded in. */
-export function overlay(checkpoint: Checkpoint, dir: string): WeightMap {
+export function overlay(
+  checkpoint: { readonly config: VlmConfig; readonly weights: WeightMap },
+  dir: string,
+): WeightMap {
   const { weights, adapter } = readOverlay(checkpoint, dir);
   return adapter === null ? weights : mergeAdapter(weights, adapter);
 }
 
 /** What a fine-tune's folder holds: the weights with its whole tensors in their places, and its adapter if it has one. */
 function readOverlay(
-  { config, weights }: Checkpoint,
+  { config, weights }: Pick<Checkpoint, 'config' | 'weights'>,
   dir: string,
-): { readonly weights: WeightMap; readonly adapter: Adapter | null } {
+): { readonly weights: WeightMap; readonly changed: readonly string[]; readonly adapter: Adapter | null } {
   const tuned: WeightMap = new Map(weights);
+  const changed: string[] = [];
   const files = readdirSync(dir).filter(
     (name) => name.endsWith('.safetensors') && name !== 'adapter_model.safetensors',
   );
@@ -112,10 +138,11 @@ function readOverlay(
         if (known.shape.join() !== tensor.shape.join())
           throw new Error(`${file}: ${stored} is [${tensor.shape}], the base model has [${known.shape}]`);
         tuned.set(name, f32(toFloat32(tensor.read()), tensor.shape));
+        changed.push(name);
       }
     } finally {
       store.close();
     }
   }
-  return { weights: tuned, adapter: hasAdapter ? loadAdapter(dir, config) : null };
+  return { weights: tuned, changed, adapter: hasAdapter ? loadAdapter(dir, config) : null };
 }

@@ -3,8 +3,9 @@ import type { GenerateRequest } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
 import type { AdapterMode } from './adapter-mode.ts';
+import type { CompileOptions } from './load-model.ts';
 import { loadFront, type ModelFront } from './model-front.ts';
-import type { Capacity } from './scheduler.ts';
+import type { Capacity } from './scheduler/types.ts';
 import { EngineThread } from './thread.ts';
 
 /** A model that the engine thread has loaded, with what the server's thread needs of it. */
@@ -35,7 +36,10 @@ export interface ServedModel {
 export interface ModelPoolOptions {
   readonly models: readonly ServedModel[];
   readonly capacity: Capacity;
-  readonly threads: number;
+  /** Default: f32 weights, keys and values on one thread. */
+  readonly compile?: CompileOptions;
+  /** Keys and values kept of prompts and answers, for each model. Default 0. */
+  readonly prefixCacheBytes?: number;
   /** Default `auto`. */
   readonly adapters?: AdapterMode;
   readonly featureCacheBytes: number;
@@ -167,8 +171,7 @@ export class ModelPool {
     }
     await this.#makeRoom();
     const id = `tuned ${overlay.key}`;
-    const { capacity, threads, adapters = 'auto' } = this.#o;
-    await this.#thread.call('load', { model: id, dir, overlayDir: overlay.dir, capacity, threads, adapters });
+    await this.#load(id, dir, overlay.dir);
     return { id, front: { ...base, visionDigest: overlay.key } };
   }
 
@@ -194,8 +197,12 @@ export class ModelPool {
   }
 
   async #loadBase({ id, dir, adapterDir }: ServedModel): Promise<void> {
-    const { capacity, threads, adapters = 'auto' } = this.#o;
-    await this.#thread.call('load', { model: id, dir, overlayDir: adapterDir ?? null, capacity, threads, adapters });
+    await this.#load(id, dir, adapterDir ?? null);
+  }
+
+  async #load(model: string, dir: string, overlayDir: string | null): Promise<void> {
+    const { capacity, adapters = 'auto', compile = { threads: 1, kv: 'f32' }, prefixCacheBytes = 0 } = this.#o;
+    await this.#thread.call('load', { model, dir, overlayDir, capacity, compile, prefixCacheBytes, adapters });
   }
 
   /** A new thread starts empty: bases are loaded again before the next request, fine-tunes when they are asked for. */

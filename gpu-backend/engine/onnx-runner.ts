@@ -1,159 +1,165 @@
 import { join } from 'node:path';
+import { type Adapter, mergeAdapter } from '../models/adapter.ts';
 import type { VlmConfig } from '../models/config.ts';
-import { decodeGraph, hasPastWindow } from '../models/decode.ts';
+import { decodeGraph, type KvFormat } from '../models/decode.ts';
 import type { Picture } from '../models/family.ts';
+import type { WeightMap } from '../models/load.ts';
 import { GRAPH_NAMES } from '../models/manifest.ts';
-import { causalBias, type ModelGraph, visionGraph } from '../models/vlm.ts';
-import type { LoraSpec } from '../models/weights.ts';
-import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
+import { servingWeights } from '../models/serving-weights.ts';
+import type { Storage } from '../models/storage.ts';
+import { type ModelGraph, visionGraph } from '../models/vlm.ts';
+import { PrepackedWeights } from '../runtime/native/prepacked-weights.ts';
+import { Session, type Tensor } from '../runtime/session.ts';
+import { AdapterBank, type BatchAdapters } from './adapter-bank.ts';
+import { Decoder } from './decoder.ts';
 import { encodePictures } from './encode-pictures.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
 
-/** Weights by canonical name, as graph inputs take them. */
-export type WeightTensors = ReadonlyMap<string, Tensor>;
-
-interface Compiled {
-  readonly session: Session;
-  readonly weights: ReadonlyMap<string, readonly number[]>;
+export interface RunnerOptions {
+  /** Kernel threads of each session. */
+  readonly threads: number;
+  /** How weights are stored. Default: f32. */
+  readonly storage?: Storage;
+  /** How keys and values are stored. Default: f32. */
+  readonly kv?: KvFormat;
 }
 
 /**
- * Compiled graphs of one architecture. Weights are inputs of the graphs, so a fine-tune of a model runs on the sessions of its
- * base and shares every tensor that it did not change.
+ * A model over ONNX Runtime, with the adapters that are loaded on it. Weights are constants of the sessions, so kernels pack them
+ * once; adapters are inputs, so rows of several share a batch. Runs block the thread they are called on.
  */
-export class RunnerSessions {
-  private constructor(
-    readonly config: VlmConfig,
-    readonly vision: Compiled,
-    /** Decoder steps without and with pictures among the new tokens. */
-    readonly text: Compiled,
-    readonly textAndImages: Compiled,
-  ) {}
-
-  /**
-   * @param threads kernel threads of each session
-   * @param lora adapter that the linear layers have beside them, its weights being inputs too
-   */
-  static async create(config: VlmConfig, threads: number, lora?: LoraSpec): Promise<RunnerSessions> {
-    const compile = async ({ graph, weights }: ModelGraph): Promise<Compiled> => ({
-      session: await Session.create(graph, { threads }),
-      weights,
-    });
-    const own = lora === undefined ? {} : { lora };
-    return new RunnerSessions(
-      config,
-      await compile(visionGraph(config, lora)),
-      await compile(decodeGraph(config, { images: false, ...own })),
-      await compile(decodeGraph(config, { images: true, ...own })),
-    );
-  }
-
-  /** Opens the graphs of an imported model. Their weights lie in the file beside them; one decoder graph takes every step. */
-  static async open(dir: string, config: VlmConfig, threads: number): Promise<RunnerSessions> {
-    const open = async (name: string): Promise<Compiled> => ({
-      session: await Session.open(join(dir, name), { threads, foldConstants: true }),
-      weights: new Map(),
-    });
-    const decode = await open(GRAPH_NAMES.decode);
-    return new RunnerSessions(config, await open(GRAPH_NAMES.vision), decode, decode);
-  }
-}
-
-/** A model over ONNX Runtime: sessions and weights. Runs block the thread they are called on. */
 export class OnnxRunner implements ModelRunner {
   readonly kv: ModelRunner['kv'];
-  readonly #sessions: RunnerSessions;
-  readonly #visionFeeds: Record<string, Tensor>;
-  readonly #textFeeds: Record<string, Tensor>;
-  readonly #textAndImagesFeeds: Record<string, Tensor>;
-  readonly #outputs: readonly string[];
-  /** `past_positions` of the last run that needed them; rows × T changes rarely. */
-  #pastPositions: Tensor | null = null;
+  readonly config: VlmConfig;
+  readonly #options: RunnerOptions;
+  /** Constants of the sessions by name, and their packed forms; empty for an imported model. */
+  readonly #constants: ReadonlyMap<string, Tensor>;
+  readonly #prepacked: PrepackedWeights;
+  readonly #vision: Session;
+  /** Where both bindings share weights, single tokens have a graph without pictures. */
+  readonly #text: Decoder | null;
+  readonly #withImages: Decoder;
+  readonly #bank = new AdapterBank();
+  /** Decoders with a bank, by what they adapt. */
+  readonly #adapted = new Map<string, Promise<Decoder>>();
+  /** Vision sessions of adapters that change what they see. */
+  readonly #visionOf = new Map<string, Session>();
 
-  /** @throws Error naming the first weight that is missing or of another shape */
-  constructor(sessions: RunnerSessions, weights: WeightTensors) {
-    const { text } = sessions.config;
-    this.kv = { layers: text.layers, kvHeads: text.kvHeads, headDim: text.headDim };
-    this.#sessions = sessions;
-    this.#visionFeeds = pick(sessions.vision, weights);
-    this.#textFeeds = pick(sessions.text, weights);
-    this.#textAndImagesFeeds = pick(sessions.textAndImages, weights);
-    const layers = Array.from({ length: text.layers }, (_, layer) => layer);
-    this.#outputs = ['logits', ...layers.map((layer) => `new_k_${layer}`), ...layers.map((layer) => `new_v_${layer}`)];
+  private constructor(
+    config: VlmConfig,
+    options: RunnerOptions,
+    shared: { readonly constants: ReadonlyMap<string, Tensor>; readonly prepacked: PrepackedWeights },
+    sessions: { readonly vision: Session; readonly text: Session | null; readonly withImages: Session },
+  ) {
+    const { layers, kvHeads, headDim } = config.text;
+    const format = options.kv ?? 'f32';
+    this.kv = { layers, kvHeads, headDim, format };
+    this.config = config;
+    this.#options = options;
+    this.#constants = shared.constants;
+    this.#prepacked = shared.prepacked;
+    this.#vision = sessions.vision;
+    this.#text = sessions.text === null ? null : new Decoder(sessions.text, config, format, false);
+    this.#withImages = new Decoder(sessions.withImages, config, format, true);
   }
 
-  encode(pictures: readonly Picture[]): Promise<Float32Array[]> {
-    const { config, vision } = this.#sessions;
-    return encodePictures(config, { session: vision.session, feeds: this.#visionFeeds }, pictures);
+  /**
+   * Compiles a model.
+   * @param weights f32, by canonical name; not needed afterwards
+   * @throws Error naming the first weight that is missing or of another shape
+   */
+  static async create(
+    config: VlmConfig,
+    weights: ReadonlyMap<string, Tensor>,
+    options: RunnerOptions,
+  ): Promise<OnnxRunner> {
+    const { storage } = options;
+    const constants = new Map<string, Tensor>();
+    const prepacked = new PrepackedWeights();
+    const compile = async (model: ModelGraph): Promise<Session> => {
+      for (const [name, tensor] of servingWeights(model, weights, storage, constants)) constants.set(name, tensor);
+      return await Session.create(model.graph, { threads: options.threads, initializers: constants, prepacked });
+    };
+    const vision = await compile(visionGraph(config, undefined, storage));
+    const graph = (images: boolean) => decodeGraph(config, { images, ...ofDecoder(options) });
+    const withImages = await compile(graph(true));
+    const text = withImages.binding === 'native' ? await compile(graph(false)) : null;
+    return new OnnxRunner(config, options, { constants, prepacked }, { vision, text, withImages });
+  }
+
+  /** Opens the graphs of an imported model, whose weights lie in the file beside them. */
+  static async open(dir: string, config: VlmConfig, threads: number): Promise<OnnxRunner> {
+    const open = (name: string) => Session.open(join(dir, name), { threads, foldConstants: true });
+    const sessions = { vision: await open(GRAPH_NAMES.vision), text: null, withImages: await open(GRAPH_NAMES.decode) };
+    const shared = { constants: new Map(), prepacked: new PrepackedWeights() };
+    return new OnnxRunner(config, { threads }, shared, sessions);
+  }
+
+  /**
+   * Loads an adapter, whose rows may then share batches with the base model's and with those of other adapters.
+   * @param weights of the model with the whole tensors of the fine-tune in their places, if it changes any that pictures go
+   *   through; `null` = it does not
+   */
+  async addAdapter(id: string, adapter: Adapter, weights: WeightMap | null): Promise<void> {
+    if (this.#bank.has(id)) return;
+    if (weights !== null) {
+      const { storage } = this.#options;
+      const model = visionGraph(this.config, undefined, storage);
+      const initializers = servingWeights(model, mergeAdapter(weights, adapter), storage);
+      this.#visionOf.set(id, await Session.create(model.graph, { threads: this.#options.threads, initializers }));
+    }
+    this.#bank.add(id, adapter);
+  }
+
+  async removeAdapter(id: string): Promise<void> {
+    this.#bank.remove(id);
+    const vision = this.#visionOf.get(id);
+    this.#visionOf.delete(id);
+    await vision?.release();
+  }
+
+  encode(pictures: readonly Picture[], adapter: string | null): Promise<Float32Array[]> {
+    const session = (adapter === null ? undefined : this.#visionOf.get(adapter)) ?? this.#vision;
+    return encodePictures(this.config, { session, feeds: {} }, pictures);
   }
 
   async forward(batch: ForwardBatch): Promise<ForwardResult> {
-    const { rows: B, newTokens: S, pastTokens: T } = batch;
-    const { layers, kvHeads, headDim } = this.kv;
-    const feeds: Record<string, Tensor> = {
-      ids: ints(batch.ids_BS, [B, S]),
-      positions: ints(batch.positions_BS, [B, S]),
-      causal_bias: f32(causalBias(S, 1, this.#sessions.config.text.slidingWindow), [S, S]),
-      past_bias: f32(batch.pastBias_B11T, [B, 1, 1, T]),
-      rows: ints(batch.logitRows_R, [batch.logitRows_R.length]),
-    };
-    for (let layer = 0; layer < layers; layer++) {
-      feeds[`past_k_${layer}`] = f32(batch.pastKeys[layer]!, [B, kvHeads, T, headDim]);
-      feeds[`past_v_${layer}`] = f32(batch.pastValues[layer]!, [B, kvHeads, T, headDim]);
-    }
-    if (hasPastWindow(this.#sessions.config)) feeds.past_positions = this.#positionsOfPast(B, T);
-    const { text, textAndImages } = this.#sessions;
-    // Where there is one decoder graph, it is fed no rows of features.
-    const hasImages = batch.imageRows.length > 0 || text === textAndImages;
-    if (hasImages) Object.assign(feeds, this.#imageFeeds(batch));
-    const { session } = hasImages ? textAndImages : text;
-    const weights = hasImages ? this.#textAndImagesFeeds : this.#textFeeds;
-    const results = await session.run({ ...weights, ...feeds }, this.#outputs);
-    const perLayer = (name: string) =>
-      Array.from({ length: layers }, (_, layer) => floats(results, `${name}_${layer}`));
-    return { logits_RV: floats(results, 'logits'), keys: perLayer('new_k'), values: perLayer('new_v') };
+    const adapters = this.#bank.forRows(batch.adapters);
+    if (adapters !== null) return await (await this.#decoderWith(adapters)).forward(batch, adapters);
+    const decoder = batch.imageRows.length === 0 && this.#text !== null ? this.#text : this.#withImages;
+    return await decoder.forward(batch, null);
   }
 
-  /** Sessions are shared and outlive the runner; weights go with the last reference. */
-  async dispose(): Promise<void> {}
-
-  /** [B, T]: every row counts its positions from 0. */
-  #positionsOfPast(rows: number, tokens: number): Tensor {
-    const known = this.#pastPositions;
-    if (known !== null && known.shape[0] === rows && known.shape[1] === tokens) return known;
-    const positions = Int32Array.from({ length: rows * tokens }, (_, index) => index % tokens);
-    this.#pastPositions = ints(positions, [rows, tokens]);
-    return this.#pastPositions;
+  async dispose(): Promise<void> {
+    const adapted = await Promise.all(this.#adapted.values());
+    const decoders = [this.#withImages, ...(this.#text === null ? [] : [this.#text]), ...adapted];
+    for (const decoder of decoders) await decoder.release();
+    for (const session of [this.#vision, ...this.#visionOf.values()]) await session.release();
   }
 
-  #imageFeeds({ imageRows }: ForwardBatch): Record<string, Tensor> {
-    const { hidden } = this.#sessions.config.text;
-    const total = imageRows.reduce((sum, { features }) => sum + features.length / hidden, 0);
-    const features_FD = new Float32Array(total * hidden);
-    const rows_F: number[] = [];
-    for (const { at, features } of imageRows) {
-      features_FD.set(features, rows_F.length * hidden);
-      for (let row = 0; row < features.length / hidden; row++) rows_F.push(at + row);
+  /** Compiled when the first batch needs it. */
+  #decoderWith({ targets }: BatchAdapters): Promise<Decoder> {
+    const key = targets.join();
+    let decoder = this.#adapted.get(key);
+    if (decoder === undefined) {
+      decoder = this.#compileAdapted(targets);
+      this.#adapted.set(key, decoder);
+      decoder.catch(() => this.#adapted.delete(key));
     }
-    return { image_features: f32(features_FD, [total, hidden]), image_rows: ints(rows_F, [total]) };
+    return decoder;
+  }
+
+  async #compileAdapted(targets: readonly string[]): Promise<Decoder> {
+    const { graph } = decodeGraph(this.config, { images: true, adapterTargets: targets, ...ofDecoder(this.#options) });
+    const session = await Session.create(graph, {
+      threads: this.#options.threads,
+      initializers: this.#constants,
+      prepacked: this.#prepacked,
+    });
+    return new Decoder(session, this.config, this.kv.format, true);
   }
 }
 
-function pick({ weights: needed }: Compiled, weights: WeightTensors): Record<string, Tensor> {
-  const feeds: Record<string, Tensor> = {};
-  for (const [name, shape] of needed) {
-    const tensor = weights.get(name);
-    if (tensor === undefined) throw new Error(`the weights lack ${name}, expected ${shape.join('x')}`);
-    if (tensor.shape.length !== shape.length || tensor.shape.some((size, axis) => size !== shape[axis]))
-      throw new Error(`weight ${name}: expected ${shape.join('x')}, received ${tensor.shape.join('x')}`);
-    feeds[name] = tensor;
-  }
-  return feeds;
-}
-
-function floats(results: Readonly<Record<string, Tensor>>, name: string): Float32Array {
-  const data = results[name]?.data;
-  if (!(data instanceof Float32Array))
-    throw new Error(`expected the output ${name} as f32, received ${results[name]?.dtype ?? 'nothing'}`);
-  return data;
+function ofDecoder({ storage, kv }: RunnerOptions): { storage?: Storage; kv?: KvFormat } {
+  return { ...(storage === undefined ? {} : { storage }), ...(kv === undefined ? {} : { kv }) };
 }

@@ -1,8 +1,11 @@
 /** Messages between the server's thread and the engine's. Plain data only: everything here crosses by structured clone. */
 import type { AdapterMode } from './adapter-mode.ts';
-import type { EngineCounters, EngineEvent } from './engine.ts';
+import type { EngineCounters } from './counters.ts';
+import type { EngineEvent, EngineLoad } from './engine.ts';
+import type { PrefixCounters } from './kv/prefix-tree.ts';
 import type { EngineRequest } from './live-request.ts';
-import type { Capacity } from './scheduler.ts';
+import type { CompileOptions } from './load-model.ts';
+import type { Capacity } from './scheduler/types.ts';
 
 /** What the engine thread loads: a checkpoint folder, optionally with tuned weights laid over it. */
 export interface LoadSpec {
@@ -14,7 +17,8 @@ export interface LoadSpec {
   /** How the fine-tune's adapter is served, if it has one. */
   readonly adapters: AdapterMode;
   readonly capacity: Capacity;
-  readonly threads: number;
+  readonly compile: CompileOptions;
+  readonly prefixCacheBytes: number;
 }
 
 /** Requests that are answered; `Calls[K]` gives argument and result of each. */
@@ -61,14 +65,12 @@ export type FromWorker =
   /** What `restore` asked for. */
   | { readonly type: 'features'; readonly request: string; readonly key: string; readonly features: Float32Array };
 
-export interface ModelStats {
+export interface ModelStats extends EngineLoad {
+  /** With its adapters. */
   readonly model: string;
-  readonly running: number;
-  readonly waiting: number;
-  readonly kvTokens: number;
   readonly kvBudgetTokens: number;
-  readonly kvBytes: number;
   readonly counters: EngineCounters;
+  readonly prefixes: PrefixCounters;
 }
 
 export interface EngineStats {

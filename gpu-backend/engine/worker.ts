@@ -6,13 +6,14 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { Engine } from './engine.ts';
 import { FeatureCache } from './feature-cache.ts';
 import { HeldFeatures } from './held-features.ts';
-import { ModelLoader } from './load-model.ts';
+import { type Loaded, ModelLoader } from './load-model.ts';
+import type { OnnxRunner } from './onnx-runner.ts';
 import type { CallName, Calls, EngineStats, FromWorker, LoadSpec, ToWorker } from './protocol.ts';
-import type { ModelRunner } from './runner.ts';
 
+/** A model under the name that requests know it by. Adapters share the engine of their base. */
 interface Served {
   readonly spec: LoadSpec;
-  readonly runner: ModelRunner;
+  readonly loaded: Loaded;
   readonly engine: Engine;
 }
 
@@ -29,6 +30,7 @@ const cache = new FeatureCache(featureCacheBytes, (key, features) => {
 const held = new HeldFeatures(cache);
 const loader = new ModelLoader();
 const served = new Map<string, Served>();
+const engines = new Map<OnnxRunner, Engine>();
 let looping = false;
 
 function tell(message: FromWorker): void {
@@ -38,26 +40,40 @@ function tell(message: FromWorker): void {
 const handlers: { readonly [K in CallName]: (argument: Calls[K]['argument']) => Promise<Calls[K]['result']> } = {
   async load(spec) {
     if (served.has(spec.model)) return null;
-    const runner = await loader.load(spec.dir, spec.overlayDir, spec.threads, spec.adapters);
-    const engine = new Engine({
-      runner,
-      capacity: spec.capacity,
-      cache,
-      nowMs: Date.now,
-      emit: (events) => {
-        for (const event of events) if (event.type !== 'token') held.release(event.id);
-        tell({ type: 'events', events });
-      },
-    });
-    served.set(spec.model, { spec, runner, engine });
+    const loaded = await loader.load(spec.dir, spec.overlayDir, spec.compile, spec.adapters);
+    let engine = engines.get(loaded.runner);
+    if (engine === undefined) {
+      engine = new Engine({
+        runner: loaded.runner,
+        capacity: spec.capacity,
+        prefixCacheBytes: spec.prefixCacheBytes,
+        cache,
+        nowMs: Date.now,
+        emit: (events) => {
+          for (const event of events) if (event.type === 'end' || event.type === 'failed') held.release(event.id);
+          tell({ type: 'events', events });
+        },
+      });
+      engines.set(loaded.runner, engine);
+    }
+    served.set(spec.model, { spec, loaded, engine });
     return null;
   },
   async unload({ model }) {
     const one = served.get(model);
     if (one === undefined) return null;
-    if (one.engine.busy) throw new Error(`${model} is still answering requests`);
+    const { loaded, engine } = one;
+    if (loaded.adapter === null ? engine.busy : engine.uses(loaded.adapter))
+      throw new Error(`${model} is still answering requests`);
     served.delete(model);
-    await one.runner.dispose();
+    const others = [...served.values()].filter((other) => other.loaded.runner === loaded.runner);
+    if (loaded.adapter !== null) {
+      // Two names may be given to one adapter.
+      if (!others.some((other) => other.loaded.adapter === loaded.adapter)) await loader.unload(loaded);
+    } else if (others.length === 0) {
+      engines.delete(loaded.runner);
+      await loader.unload(loaded);
+    }
     return null;
   },
   async hold({ request, keys }) {
@@ -69,12 +85,15 @@ const handlers: { readonly [K in CallName]: (argument: Calls[K]['argument']) => 
   },
   async stats(): Promise<EngineStats> {
     return {
-      models: [...served.values()].map(({ spec, engine }) => ({
-        model: spec.model,
-        kvBudgetTokens: spec.capacity.kvTokens,
-        counters: engine.counters,
-        ...engine.load,
-      })),
+      models: [...served.values()]
+        .filter(({ loaded }) => loaded.adapter === null)
+        .map(({ spec, engine }) => ({
+          model: spec.model,
+          kvBudgetTokens: spec.capacity.kvTokens,
+          counters: { ...engine.counters },
+          prefixes: { ...engine.prefixCounters },
+          ...engine.load,
+        })),
       cache: {
         bytes: cache.bytes,
         entries: cache.size,
@@ -92,9 +111,9 @@ async function loop(): Promise<void> {
   looping = true;
   try {
     for (;;) {
-      const busy = [...served.values()].filter(({ engine }) => engine.busy);
+      const busy = [...engines.values()].filter((engine) => engine.busy);
       if (busy.length === 0) return;
-      for (const { engine } of busy) {
+      for (const engine of busy) {
         await engine.step();
         await new Promise(setImmediate);
       }
@@ -124,7 +143,7 @@ port.on('message', (message: ToWorker) => {
       try {
         const one = served.get(message.model);
         if (one === undefined) throw new Error(`the model ${message.model} is not loaded`);
-        one.engine.submit(message.request);
+        one.engine.submit({ ...message.request, adapter: one.loaded.adapter });
       } catch (error) {
         held.release(id);
         const text = error instanceof Error ? error.message : String(error);

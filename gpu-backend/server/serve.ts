@@ -11,8 +11,10 @@ import { FeatureStore, type FeatureTier } from '../engine/feature-store.ts';
 import { DiskTier } from '../engine/feature-store-disk.ts';
 import { ModelPool, type ServedModel } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
-import type { Capacity } from '../engine/scheduler.ts';
+import { capacityFor } from '../engine/scheduler/capacity.ts';
 import type { ServiceStats } from '../engine/service.ts';
+import type { KvFormat } from '../models/decode.ts';
+import type { Storage } from '../models/storage.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { createApp } from './app.ts';
 import { EdgeClient } from './edge-client.ts';
@@ -42,6 +44,12 @@ export interface ServeOptions {
   readonly kvTokens: number;
   /** Image features in the engine's memory. */
   readonly featureCacheBytes: number;
+  /** Weights of the models that are no imports; absent = f32. */
+  readonly storage?: Storage;
+  /** Format of keys and values. */
+  readonly kv: KvFormat;
+  /** Keys and values kept of prompts and answers, for each model. */
+  readonly prefixCacheBytes: number;
   /** Image features in `dataDir`; 0 = none. */
   readonly featureDiskBytes: number;
   /** Whether image features are kept in the edge's object store too. */
@@ -96,21 +104,19 @@ async function openFeatures(
 export async function serve(options: ServeOptions): Promise<RunningServer> {
   const log = pino({ level: options.logLevel, base: { part: 'backend' } });
   const id = `backend-${randomText(12)}`;
-  const capacity: Capacity = {
-    maxRows: options.maxRows,
-    kvTokens: options.kvTokens,
-    kvStepTokens: 64,
-    idleChunkTokens: 512,
-    busyChunkTokens: 128,
-    imagesPerRun: 8,
-  };
+  const capacity = capacityFor(options);
   await mkdir(options.dataDir, { recursive: true });
   const edge = options.edgeUrl === null ? null : new EdgeClient({ url: options.edgeUrl, secret: options.secret });
   const overlays = edge === null ? null : new OverlayStore(edge, options.dataDir);
   const pool = new ModelPool({
     models: options.models,
     capacity,
-    threads: options.threads,
+    compile: {
+      threads: options.threads,
+      kv: options.kv,
+      ...(options.storage === undefined ? {} : { storage: options.storage }),
+    },
+    prefixCacheBytes: options.prefixCacheBytes,
     featureCacheBytes: options.featureCacheBytes,
     adapters: options.adapters,
     maxOverlays: MAX_OVERLAYS,

@@ -4,8 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { ModelLoader } from '../../../gpu-backend/engine/load-model.ts';
-import type { OnnxRunner } from '../../../gpu-backend/engine/onnx-runner.ts';
+import { type Loaded, ModelLoader } from '../../../gpu-backend/engine/load-model.ts';
 import { writeAdapter } from '../../../gpu-backend/models/adapter.ts';
 import { loadCheckpoint } from '../../../gpu-backend/models/load.ts';
 import { initAdapter } from '../../../gpu-backend/models/presets.ts';
@@ -15,9 +14,10 @@ import { writeRandomNano } from '../../fixtures/random-nano.ts';
 const TOKENS = 7;
 
 /** Logits [TOKENS, V] of a prompt without a past. */
-async function logits(runner: OnnxRunner): Promise<Float32Array> {
+async function logits({ runner, adapter }: Loaded): Promise<Float32Array> {
   const { layers, kvHeads, headDim } = runner.kv;
-  const past = Array.from({ length: layers }, () => new Float32Array(kvHeads * headDim));
+  const nothing = () => new Float32Array(kvHeads * headDim);
+  const past = Array.from({ length: layers }, () => ({ k: nothing(), v: nothing(), kScale: null, vScale: null }));
   const result = await runner.forward({
     rows: 1,
     newTokens: TOKENS,
@@ -25,12 +25,13 @@ async function logits(runner: OnnxRunner): Promise<Float32Array> {
     ids_BS: Int32Array.from({ length: TOKENS }, (_, i) => 20 + 3 * i),
     positions_BS: Int32Array.from({ length: TOKENS }, (_, i) => i),
     imageRows: [],
-    pastKeys: past,
-    pastValues: past,
+    past,
     pastBias_B11T: Float32Array.of(-1e9),
+    isPastEmpty: true,
+    adapters: [adapter],
     logitRows_R: Int32Array.from({ length: TOKENS }, (_, i) => i),
   });
-  return result.logits_RV;
+  return result.logits_RV.slice();
 }
 
 const distance = (a: Float32Array, b: Float32Array): number =>
@@ -64,7 +65,7 @@ describe('adapters, merged and unmerged', () => {
     it(`${name}: the same logits either way, and other ones than the base's`, async () => {
       const loader = new ModelLoader();
       const load = (mode: 'merged' | 'unmerged' | 'auto', overlay: string | null = join(dir, name)) =>
-        loader.load(join(dir, 'nano'), overlay, 1, mode).then(logits);
+        loader.load(join(dir, 'nano'), overlay, { threads: 1, kv: 'f32' }, mode).then(logits);
       const [base, merged, unmerged, auto] = [
         await load('auto', null),
         await load('merged'),

@@ -1,15 +1,13 @@
 import assert from 'node:assert/strict';
 import { before, describe, it } from 'node:test';
-import { Engine, type EngineEvent } from '../../../gpu-backend/engine/engine.ts';
-import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
 import type { EngineRequest } from '../../../gpu-backend/engine/live-request.ts';
-import { OnnxRunner, RunnerSessions } from '../../../gpu-backend/engine/onnx-runner.ts';
+import { OnnxRunner } from '../../../gpu-backend/engine/onnx-runner.ts';
 import { uniform } from '../../../gpu-backend/engine/random.ts';
-import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
 import type { VlmConfig } from '../../../gpu-backend/models/config.ts';
 import { decodeGraph } from '../../../gpu-backend/models/decode.ts';
 import { causalBias, forwardGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
+import { PLAIN_REQUEST, smallCapacity, startEngine } from '../../fixtures/engine.ts';
 
 /** A small model with random weights, large enough that a wrong row, position or mask changes its greedy choices. */
 const config: VlmConfig = {
@@ -49,14 +47,14 @@ const config: VlmConfig = {
   tokensPerImage: 9,
 };
 
-const capacity: Capacity = {
+const capacity = smallCapacity({
   maxRows: 6,
   kvTokens: 6 * 128,
   kvStepTokens: 16,
   idleChunkTokens: 32,
   busyChunkTokens: 7,
   imagesPerRun: 2,
-};
+});
 
 /** Roughly normal values, the same on every machine. */
 function randomTensor(shape: readonly number[], seed: number): Tensor {
@@ -98,15 +96,13 @@ function makeRequest(index: number): EngineRequest {
     text(1 + draw(920 + i, 5));
   }
   return {
+    ...PLAIN_REQUEST,
     id: `r${index}`,
-    cacheScope: 'test',
     tokenIds: Int32Array.from(ids),
     images,
     maxNewTokens: 4 + draw(902, 16),
-    sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
     stopIds: [1],
     topLogprobs: 0,
-    deadlineAtMs: null,
   };
 }
 
@@ -114,18 +110,11 @@ describe('continuous batching over ONNX Runtime', () => {
   const weights = randomWeights();
   let runner: OnnxRunner;
   before(async () => {
-    runner = new OnnxRunner(await RunnerSessions.create(config, 1), weights);
+    runner = await OnnxRunner.create(config, weights, { threads: 1 });
   });
 
   async function serve(requests: readonly EngineRequest[], atStep: (index: number) => number, limit = capacity) {
-    const events: EngineEvent[] = [];
-    const engine = new Engine({
-      runner,
-      capacity: limit,
-      cache: new FeatureCache(1 << 20),
-      emit: (some) => events.push(...some),
-      nowMs: () => 0,
-    });
+    const { engine, events, end } = startEngine({ runner, capacity: limit });
     for (let step = 0; step < 2000; step++) {
       for (const [i, request] of requests.entries()) if (atStep(i) === step) engine.submit(request);
       await engine.step();
@@ -133,8 +122,7 @@ describe('continuous batching over ONNX Runtime', () => {
     }
     return requests.map(({ id }) => {
       const tokens = events.flatMap((event) => (event.type === 'token' && event.id === id ? [event.token] : []));
-      const end = events.find((event) => event.type !== 'token' && event.id === id);
-      return { tokens: tokens.map((token) => token.id), logprobs: tokens.map((token) => token.logprob), end };
+      return { tokens: tokens.map((token) => token.id), logprobs: tokens.map((token) => token.logprob), end: end(id) };
     });
   }
 

@@ -4,13 +4,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, describe, it } from 'node:test';
-import { Engine, type EngineEvent } from '../../../gpu-backend/engine/engine.ts';
-import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
 import type { EngineRequest } from '../../../gpu-backend/engine/live-request.ts';
 import { loadFront } from '../../../gpu-backend/engine/model-front.ts';
-import { OnnxRunner, RunnerSessions } from '../../../gpu-backend/engine/onnx-runner.ts';
+import { OnnxRunner } from '../../../gpu-backend/engine/onnx-runner.ts';
 import { uniform } from '../../../gpu-backend/engine/random.ts';
-import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
 import { readSafetensors } from '../../../gpu-backend/io/safetensors.ts';
 import { type RawTensor, toFloat32, toInt32 } from '../../../gpu-backend/io/tensor.ts';
 import type { VlmConfig } from '../../../gpu-backend/models/config.ts';
@@ -21,16 +18,17 @@ import { causalBias, forwardGraph } from '../../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
 import { layoutConversation } from '../../../gpu-backend/text/layout.ts';
 import { preprocessRgb } from '../../../gpu-backend/vision/preprocess.ts';
+import { PLAIN_REQUEST, smallCapacity, startEngine } from '../../fixtures/engine.ts';
 import { FAMILIES, writeRandomFamily } from '../../fixtures/random-families.ts';
 
-const capacity: Capacity = {
+const capacity = smallCapacity({
   maxRows: 4,
   kvTokens: 4 * 192,
   kvStepTokens: 16,
   idleChunkTokens: 23,
   busyChunkTokens: 7,
   imagesPerRun: 2,
-};
+});
 
 interface Prompt {
   readonly ids: Int32Array;
@@ -39,15 +37,12 @@ interface Prompt {
 
 function requestOf(id: string, prompt: Prompt, maxNewTokens: number): EngineRequest {
   return {
+    ...PLAIN_REQUEST,
     id,
-    cacheScope: 'test',
     tokenIds: prompt.ids,
     images: prompt.slots.map((slot, i) => ({ ...slot, key: `${id}/${i}` })),
     maxNewTokens,
-    sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
     stopIds: [],
-    topLogprobs: -1,
-    deadlineAtMs: null,
   };
 }
 
@@ -57,14 +52,8 @@ async function served(
   prompts: readonly Prompt[],
   newTokens: number,
 ): Promise<number[][]> {
-  const events: EngineEvent[] = [];
-  const engine = new Engine({
-    runner: new OnnxRunner(await RunnerSessions.create(config, 1), weights),
-    capacity,
-    cache: new FeatureCache(1 << 20),
-    emit: (some) => events.push(...some),
-    nowMs: () => 0,
-  });
+  const runner = await OnnxRunner.create(config, weights, { threads: 1 });
+  const { engine, events, tokens } = startEngine({ runner, capacity });
   for (let step = 0; step < 2000; step++) {
     const joining = prompts[step / 2];
     if (joining !== undefined) engine.submit(requestOf(`r${step / 2}`, joining, newTokens));
@@ -72,9 +61,7 @@ async function served(
     if (!engine.busy && step > 2 * prompts.length) break;
   }
   for (const event of events) assert.notEqual(event.type, 'failed', JSON.stringify(event));
-  return prompts.map((_, i) =>
-    events.flatMap((event) => (event.type === 'token' && event.id === `r${i}` ? [event.token.id] : [])),
-  );
+  return prompts.map((_, i) => tokens(`r${i}`));
 }
 
 /** The same by definition: a whole forward pass from pixels for every token. */

@@ -8,7 +8,7 @@ import { ChoiceScorer } from '../../../gpu-backend/engine/choice-scorer.ts';
 import { ModelLoader } from '../../../gpu-backend/engine/load-model.ts';
 import { ModelPool } from '../../../gpu-backend/engine/model-pool.ts';
 import { EngineModelService } from '../../../gpu-backend/engine/model-service.ts';
-import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
+import { capacityFor } from '../../../gpu-backend/engine/scheduler/capacity.ts';
 import { importCheckpoint } from '../../../gpu-backend/models/import.ts';
 import { loadCheckpoint } from '../../../gpu-backend/models/load.ts';
 import { chooseStorage } from '../../../gpu-backend/models/storage.ts';
@@ -17,14 +17,7 @@ import { preprocessImage } from '../../../gpu-backend/vision/preprocess.ts';
 import type { GenerateRequest } from '../../../shared/contract/backend.ts';
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
 
-const capacity: Capacity = {
-  maxRows: 4,
-  kvTokens: 4096,
-  kvStepTokens: 64,
-  idleChunkTokens: 128,
-  busyChunkTokens: 32,
-  imagesPerRun: 4,
-};
+const capacity = capacityFor({ maxRows: 4, kvTokens: 4096 });
 const pictures = ['blue-triangle.png', 'yellow-circle.png', 'two-black-squares.png'].map((name) =>
   readFileSync(join(import.meta.dirname, '../../fixtures/pictures', name)),
 );
@@ -43,7 +36,6 @@ describe('imported models', () => {
     pool = new ModelPool({
       models: ['nano', 'f32', 'int8', 'int4'].map((id) => ({ id, dir: join(dir, id) })),
       capacity,
-      threads: 1,
       featureCacheBytes: 1 << 20,
       maxOverlays: 2,
       fetchOverlay: async () => ({ base: 'int8', dir: join(dir, 'nano'), key: 'tuned' }),

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { ModelPool } from '../../../gpu-backend/engine/model-pool.ts';
 import { EngineModelService } from '../../../gpu-backend/engine/model-service.ts';
-import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
+import { capacityFor } from '../../../gpu-backend/engine/scheduler/capacity.ts';
 import { writeAdapter } from '../../../gpu-backend/models/adapter.ts';
 import { readConfig } from '../../../gpu-backend/models/load.ts';
 import { initAdapter } from '../../../gpu-backend/models/presets.ts';
@@ -15,14 +15,7 @@ import type { GenerateEvent, GenerateRequest } from '../../../shared/contract/ba
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
 
 const TUNED = 6;
-const capacity: Capacity = {
-  maxRows: 4,
-  kvTokens: 4096,
-  kvStepTokens: 64,
-  idleChunkTokens: 128,
-  busyChunkTokens: 32,
-  imagesPerRun: 4,
-};
+const capacity = capacityFor({ maxRows: 4, kvTokens: 4096 });
 
 describe('ModelPool', () => {
   let dir: string;
@@ -48,7 +41,6 @@ describe('ModelPool', () => {
         { id: 'adapted', dir: join(dir, 'nano'), adapterDir: join(dir, 'ft2') },
       ],
       capacity,
-      threads: 1,
       featureCacheBytes: 1 << 20,
       maxOverlays: 2,
       fetchOverlay: async ({ model }) => ({ base: 'nano', dir: join(dir, model.slice(3)), key: model }),
@@ -107,7 +99,6 @@ describe('ModelPool', () => {
       const other = new ModelPool({
         models: [{ id: 'odd', dir: join(dir, 'nano'), adapterDir }],
         capacity,
-        threads: 1,
         featureCacheBytes: 0,
         maxOverlays: 0,
         fetchOverlay: () => Promise.reject(new Error('none here')),

@@ -6,19 +6,12 @@ import { after, before, describe, it } from 'node:test';
 import sharp from 'sharp';
 import { ModelPool } from '../../../gpu-backend/engine/model-pool.ts';
 import { EngineModelService } from '../../../gpu-backend/engine/model-service.ts';
-import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
+import { capacityFor } from '../../../gpu-backend/engine/scheduler/capacity.ts';
 import { DecodePool } from '../../../gpu-backend/vision/pool.ts';
 import type { GenerateRequest } from '../../../shared/contract/backend.ts';
 import { writeRandomFamily } from '../../fixtures/random-families.ts';
 
-const capacity: Capacity = {
-  maxRows: 4,
-  kvTokens: 4096,
-  kvStepTokens: 64,
-  idleChunkTokens: 128,
-  busyChunkTokens: 32,
-  imagesPerRun: 4,
-};
+const capacity = capacityFor({ maxRows: 4, kvTokens: 4096 });
 /** Features of the largest picture of the tiny Fuyu: 28 rows of 48 floats. The cache holds one such picture. */
 const LARGEST_BYTES = 28 * 48 * 4;
 
@@ -39,7 +32,6 @@ describe('EngineModelService over models whose slots depend on the picture', () 
     pool = new ModelPool({
       models: ['fuyu', 'idefics2'].map((id) => ({ id, dir: join(dir, id) })),
       capacity,
-      threads: 1,
       featureCacheBytes: LARGEST_BYTES + 100,
       maxOverlays: 1,
       fetchOverlay: async () => assert.fail('no fine-tune is asked for'),

@@ -13,7 +13,7 @@ import { DiskTier } from '../../../gpu-backend/engine/feature-store-disk.ts';
 import { ModelPool } from '../../../gpu-backend/engine/model-pool.ts';
 import { EngineModelService } from '../../../gpu-backend/engine/model-service.ts';
 import { uniform } from '../../../gpu-backend/engine/random.ts';
-import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
+import type { Capacity } from '../../../gpu-backend/engine/scheduler/types.ts';
 import { writeAdapter } from '../../../gpu-backend/models/adapter.ts';
 import { loadCheckpoint, readConfig, writeCheckpoint } from '../../../gpu-backend/models/load.ts';
 import { initAdapter } from '../../../gpu-backend/models/presets.ts';

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
 import { overlay } from '../../../gpu-backend/engine/load-model.ts';
-import { OnnxRunner, RunnerSessions } from '../../../gpu-backend/engine/onnx-runner.ts';
+import { OnnxRunner } from '../../../gpu-backend/engine/onnx-runner.ts';
 import { loadAdapter } from '../../../gpu-backend/models/adapter.ts';
 import { familyOf } from '../../../gpu-backend/models/family.ts';
 import { loadCheckpoint } from '../../../gpu-backend/models/load.ts';
@@ -88,7 +88,7 @@ for (const family of ['idefics2', 'fuyu'] as const) {
       const changed = [...weights].filter(([name, tensor]) => checkpoint.weights.get(name) !== tensor);
       assert.ok(changed.length > 0);
       // The runner checks names and shapes of everything it reads.
-      new OnnxRunner(await RunnerSessions.create(checkpoint.config, 1), weights);
+      await (await OnnxRunner.create(checkpoint.config, weights, { threads: 1 })).dispose();
       if (stage === 'lora') {
         const { decoderLinears } = familyOf(checkpoint.config);
         assert.deepEqual([...loadAdapter(tuned, checkpoint.config).lora.targets], [...decoderLinears]);

@@ -1,22 +1,22 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { Engine, type EngineEvent } from '../../../gpu-backend/engine/engine.ts';
-import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
 import type { EngineRequest } from '../../../gpu-backend/engine/live-request.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from '../../../gpu-backend/engine/runner.ts';
-import type { Capacity } from '../../../gpu-backend/engine/scheduler.ts';
 import type { Picture } from '../../../gpu-backend/models/family.ts';
+import { PLAIN_REQUEST, smallCapacity, startEngine } from '../../fixtures/engine.ts';
 
 const VOCAB = 97;
-const capacity: Capacity = {
+const capacity = smallCapacity({
   maxRows: 4,
-  kvTokens: 4 * 48,
+  kvTokens: 96,
   kvStepTokens: 8,
+  classBounds: [16],
   idleChunkTokens: 16,
   busyChunkTokens: 3,
   imagesPerRun: 2,
-};
+  growthTokens: 2,
+});
 
 function nextToken(attended: readonly (readonly [position: number, value: number])[]): number {
   let hash = 7;
@@ -30,7 +30,7 @@ function nextToken(attended: readonly (readonly [position: number, value: number
  * wrong position or a misplaced picture changes the answer.
  */
 class HashRunner implements ModelRunner {
-  readonly kv = { layers: 2, kvHeads: 1, headDim: 2 };
+  readonly kv = { layers: 2, kvHeads: 1, headDim: 2, format: 'f32' } as const;
   encodedImages = 0;
   failAtForward = -1;
   forwards = 0;
@@ -58,8 +58,9 @@ class HashRunner implements ModelRunner {
       for (let t = 0; t < T; t++) {
         if (batch.pastBias_B11T[row * T + t] !== 0) continue;
         const at = (row * T + t) * 2;
-        assert.equal(batch.pastKeys[0]![at], batch.pastKeys[1]![at]);
-        attended.push([batch.pastKeys[0]![at]!, batch.pastKeys[0]![at + 1]!]);
+        const [first, second] = [batch.past[0]!.k, batch.past[1]!.v];
+        assert.equal(first[at], second[at]);
+        attended.push([first[at]!, first[at + 1]!]);
       }
       for (let s = row * S; s <= flat; s++) attended.push([fresh[s * 2]!, fresh[s * 2 + 1]!]);
       logits_RV[r * VOCAB + nextToken(attended)] = 10;
@@ -70,8 +71,6 @@ class HashRunner implements ModelRunner {
   async dispose(): Promise<void> {}
 }
 
-const sampling = { temperature: 0, topP: 1, topK: 0, seed: 0 };
-
 function makeRequest(
   id: string,
   prompt: readonly number[],
@@ -81,8 +80,8 @@ function makeRequest(
   // Pictures stand after the first prompt token, two positions each.
   const ids = [prompt[0]!, ...pictures.flatMap(() => [0, 0]), ...prompt.slice(1)];
   return {
+    ...PLAIN_REQUEST,
     id,
-    cacheScope: 'test',
     tokenIds: Int32Array.from(ids),
     images: pictures.map((pixel, index) => ({
       start: 1 + index * 2,
@@ -91,10 +90,7 @@ function makeRequest(
       picture: { pixels_CHW: Float32Array.of(pixel), width: 1, height: 1 },
     })),
     maxNewTokens: newTokens,
-    sampling,
     stopIds: [3],
-    topLogprobs: -1,
-    deadlineAtMs: null,
   };
 }
 
@@ -115,18 +111,8 @@ function reference(request: EngineRequest): number[] {
   return answer;
 }
 
-function start(runner: HashRunner, options: { nowMs?: () => number } = {}) {
-  const events: EngineEvent[] = [];
-  const engine = new Engine({
-    runner,
-    capacity,
-    cache: new FeatureCache(1 << 20),
-    emit: (some) => events.push(...some),
-    nowMs: options.nowMs ?? (() => 0),
-  });
-  const tokens = (id: string) => events.flatMap((e) => (e.type === 'token' && e.id === id ? [e.token.id] : []));
-  const end = (id: string) => events.find((e) => e.type !== 'token' && e.id === id);
-  return { engine, events, tokens, end };
+function start(runner: HashRunner, options: { nowMs?: () => number; prefixCacheBytes?: number } = {}) {
+  return startEngine({ runner, capacity, ...options });
 }
 
 describe('Engine', () => {
@@ -137,11 +123,17 @@ describe('Engine', () => {
       newTokens: fc.integer({ min: 1, max: 12 }),
       atStep: fc.nat(15),
       cancelAtStep: fc.option(fc.nat(30), { freq: 4 }),
+      isBatch: fc.boolean(),
     });
+    let preemptions = 0;
+    let cached = 0;
     await fc.assert(
-      fc.asyncProperty(fc.array(arriving, { minLength: 1, maxLength: 12 }), async (load) => {
-        const { engine, tokens, end } = start(new HashRunner());
-        const requests = load.map((one, i) => makeRequest(`r${i}`, one.prompt, one.pictures, one.newTokens));
+      fc.asyncProperty(fc.array(arriving, { minLength: 1, maxLength: 12 }), fc.boolean(), async (load, reuse) => {
+        const { engine, tokens, end } = start(new HashRunner(), { prefixCacheBytes: reuse ? 4000 : 0 });
+        const requests = load.map((one, i) => ({
+          ...makeRequest(`r${i}`, one.prompt, one.pictures, one.newTokens),
+          priority: one.isBatch ? ('batch' as const) : ('interactive' as const),
+        }));
         for (let step = 0; step < 600; step++) {
           for (const [i, one] of load.entries()) {
             if (one.atStep === step) engine.submit(requests[i]!);
@@ -151,7 +143,11 @@ describe('Engine', () => {
           if (step > 15 && !engine.busy) break;
         }
         assert.equal(engine.busy, false, 'everything ended');
-        assert.deepEqual(engine.load, { running: 0, waiting: 0, kvTokens: 0, kvBytes: 0 });
+        const { prefixBytes, ...rest } = engine.load;
+        assert.deepEqual(rest, { running: 0, waiting: 0, kvTokens: 0, kvBytes: 0 });
+        assert.ok(prefixBytes <= 4000);
+        preemptions += engine.counters.preemptions;
+        cached += engine.counters.cachedTokens;
         for (const request of requests) {
           const expected = reference(request);
           const actual = tokens(request.id);
@@ -164,8 +160,9 @@ describe('Engine', () => {
           }
         }
       }),
-      { numRuns: 200 },
+      { numRuns: 300 },
     );
+    assert.ok(preemptions > 20 && cached > 20, `${preemptions} preemptions, ${cached} cached tokens`);
   });
 
   it('encodes each picture once, however often it is asked about', async () => {
