@@ -11,8 +11,8 @@ export interface Scoped {
   readonly front: Pick<ModelFront, 'checkpointDigest' | 'visionDigest'>;
   /** Opaque id of who asks; `null` = nobody that can be named, who shares with no other request. */
   readonly tenant: string | null;
-  /** Precision and device, where a model may run in several. Default `f32 cpu`. */
-  readonly compute?: string;
+  /** Precision and device: `ModelPool.compute`. */
+  readonly compute: string;
 }
 
 /**
@@ -21,7 +21,7 @@ export interface Scoped {
  * and for keys and values of prompts alike.
  * @returns lower-case hex
  */
-export function cacheScope({ front, tenant, compute = 'f32 cpu' }: Scoped): string {
+export function cacheScope({ front, tenant, compute }: Scoped): string {
   const who = tenant ?? `nobody ${randomUUID()}`;
   return digest(['scope', front.checkpointDigest, front.visionDigest, compute, who]);
 }

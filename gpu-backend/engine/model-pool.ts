@@ -79,6 +79,12 @@ export class ModelPool {
     return this.#thread;
   }
 
+  /** How models are computed, whatever the number of threads: features of one precision are not those of another. */
+  get compute(): string {
+    const { threads: _, ...how } = this.#o.compile ?? { threads: 1, kv: 'f32' };
+    return JSON.stringify(how);
+  }
+
   cards(): readonly ModelCard[] {
     return [...this.#fronts.values()].map(({ card }) => card);
   }

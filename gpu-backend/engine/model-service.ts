@@ -66,7 +66,7 @@ export class EngineModelService implements ModelService {
     release(); // counting needs no weights
     const messages = readMessages(request, blobs, front);
     const { fixed, idsOf } = front.slots;
-    const context = pictureContext(request, front);
+    const context = pictureContext(request, front, this.#pool);
     const slots = new Map<number, readonly number[]>();
     for (const [blob, path] of fixed === null ? distinctPictures(request, messages) : [])
       slots.set(blob, idsOf(await this.#pictures.sizeOf(blobs[blob]!, path, context)));
@@ -103,7 +103,6 @@ export class EngineModelService implements ModelService {
             {
               ...ENGINE_DEFAULTS,
               id: idOf(index),
-              cacheScope: pictureContext(request, front).scope,
               tokenIds: layout.ids,
               maxNewTokens,
               sampling: { ...params, seed: choiceSeed(seed, index) },
@@ -165,7 +164,6 @@ export class EngineModelService implements ModelService {
           {
             ...ENGINE_DEFAULTS,
             id: idOf(index),
-            cacheScope: pictureContext(request, front).scope,
             tokenIds: Int32Array.from([...layout.ids, ...options[index]!]),
             maxNewTokens: 0,
             readFrom: layout.ids.length,

@@ -33,6 +33,7 @@ export interface PromptNeeds {
 export class PreparedPrompt {
   readonly layout: Layout;
   readonly maxNewTokens: number;
+  readonly #cacheScope: string;
   readonly #model: LoadedModel;
   readonly #thread: EngineThread;
   readonly #prepare: (id: string) => Promise<ReadonlyMap<number, PreparedPicture>>;
@@ -43,6 +44,7 @@ export class PreparedPrompt {
   private constructor(parts: {
     readonly layout: Layout;
     readonly maxNewTokens: number;
+    readonly cacheScope: string;
     readonly model: LoadedModel;
     readonly thread: EngineThread;
     readonly prepare: (id: string) => Promise<ReadonlyMap<number, PreparedPicture>>;
@@ -51,6 +53,7 @@ export class PreparedPrompt {
   }) {
     this.layout = parts.layout;
     this.maxNewTokens = parts.maxNewTokens;
+    this.#cacheScope = parts.cacheScope;
     this.#model = parts.model;
     this.#thread = parts.thread;
     this.#prepare = parts.prepare;
@@ -77,7 +80,7 @@ export class PreparedPrompt {
       const { front } = model;
       const needs = check(front);
       const messages = readMessages(request, blobs, front);
-      const context = pictureContext(request, front);
+      const context = pictureContext(request, front, pool);
       const distinct = distinctPictures(request, messages);
       const prepare = (id: string) => {
         held.add(id);
@@ -89,7 +92,16 @@ export class PreparedPrompt {
       const layout = layOut(messages, front, (blob) => fixed ?? idsOf(early!.get(blob)!.size));
       const maxNewTokens = admitted(layout, needs, front, capacity);
       const first = { id: firstId, pictures: early ?? (await prepare(firstId)) };
-      return new PreparedPrompt({ layout, maxNewTokens, model, thread, prepare, held, first });
+      return new PreparedPrompt({
+        layout,
+        maxNewTokens,
+        cacheScope: context.scope,
+        model,
+        thread,
+        prepare,
+        held,
+        first,
+      });
     } catch (error) {
       for (const id of held) thread.release(id);
       model.release();
@@ -112,7 +124,10 @@ export class PreparedPrompt {
   }
 
   /** Starts an engine request behind this prompt. Its pictures are prepared anew unless it is the first: by then they are cached. */
-  async *run(request: Omit<EngineRequest, 'images'>, signal: AbortSignal): ReturnType<EngineThread['run']> {
+  async *run(
+    request: Omit<EngineRequest, 'images' | 'cacheScope'>,
+    signal: AbortSignal,
+  ): ReturnType<EngineThread['run']> {
     const { id } = request;
     const pictures = id === this.#first.id ? this.#first.pictures : await this.#prepare(id);
     const images = this.layout.images.map(({ image, tokenStart, tokenCount }): ImageSlot => {
@@ -120,7 +135,7 @@ export class PreparedPrompt {
       return { start: tokenStart, tokens: tokenCount, key, picture };
     });
     this.#held.delete(id); // the engine takes it over with the first event that is asked for
-    yield* this.#thread.run(this.#model.id, { ...request, images }, signal);
+    yield* this.#thread.run(this.#model.id, { ...request, cacheScope: this.#cacheScope, images }, signal);
   }
 
   close(): void {
@@ -145,9 +160,14 @@ function admitted(layout: Layout, needs: PromptNeeds, { card }: ModelFront, capa
   throw new ApiError(code === 'empty_prompt' ? 'invalid_value' : code, message, { param: 'messages' });
 }
 
-export function pictureContext(request: GenerateRequest, front: ModelFront): PictureContext {
+/** Made once a request: without a tenant, every call gives another scope. */
+export function pictureContext(
+  request: GenerateRequest,
+  front: ModelFront,
+  { compute }: Pick<ModelPool, 'compute'>,
+): PictureContext {
   const tenant = request.tenant ?? null;
-  return { scope: cacheScope({ front, tenant }), tenant, front };
+  return { scope: cacheScope({ front, tenant, compute }), tenant, front };
 }
 
 /** The blobs that messages refer to, each once, and the path of the first picture that shows it. */
