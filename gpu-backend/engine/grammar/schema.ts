@@ -170,7 +170,11 @@ class SchemaCompiler {
         );
       contents.push(parseRegex(source, childPath(path, 'format'), true));
     }
-    return stringOfContent(contents, minLength, maxLength, path);
+    if (contents.length === 0 && minLength === 0 && maxLength === null) return rule(STRING);
+    // A rule of its own: its automaton is built once, wherever else such strings stand.
+    const name = `string ${JSON.stringify([minLength, maxLength, pattern, format])}`;
+    if (!this.rules.has(name)) this.rules.set(name, stringOfContent(contents, minLength, maxLength, path));
+    return rule(name);
   }
 
   #array(schema: Schema, path: string): Expr {
