@@ -5,6 +5,7 @@ import * as z from 'zod/mini';
 import { violationsOf } from '../shared/contract/errors.ts';
 import { ADAPTER_MODES } from './engine/adapter-mode.ts';
 import { compileChoice, SERVED_PRECISIONS } from './engine/precision.ts';
+import { DEVICE_CHOICES } from './runtime/device.ts';
 import type { ServeOptions } from './server/serve.ts';
 
 /** Everything a backend can be told, read from the environment once at start. */
@@ -32,6 +33,7 @@ const Environment = z.object({
   MANTIS_BACKEND_URL: z.optional(z.url()),
   MANTIS_DATA_DIR: z.optional(z.string()),
   MANTIS_MODELS: z._default(z.string(), `mantis-nano=${bundledModel}`),
+  MANTIS_DEVICE: z._default(z.enum(DEVICE_CHOICES), 'auto'),
   MANTIS_THREADS: integer(1, 256, 1),
   MANTIS_MAX_ROWS: integer(1, 1024, 16),
   MANTIS_KV_TOKENS: integer(64, 2 ** 30, 32_768),
@@ -65,6 +67,7 @@ export function parseConfig(environment: Readonly<Record<string, string | undefi
     publicUrl: env.MANTIS_BACKEND_URL ?? null,
     dataDir: join(env.MANTIS_DATA_DIR ?? join(tmpdir(), 'mantis'), 'backend'),
     models: env.MANTIS_MODELS.split(',').map(parseModel),
+    device: env.MANTIS_DEVICE,
     threads: env.MANTIS_THREADS,
     maxRows: env.MANTIS_MAX_ROWS,
     kvTokens: env.MANTIS_KV_TOKENS,

@@ -9,6 +9,7 @@ import { type Checkpoint, loadCheckpoint, readConfig, type WeightMap } from '../
 import { readManifest } from '../models/manifest.ts';
 import { canonicalName } from '../models/names.ts';
 import { partOf, type Storage } from '../models/storage.ts';
+import type { Placement } from '../runtime/device.ts';
 import { f32 } from '../runtime/session.ts';
 import type { AdapterMode } from './adapter-mode.ts';
 import { OnnxRunner } from './onnx-runner.ts';
@@ -20,6 +21,8 @@ export interface CompileOptions {
   readonly storage?: Storage;
   /** Keys and values. */
   readonly kv: KvFormat;
+  /** Default: the processor, where imported models always run. */
+  readonly placement?: Placement;
 }
 
 /** A model that can answer: a runner, and the adapter on it if the model is one. */

@@ -8,6 +8,7 @@ import { GRAPH_NAMES } from '../models/manifest.ts';
 import { servingWeights } from '../models/serving-weights.ts';
 import type { Storage } from '../models/storage.ts';
 import { type ModelGraph, visionGraph } from '../models/vlm.ts';
+import type { Placement } from '../runtime/device.ts';
 import { PrepackedWeights } from '../runtime/native/prepacked-weights.ts';
 import { Session, type Tensor } from '../runtime/session.ts';
 import { AdapterBank, type BatchAdapters } from './adapter-bank.ts';
@@ -22,6 +23,8 @@ export interface RunnerOptions {
   readonly storage?: Storage;
   /** How keys and values are stored. Default: f32. */
   readonly kv?: KvFormat;
+  /** Default: the processor. */
+  readonly placement?: Placement;
 }
 
 /**
@@ -78,7 +81,7 @@ export class OnnxRunner implements ModelRunner {
     const prepacked = new PrepackedWeights();
     const compile = async (model: ModelGraph): Promise<Session> => {
       for (const [name, tensor] of servingWeights(model, weights, storage, constants)) constants.set(name, tensor);
-      return await Session.create(model.graph, { threads: options.threads, initializers: constants, prepacked });
+      return await Session.create(model.graph, { ...ofSession(options), initializers: constants, prepacked });
     };
     const vision = await compile(visionGraph(config, undefined, storage));
     const graph = (images: boolean) => decodeGraph(config, { images, ...ofDecoder(options) });
@@ -87,7 +90,7 @@ export class OnnxRunner implements ModelRunner {
     return new OnnxRunner(config, options, { constants, prepacked }, { vision, text, withImages });
   }
 
-  /** Opens the graphs of an imported model, whose weights lie in the file beside them. */
+  /** Opens the graphs of an imported model, whose weights lie in the file beside them. They were lowered for the processor and run there. */
   static async open(dir: string, config: VlmConfig, threads: number): Promise<OnnxRunner> {
     const open = (name: string) => Session.open(join(dir, name), { threads, foldConstants: true });
     const sessions = { vision: await open(GRAPH_NAMES.vision), text: null, withImages: await open(GRAPH_NAMES.decode) };
@@ -106,7 +109,7 @@ export class OnnxRunner implements ModelRunner {
       const { storage } = this.#options;
       const model = visionGraph(this.config, undefined, storage);
       const initializers = servingWeights(model, mergeAdapter(weights, adapter), storage);
-      this.#visionOf.set(id, await Session.create(model.graph, { threads: this.#options.threads, initializers }));
+      this.#visionOf.set(id, await Session.create(model.graph, { ...ofSession(this.#options), initializers }));
     }
     this.#bank.add(id, adapter);
   }
@@ -152,12 +155,16 @@ export class OnnxRunner implements ModelRunner {
   async #compileAdapted(targets: readonly string[]): Promise<Decoder> {
     const { graph } = decodeGraph(this.config, { images: true, adapterTargets: targets, ...ofDecoder(this.#options) });
     const session = await Session.create(graph, {
-      threads: this.#options.threads,
+      ...ofSession(this.#options),
       initializers: this.#constants,
       prepacked: this.#prepacked,
     });
     return new Decoder(session, this.config, this.kv.format, true);
   }
+}
+
+function ofSession({ threads, placement }: RunnerOptions): { threads: number; placement?: Placement } {
+  return { threads, ...(placement === undefined ? {} : { placement }) };
 }
 
 function ofDecoder({ storage, kv }: RunnerOptions): { storage?: Storage; kv?: KvFormat } {

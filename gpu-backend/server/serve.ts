@@ -15,6 +15,8 @@ import { capacityFor } from '../engine/scheduler/capacity.ts';
 import type { ServiceStats } from '../engine/service.ts';
 import type { KvFormat } from '../models/decode.ts';
 import type { Storage } from '../models/storage.ts';
+import type { DeviceChoice } from '../runtime/device.ts';
+import { describeDevice, openDevice } from '../runtime/device-open.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { createApp } from './app.ts';
 import { EdgeClient } from './edge-client.ts';
@@ -38,6 +40,8 @@ export interface ServeOptions {
   /** Caches and work folders of jobs. */
   readonly dataDir: string;
   readonly models: readonly ServedModel[];
+  /** Where models run. */
+  readonly device: DeviceChoice;
   /** Threads of one ONNX Runtime session. */
   readonly threads: number;
   readonly maxRows: number;
@@ -106,6 +110,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   const id = `backend-${randomText(12)}`;
   const capacity = capacityFor(options);
   await mkdir(options.dataDir, { recursive: true });
+  const device = await openDevice(options.device, join(options.dataDir, 'devices'));
+  for (const line of describeDevice(device)) log.info(line);
   const edge = options.edgeUrl === null ? null : new EdgeClient({ url: options.edgeUrl, secret: options.secret });
   const overlays = edge === null ? null : new OverlayStore(edge, options.dataDir);
   const pool = new ModelPool({
@@ -114,6 +120,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     compile: {
       threads: options.threads,
       kv: options.kv,
+      ...(device.placement.device === 'cpu' ? {} : { placement: device.placement }),
       ...(options.storage === undefined ? {} : { storage: options.storage }),
     },
     prefixCacheBytes: options.prefixCacheBytes,
