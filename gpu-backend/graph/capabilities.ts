@@ -11,6 +11,8 @@ export interface Capabilities {
   readonly skipSimplifiedLayerNorm: boolean;
   /** com.microsoft RotaryEmbedding. */
   readonly rotaryEmbedding: boolean;
+  /** com.microsoft GroupQueryAttention over a whole prompt, with rotation. */
+  readonly groupQueryAttention: boolean;
   /** com.microsoft QuickGelu (x * sigmoid(alpha x)). */
   readonly quickGelu: boolean;
   /** LogSoftmax kernel; else an explicit log-sum-exp. */
@@ -28,6 +30,7 @@ export const CPU_CAPABILITIES: Capabilities = {
   simplifiedLayerNormStats: true,
   skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
+  groupQueryAttention: true,
   quickGelu: true,
   logSoftmax: true,
   matMulNBits: true,
@@ -42,6 +45,7 @@ export const STANDARD_CAPABILITIES: Capabilities = {
   simplifiedLayerNormStats: false,
   skipSimplifiedLayerNorm: false,
   rotaryEmbedding: false,
+  groupQueryAttention: false,
   quickGelu: false,
   logSoftmax: false,
   matMulNBits: false,
@@ -60,13 +64,14 @@ export const WEBGPU_CAPABILITIES: Capabilities = {
   simplifiedLayerNormStats: true,
   skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
+  groupQueryAttention: false,
   quickGelu: true,
   logSoftmax: false,
   matMulNBits: true,
   matMulIntegerToFloat: false,
 };
 
-/** What the CUDA provider of ONNX Runtime 1.30 registers, by its list of kernels; a wish as for WebGPU. */
+/** What the CUDA provider of ONNX Runtime 1.30 registers for f32, by its list of kernels; a wish as for WebGPU. */
 export const CUDA_CAPABILITIES: Capabilities = {
   device: 'cuda',
   fusedMatMul: true,
@@ -74,6 +79,7 @@ export const CUDA_CAPABILITIES: Capabilities = {
   simplifiedLayerNormStats: true,
   skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
+  groupQueryAttention: false,
   quickGelu: true,
   logSoftmax: true,
   matMulNBits: true,

@@ -21,8 +21,13 @@ export function contextTokens({ maxPositions }: Pick<DecoderConfig, 'maxPosition
   return Math.min(maxPositions, MAX_TABLE_POSITIONS);
 }
 
+export const ropeTables = (graph: Graph, text: DecoderConfig, positions_BS: Value): RopeTables => ({
+  positions_BS,
+  ...rotations(graph, text),
+});
+
 /** cos and sin of position · θ^(-2i/D) as constants [P, D/2], D the rotated features, P = min(maxPositions, 32768). */
-export function ropeTables(graph: Graph, text: DecoderConfig, positions_BS: Value): RopeTables {
+export function rotations(graph: Graph, text: DecoderConfig): Pick<RopeTables, 'cos' | 'sin'> {
   const count = contextTokens(text);
   const half = (text.rotaryDim ?? text.headDim) / 2;
   const cos = new Float32Array(count * half);
@@ -36,7 +41,7 @@ export function ropeTables(graph: Graph, text: DecoderConfig, positions_BS: Valu
       sin[p * half + i] = Math.sin(angle);
     }
   }
-  return { positions_BS, cos: graph.constant(cos, [count, half]), sin: graph.constant(sin, [count, half]) };
+  return { cos: graph.constant(cos, [count, half]), sin: graph.constant(sin, [count, half]) };
 }
 
 /** Repeats a bias [.., Q, K] for the G query heads of a group: [X, 1, Q, K] → [X, 1, G·Q, K]. */
@@ -126,7 +131,41 @@ export type DecoderLayer<T extends DecoderConfig> = (
 const named = (names: readonly string[], sizes: readonly number[]): (readonly [string, number])[] =>
   names.map((name, i) => [name, sizes[i] ?? 0]);
 
-/** One Llama or Mistral block over x [B·S, hidden]: RMSNorm, rotary grouped-query attention, RMSNorm, SwiGLU. */
+/** Query, key and value of a layer side by side over h [N, hidden] → [N, (H + 2 Hkv) D]. Only of weights that are joined. */
+export function joinedQkv(w: Weights, { heads, kvHeads, headDim }: TextConfig, layer: string, h: Value): Value {
+  const outs = [heads, kvHeads, kvHeads].map((count) => count * headDim);
+  return w.joined(h, `${layer}.self_attn`, named(['q_proj', 'k_proj', 'v_proj'], outs));
+}
+
+/**
+ * One Llama or Mistral block over x [N, hidden] around its attention: RMSNorm, attention, RMSNorm, SwiGLU.
+ * @param attention from normed rows [N, hidden] to joined heads [N, H·D], before the output projection
+ */
+export function llamaBlock(
+  w: Weights,
+  { hidden, intermediate, rmsNormEpsilon }: TextConfig,
+  layer: string,
+  x: Value,
+  attention: (h: Value) => Value,
+): Value {
+  const { graph } = w;
+  const norm = (v: Value, name: string): Value =>
+    g.rmsNorm(graph, v, w.get(`${layer}.${name}.weight`, [hidden]), rmsNormEpsilon);
+  const merged = attention(norm(x, 'input_layernorm'));
+  const y = w.linear(merged, `${layer}.self_attn.o_proj`, hidden, { residual: x });
+  const m = norm(y, 'post_attention_layernorm');
+  const sizes = [intermediate, intermediate];
+  const [gate, up] = (
+    w.joins
+      ? g.split(graph, w.joined(m, `${layer}.mlp`, named(['gate_proj', 'up_proj'], sizes)), 1, sizes)
+      : ['gate_proj', 'up_proj'].map((name) => w.linear(m, `${layer}.mlp.${name}`, intermediate))
+  ) as [Value, Value];
+  return w.linear(g.mul(graph, g.silu(graph, gate), up), `${layer}.mlp.down_proj`, hidden, { residual: y });
+}
+
+export const layerName = (index: number): string => `language_model.model.layers.${index}`;
+
+/** One Llama or Mistral block over x [B·S, hidden] with rotary grouped-query attention. */
 export function llamaLayer(
   w: Weights,
   text: TextConfig,
@@ -137,38 +176,25 @@ export function llamaLayer(
   attend: Attend,
 ): Value {
   const { graph } = w;
-  const { hidden, heads, kvHeads, headDim, rmsNormEpsilon } = text;
-  const layer = `language_model.model.layers.${index}`;
-  const norm = (v: Value, name: string): Value =>
-    g.rmsNorm(graph, v, w.get(`${layer}.${name}.weight`, [hidden]), rmsNormEpsilon);
-  const h = norm(x, 'input_layernorm');
+  const { heads, kvHeads, headDim } = text;
+  const layer = layerName(index);
   const toParts = (v: Value, count: number): Value => toHeads(graph, v, seq.batch, seq.length, count, headDim);
-  const part = (name: string, count: number): Value =>
-    toParts(w.linear(h, `${layer}.self_attn.${name}`, count * headDim), count);
   const rotate = (v: Value): Value => g.rope(graph, v, rope.positions_BS, rope.cos, rope.sin);
-  const ofOne = (): Value[] => {
-    const outs = [heads, kvHeads, kvHeads].map((count) => count * headDim);
-    const qkv = w.joined(h, `${layer}.self_attn`, named(['q_proj', 'k_proj', 'v_proj'], outs));
-    const [qk, v] = g.split(graph, toParts(qkv, heads + 2 * kvHeads), 1, [heads + kvHeads, kvHeads]) as [Value, Value];
-    return [...g.split(graph, rotate(qk), 1, [heads, kvHeads]), v];
-  };
-  const [q, k, v] = (
-    w.joins ? ofOne() : [rotate(part('q_proj', heads)), rotate(part('k_proj', kvHeads)), part('v_proj', kvHeads)]
-  ) as [Value, Value, Value];
-  const o = attend(index, q, k, v);
-  const merged = g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [
-    mulDims(seq.batch, seq.length),
-    heads * headDim,
-  ]);
-  const y = w.linear(merged, `${layer}.self_attn.o_proj`, hidden, { residual: x });
-  const m = norm(y, 'post_attention_layernorm');
-  const sizes = [text.intermediate, text.intermediate];
-  const [gate, up] = (
-    w.joins
-      ? g.split(graph, w.joined(m, `${layer}.mlp`, named(['gate_proj', 'up_proj'], sizes)), 1, sizes)
-      : ['gate_proj', 'up_proj'].map((name) => w.linear(m, `${layer}.mlp.${name}`, text.intermediate))
-  ) as [Value, Value];
-  return w.linear(g.mul(graph, g.silu(graph, gate), up), `${layer}.mlp.down_proj`, hidden, { residual: y });
+  return llamaBlock(w, text, layer, x, (h) => {
+    const part = (name: string, count: number): Value =>
+      toParts(w.linear(h, `${layer}.self_attn.${name}`, count * headDim), count);
+    const ofOne = (): Value[] => {
+      const all = toParts(joinedQkv(w, text, layer, h), heads + 2 * kvHeads);
+      const [qk, v] = g.split(graph, all, 1, [heads + kvHeads, kvHeads]) as [Value, Value];
+      return [...g.split(graph, rotate(qk), 1, [heads, kvHeads]), v];
+    };
+    const [q, k, v] = (
+      w.joins ? ofOne() : [rotate(part('q_proj', heads)), rotate(part('k_proj', kvHeads)), part('v_proj', kvHeads)]
+    ) as [Value, Value, Value];
+    const o = attend(index, q, k, v);
+    const rows = mulDims(seq.batch, seq.length);
+    return g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [rows, heads * headDim]);
+  });
 }
 
 const EMBED = 'language_model.model.embed_tokens';

@@ -53,6 +53,13 @@ const gemm = (transA: boolean, transB: boolean, alpha = 1, beta = 1): OpAttrs['g
 
 const nBits = (bits: 4 | 8, blockSize: number): OpAttrs['linearNBits'] => ({ bits, blockSize, accuracyLevel: 0 });
 
+const groups = (window: number | null): OpAttrs['groupQueryAttention'] => ({
+  heads: 4,
+  kvHeads: 2,
+  scale: 0.25,
+  window,
+});
+
 export const OP_CASES: readonly OpCase[] = [
   row('neg', '', {}, real(B, 4)),
   row('exp', '', {}, real(B, 4)),
@@ -122,6 +129,8 @@ export const OP_CASES: readonly OpCase[] = [
   row('rope', 'partial', { inverse: false }, real(B, 2, S, 6), index(5, B, S), real(5, 2), real(5, 2)),
   row('attention', 'no bias', { scale: 0.5 }, real(B, 2, S, 4), real(B, 2, 5, 4), real(B, 2, 5, 4)),
   row('attention', 'bias', { scale: 0.5 }, real(B, 2, S, 4), real(B, 2, 5, 4), real(B, 2, 5, 4), real(B, 1, 1, 5)),
+  row('groupQueryAttention', 'causal', groups(null), real(B, S, 128), real(9, 8), real(9, 8)),
+  row('groupQueryAttention', 'window', groups(2), real(B, S, 128), real(9, 8), real(9, 8)),
   row('gather', 'repeated rows', {}, real(4, 3), index(4, B, S)),
   row('scatterRows', 'set', { mode: 'set' }, real(5, 3), distinct(5, B), real(B, 3)),
   row('scatterRows', 'add with repeats', { mode: 'add' }, real(4, 3), index(4, 6), real(6, 3)),

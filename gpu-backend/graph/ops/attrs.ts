@@ -68,6 +68,16 @@ export interface OpAttrs {
   rope: { readonly inverse: boolean };
   /** (q [B, H, Q, D], k [B, H, K, D], v [B, H, K, D], bias?) → (o [B, H, Q, D], probabilities [B, H, Q, K]) */
   attention: { readonly scale: number };
+  /**
+   * (qkv [B, S, (H + 2 Hkv) D], cos [P, D/2], sin [P, D/2]) → (o [B, S, H D], keys [B, Hkv, S, D], values): rotation by positions
+   * 0 … S-1 and causal attention; with `window`, of the last so many keys only, the query's own among them.
+   */
+  groupQueryAttention: {
+    readonly heads: number;
+    readonly kvHeads: number;
+    readonly scale: number;
+    readonly window: number | null;
+  };
   /** Rows of axis 0. */
   gather: None;
   /** (data [R, ..], rows [N], updates [N, ..]) */

@@ -19,6 +19,7 @@ import {
   tanh,
   where,
 } from './elementwise.ts';
+import { groupQueryAttention } from './group-attention.ts';
 import { matmulInt8, quantizeRows } from './int8.ts';
 import { concat, expand, fill, gather, pad, reshape, scatterRows, slice, split, transpose } from './layout.ts';
 import { gemm, logSoftmax, matmul, softmax } from './linalg.ts';
@@ -71,6 +72,7 @@ export const OPS: { readonly [K in OpName]: OpRow<K> } = {
   addRmsNorm,
   rope,
   attention,
+  groupQueryAttention,
   gather,
   scatterRows,
   crossEntropy,

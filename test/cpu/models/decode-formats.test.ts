@@ -2,11 +2,13 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type DecodeOptions, decodeGraph, KEY_TILE_TOKENS } from '../../../gpu-backend/models/decode.ts';
+import { emptyPast } from '../../../gpu-backend/models/empty-past.ts';
 import { MASKED } from '../../../gpu-backend/models/llama.ts';
+import { prefillGraph } from '../../../gpu-backend/models/prefill.ts';
 import { initWeights, nanoConfig } from '../../../gpu-backend/models/presets.ts';
 import { servingWeights } from '../../../gpu-backend/models/serving-weights.ts';
 import type { Storage } from '../../../gpu-backend/models/storage.ts';
-import { causalBias } from '../../../gpu-backend/models/vlm.ts';
+import { causalBias, type ModelGraph } from '../../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
 
 const config = nanoConfig({
@@ -111,10 +113,15 @@ async function run(
   options: Partial<DecodeOptions>,
   feeds: Readonly<Record<string, Tensor>>,
 ): Promise<Record<string, Float32Array>> {
-  const model = decodeGraph(config, { images: false, ...options });
-  const session = await Session.create(model.graph, {
-    initializers: servingWeights(model, weights, options.storage),
-  });
+  return await runModel(decodeGraph(config, { images: false, ...options }), options.storage, feeds);
+}
+
+async function runModel(
+  model: ModelGraph,
+  storage: Storage | undefined,
+  feeds: Readonly<Record<string, Tensor>>,
+): Promise<Record<string, Float32Array>> {
+  const session = await Session.create(model.graph, { initializers: servingWeights(model, weights, storage) });
   try {
     const results = await session.run(feeds);
     return Object.fromEntries(Object.entries(results).map(([name, { data }]) => [name, data as Float32Array]));
@@ -207,6 +214,36 @@ describe('decoder graphs of every format', () => {
       assert.ok(relativeError(plain.logits, single.logits) > 0.05, 'the adapters do something');
     });
   }
+
+  for (const [name, storage] of Object.entries(storages))
+    for (const slidingWindow of [undefined, 4])
+      test(`a prompt's own graph gives what steps give, ${name}, window ${slidingWindow}`, async () => {
+        const windowed = slidingWindow === undefined ? config : { ...config, text: { ...config.text, slidingWindow } };
+        const options = { images: true, joins: true, ...(storage === undefined ? {} : { storage }) };
+        const [B, S] = [2, 9];
+        const { ids, positions, causal_bias, rows } = stepFeeds({ rows: B, newTokens: S, pastTokens: 0 });
+        const feeds = {
+          ids: ids!,
+          rows: rows!,
+          image_features: f32(noise(3 * config.text.hidden, 5), [3, config.text.hidden]),
+          image_rows: ints([2, 3, 12], [3]),
+        };
+        const steps = await runModel(decodeGraph(windowed, options), storage, {
+          ...feeds,
+          positions: ints(
+            Array.from({ length: B * S }, (_, i) => i % S),
+            positions!.shape,
+          ),
+          causal_bias: slidingWindow === undefined ? causal_bias! : f32(causalBias(S, 1, slidingWindow), [S, S]),
+          ...emptyPast(windowed, B),
+        });
+        const prompt = await runModel(prefillGraph(windowed, options), storage, feeds);
+        assert.deepEqual(Object.keys(prompt).sort(), Object.keys(steps).sort());
+        for (const output of Object.keys(steps)) {
+          const error = relativeError(prompt[output], steps[output]);
+          assert.ok(error < (storage === undefined ? 1e-5 : 0.02), `${output}: ${error}`);
+        }
+      });
 
   test('the weights of joined layers must be there', () => {
     const model = decodeGraph(config, { images: false, joins: true });
