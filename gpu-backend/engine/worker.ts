@@ -85,15 +85,21 @@ const handlers: { readonly [K in CallName]: (argument: Calls[K]['argument']) => 
   },
   async stats(): Promise<EngineStats> {
     return {
-      models: [...served.values()]
-        .filter(({ loaded }) => loaded.adapter === null)
-        .map(({ spec, engine }) => ({
-          model: spec.model,
-          kvBudgetTokens: spec.capacity.kvTokens,
-          counters: { ...engine.counters },
-          prefixes: { ...engine.prefixCounters },
-          ...engine.load,
-        })),
+      models: [...engines.values()].flatMap((engine) => {
+        // Adapters count with their base, which need not be served itself.
+        const names = [...served.values()].filter((one) => one.engine === engine);
+        const named = names.find(({ loaded }) => loaded.adapter === null) ?? names[0];
+        if (named === undefined) return [];
+        return [
+          {
+            model: named.spec.model,
+            kvBudgetTokens: named.spec.capacity.kvTokens,
+            counters: { ...engine.counters },
+            prefixes: { ...engine.prefixCounters },
+            ...engine.load,
+          },
+        ];
+      }),
       cache: {
         bytes: cache.bytes,
         entries: cache.size,

@@ -175,19 +175,21 @@ async function firstToken(dir: string): Promise<object> {
   const config = readConfig(dir);
   const { text, vision, tokensPerImage, imageToken } = config;
   const loadingAt = performance.now();
-  const runner = await new ModelLoader().load(dir, null, 1);
+  const { runner } = await new ModelLoader().load(dir, null, { threads: 1, kv: 'f32' });
   const loadedAt = performance.now();
   const pixels_CHW = Float32Array.from({ length: 3 * vision.imageSize ** 2 }, (_, i) => Math.sin(i / 1000));
-  const [features = new Float32Array(0)] = await runner.encode([
-    { pixels_CHW, width: vision.imageSize, height: vision.imageSize },
-  ]);
+  const [features = new Float32Array(0)] = await runner.encode(
+    [{ pixels_CHW, width: vision.imageSize, height: vision.imageSize }],
+    null,
+  );
   const encodedAt = performance.now();
   const ids = [
     128000,
     ...new Array<number>(tokensPerImage).fill(imageToken),
     ...Array.from({ length: 30 }, (_, i) => 1000 + i),
   ];
-  const layers = Array.from({ length: text.layers }, () => new Float32Array(text.kvHeads * text.headDim));
+  const nothing = () => new Float32Array(text.kvHeads * text.headDim);
+  const past = Array.from({ length: text.layers }, () => ({ k: nothing(), v: nothing(), kScale: null, vScale: null }));
   const { logits_RV } = await runner.forward({
     rows: 1,
     newTokens: ids.length,
@@ -195,9 +197,10 @@ async function firstToken(dir: string): Promise<object> {
     ids_BS: Int32Array.from(ids),
     positions_BS: Int32Array.from(ids, (_, i) => i),
     imageRows: [{ at: 1, features }],
-    pastKeys: layers,
-    pastValues: layers,
+    past,
     pastBias_B11T: Float32Array.of(MASKED),
+    isPastEmpty: true,
+    adapters: [null],
     logitRows_R: Int32Array.of(ids.length - 1),
   });
   if (!logits_RV.every(Number.isFinite)) throw new Error('the logits are not finite');

@@ -93,7 +93,7 @@ describe('imported models', () => {
       /ft:x was tuned from int8, which is an imported model here and takes no fine-tunes/,
     );
     await assert.rejects(
-      new ModelLoader().load(join(dir, 'int8'), join(dir, 'nano'), 1),
+      new ModelLoader().load(join(dir, 'int8'), join(dir, 'nano'), { threads: 1, kv: 'f32' }),
       /takes no fine-tunes: serve the checkpoint/,
     );
     assert.throws(() => loadCheckpoint(join(dir, 'int4')), /is an imported model, for serving only/);

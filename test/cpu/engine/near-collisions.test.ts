@@ -13,7 +13,7 @@ import { DiskTier } from '../../../gpu-backend/engine/feature-store-disk.ts';
 import { ModelPool } from '../../../gpu-backend/engine/model-pool.ts';
 import { EngineModelService } from '../../../gpu-backend/engine/model-service.ts';
 import { uniform } from '../../../gpu-backend/engine/random.ts';
-import type { Capacity } from '../../../gpu-backend/engine/scheduler/types.ts';
+import { capacityFor } from '../../../gpu-backend/engine/scheduler/capacity.ts';
 import { writeAdapter } from '../../../gpu-backend/models/adapter.ts';
 import { loadCheckpoint, readConfig, writeCheckpoint } from '../../../gpu-backend/models/load.ts';
 import { initAdapter } from '../../../gpu-backend/models/presets.ts';
@@ -25,14 +25,7 @@ import type { GenerateEvent, GenerateRequest } from '../../../shared/contract/ba
 import { writeRandomFamily } from '../../fixtures/random-families.ts';
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
 
-const capacity: Capacity = {
-  maxRows: 8,
-  kvTokens: 4096,
-  kvStepTokens: 64,
-  idleChunkTokens: 128,
-  busyChunkTokens: 64,
-  imagesPerRun: 4,
-};
+const capacity = capacityFor({ maxRows: 8, kvTokens: 4096 });
 /** 13 variants of each, then 4 worlds for some of them. */
 const BASES = 62;
 const WORLD_BASES = 50;
@@ -117,7 +110,7 @@ async function startService(store: FeatureStore | null, featureCacheBytes: numbe
       { id: 'other adapter', dir: join(dir, 'nano'), adapterDir: join(dir, 'adapter') },
     ],
     capacity,
-    threads: 1,
+    prefixCacheBytes: 64 << 20,
     featureCacheBytes,
     maxOverlays: 0,
     fetchOverlay: async () => assert.fail('no fine-tune is asked for'),
@@ -154,8 +147,8 @@ after(async () => {
 
 interface Answer {
   readonly text: string;
-  /** Log-probability of each token, rounded to what a batch may change. */
-  readonly logprobs: string;
+  /** Log-probability of each token. */
+  readonly logprobs: readonly number[];
   readonly cache: readonly string[];
 }
 
@@ -181,16 +174,16 @@ async function ask(
     deadlineMs: 60_000,
   };
   let text = '';
-  const logprobs: string[] = [];
+  const logprobs: number[] = [];
   let cache: readonly string[] = [];
   const events: AsyncIterable<GenerateEvent> = service.generate(request, [file], new AbortController().signal);
   for await (const event of events) {
     if (event.type === 'started') cache = event.imageCache ?? [];
     if (event.type !== 'delta') continue;
     text += event.text;
-    logprobs.push(...(event.logprobs ?? []).map(({ logprob }) => logprob.toFixed(3)));
+    logprobs.push(...(event.logprobs ?? []).map(({ logprob }) => logprob));
   }
-  return { text, logprobs: logprobs.join(), cache };
+  return { text, logprobs, cache };
 }
 
 async function askAll(service: EngineModelService, all: readonly Asked[], isCached: boolean): Promise<Answer[]> {
@@ -204,6 +197,14 @@ async function askAll(service: EngineModelService, all: readonly Asked[], isCach
   };
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
   return answers;
+}
+
+/** The same text, and probabilities as far as the sums of another batch may differ. */
+function assertSame(actual: Answer, expected: Answer, what: string): void {
+  assert.equal(actual.text, expected.text, what);
+  assert.equal(actual.logprobs.length, expected.logprobs.length, what);
+  for (const [i, logprob] of expected.logprobs.entries())
+    assert.ok(Math.abs(actual.logprobs[i]! - logprob) < 1e-4, `${what}: ${actual.logprobs} and ${expected.logprobs}`);
 }
 
 const encodedImages = async (service: EngineModelService): Promise<number> =>
@@ -254,16 +255,17 @@ test('1,000 near-collisions are encoded each for itself and answered as without 
   assert.equal(await encodedImages(later), 0);
   assert.equal((await later.stats()).pictures.decoded, 0);
   for (const [i, { what }] of all.entries()) {
-    const told = ({ text, logprobs }: Answer) => ({ text, logprobs });
-    const expected = told(uncached[i]!);
-    assert.deepEqual(told(cached[i]!), expected, what);
-    assert.deepEqual(told(again[i]!), expected, `${what}, from memory`);
-    assert.deepEqual(told(restarted[i]!), expected, `${what}, from disk`);
+    const expected = uncached[i]!;
+    assertSame(cached[i]!, expected, what);
+    assertSame(again[i]!, expected, `${what}, from memory`);
+    assertSame(restarted[i]!, expected, `${what}, from disk`);
     assert.deepEqual(again[i]?.cache, ['memory'], what);
     assert.deepEqual(restarted[i]?.cache, ['disk'], what);
   }
   // And they are other pictures to the model, not only to the cache.
-  const ofFuyu = uncached.filter((_, i) => all[i]?.model === 'fuyu').map(({ text, logprobs }) => `${text} ${logprobs}`);
+  const ofFuyu = uncached
+    .filter((_, i) => all[i]?.model === 'fuyu')
+    .map(({ text, logprobs }) => `${text} ${logprobs.map((p) => p.toFixed(3))}`);
   console.log(
     `# ${all.length} cases; ${new Set(ofFuyu).size} of ${ofFuyu.length} variants answered each in its own way`,
   );

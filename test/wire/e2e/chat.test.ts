@@ -89,8 +89,9 @@ test('pictures are seen, and seen in their order', async () => {
     await ask(['yellow-circle', 'two-black-squares']),
     await ask(['two-black-squares', 'yellow-circle']),
   ];
-  assert.equal(forward, again);
-  assert.notEqual(forward, swapped);
+  // The second time the prompt comes from the cache, in other pieces: the last bits may differ, the answer may not.
+  assert.ok(Math.abs(forward - again) < 1e-6, `${forward} and then ${again}`);
+  assert.ok(Math.abs(forward - swapped) > 1e-5, `${forward} and swapped ${swapped}`);
 });
 
 test('a picture by file id is the picture by data URL', async () => {
