@@ -129,9 +129,14 @@ export class Session {
     const weights = new Map([...(options.initializers ?? [])].filter(([name]) => isInput(graph, name)));
     const capabilities = options.capabilities ?? options.placement?.capabilities;
     if (bindingOf(options) === 'node') {
-      const values = new Map([...weights].map(([name, { data }]) => [name, data]));
-      const bytes = encodeGraph(graph, capabilities, { values });
-      return new Session(await NodeSession.create(bytes, ortOptions(options, graph)));
+      // Beside the model's bytes, not in them: those are copied once more and may not exceed 2 GB.
+      const files = [...weights].map(([name, { data }], i) => ({ name, path: `weight${i}`, data: bytesOf(data) }));
+      const places = new Map(
+        files.map(({ name, path, data }) => [name, { location: path, offsetBytes: 0, lengthBytes: data.byteLength }]),
+      );
+      const bytes = encodeGraph(graph, capabilities, { places });
+      const externalData = files.map(({ path, data }) => ({ path, data }));
+      return new Session(await NodeSession.create(bytes, { ...ortOptions(options, graph), externalData }));
     }
     // Placeholders: the session reads weights where they lie.
     const place = ({ data }: Tensor) => ({ location: 'initializers', offsetBytes: 0, lengthBytes: data.byteLength });
@@ -179,6 +184,9 @@ export class Session {
     await this.session.release();
   }
 }
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: TensorData): Uint8Array =>
+  new Uint8Array(buffer, byteOffset, byteLength);
 
 const isInput = (graph: Graph | LoopGraph, name: string): boolean =>
   (graph instanceof LoopGraph ? graph.body : graph).inputs.some((input) => input.name === name);
