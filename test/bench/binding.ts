@@ -5,7 +5,7 @@
  *     node --import tsx test/bench/binding.ts [overhead] [decode] [inPlace] [memory] [leak] [--runs 100000] [--window 200]
  *
  * overhead  120 tensors of 16 floats, 60 additions
- * decode    a step of the decoder of SmolLM2-135M's geometry, random weights as constants of the session, past filled with data
+ * decode    a step of the decoders of nano and of SmolLM2-135M's geometry: random weights as constants, a past full of data
  * inPlace   4 rows scattered into 64 MiB
  * memory    resident bytes of processes that have two sessions over the same weights
  * leak      runs, bindings and sessions made and released; resident bytes at each tenth of them
@@ -131,35 +131,23 @@ async function overhead() {
   });
 }
 
-/** Decoder of SmolLM2-135M: 134.5M parameters. */
-const CONFIG = nanoConfig({
-  vocab: 49152,
-  imageToken: 3,
-  bosToken: 1,
-  eosTokens: [2],
-  padToken: 0,
-  hidden: 576,
-  layers: 30,
-  heads: 9,
-  kvHeads: 3,
-  intermediate: 1536,
-  maxPositions: 8192,
-  tiedHead: true,
-});
+const TOKENS = { imageToken: 3, bosToken: 1, eosTokens: [2], padToken: 0, tiedHead: true, maxPositions: 8192 };
+const DECODERS = {
+  /** Decoder of SmolLM2-135M: 134.5M parameters. */
+  '135M': nanoConfig({ ...TOKENS, vocab: 49152, hidden: 576, layers: 30, heads: 9, kvHeads: 3, intermediate: 1536 }),
+  /** The size of the model that the project ships. */
+  nano: nanoConfig({ ...TOKENS, vocab: 2048 }),
+} as const;
 
 const INT8: Storage = { ...chooseStorage({ precision: 'int8' }), w8a8: true };
 
-function decoder(format: 'f32' | 'int8') {
-  const model = decodeGraph(
-    CONFIG,
-    format === 'f32' ? { images: false } : { images: false, storage: INT8, kv: 'int8' },
-  );
-  // The names and shapes of plain f32 weights, whatever the graph stores.
-  const { weights: shapes } = decodeGraph(CONFIG, { images: false });
+function decoder(size: keyof typeof DECODERS, format: 'f32' | 'int8') {
+  const config = DECODERS[size];
+  const plain = decodeGraph(config, { images: false });
+  const model = format === 'f32' ? plain : decodeGraph(config, { images: false, storage: INT8, kv: 'int8' });
   const floats = new Map(
-    [...shapes].map(([name, shape]) => {
-      const data = noise(shape.reduce((a, b) => a * b, 1));
-      for (let i = 0; i < data.length; i++) data[i] = data[i]! * 0.05;
+    [...plain.weights].map(([name, shape]) => {
+      const data = noise(shape.reduce((a, b) => a * b, 1)).map((value) => value * 0.05);
       return [name, f32(data, shape)] as const;
     }),
   );
@@ -168,8 +156,13 @@ function decoder(format: 'f32' | 'int8') {
 
 async function decode() {
   const results: Record<string, unknown> = {};
-  for (const format of ['f32', 'int8'] as const) {
-    const { graph, weights } = decoder(format);
+  for (const [size, format] of [
+    ['nano', 'f32'],
+    ['nano', 'int8'],
+    ['135M', 'f32'],
+    ['135M', 'int8'],
+  ] as const) {
+    const { graph, weights } = decoder(size, format);
     const sessions = new Map<Binding, Session>();
     for (const binding of BINDINGS)
       sessions.set(binding, await Session.create(graph, { initializers: weights, binding }));
@@ -187,7 +180,9 @@ async function decode() {
         nativeRun: async () => void (await native.run(feeds)),
         nativeBound: () => bound.run(),
       });
-      results[`${format} B${B} ctx${T}`] = times;
+      const name = `${size} ${format} B${B} ctx${T}`;
+      results[name] = times;
+      console.log(name, times);
       bound.release();
     }
     for (const session of sessions.values()) await session.release();
@@ -246,7 +241,7 @@ async function inPlace() {
 
 /** In a process of its own: two sessions over the same weights, such as prefill and decode have. */
 async function resident(kind: string): Promise<void> {
-  const { graph, weights } = decoder('int8');
+  const { graph, weights } = decoder('135M', 'int8');
   collectGarbage();
   const before = mebibytes();
   const prepacked = kind === 'shared' ? { prepacked: new PrepackedWeights() } : {};
