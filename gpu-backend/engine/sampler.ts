@@ -88,9 +88,14 @@ export function withLogprobs(logits_V: Float32Array, id: number, topLogprobs: nu
 
 /** Less than e^-40 as likely as the likeliest token: all of a vocabulary of them would not change a rounding. */
 const NEGLIGIBLE = 40;
-/** Tokens that may be drawn, their ids and weights; grown to the largest vocabulary and used within one call only. */
+/** Classes of likelihood, by eighths of a nat below the likeliest token. */
+const CLASSES_PER_NAT = 8;
+const CLASSES = NEGLIGIBLE * CLASSES_PER_NAT + 1;
+/** Candidates of one call: ids, likelihood relative to the likeliest, class. Grown to the largest vocabulary. */
 let ids = new Int32Array(0);
 let weights = new Float64Array(0);
+let classes = new Uint16Array(0);
+const massOfClass = new Float64Array(CLASSES);
 
 /**
  * Draws a token: temperature, then top-k, top-p and min-p in HF's order.
@@ -109,27 +114,30 @@ export function choose(
     throw new Error(`Expected finite logits, got none among ${logits_V.length}; the weights are damaged or diverged.`);
   if (temperature === 0) return best;
 
-  const candidates = among?.length ?? logits_V.length;
+  const from = topK > 0 && topK < (among?.length ?? logits_V.length) ? mostLikely(logits_V, topK, among) : among;
+  const candidates = from?.length ?? logits_V.length;
   if (ids.length < candidates) {
     ids = new Int32Array(candidates);
     weights = new Float64Array(candidates);
+    classes = new Uint16Array(candidates);
   }
-  const isTruncated = topK > 0 || topP < 1;
-  // Without top-k and top-p, min-p alone is a threshold that needs no weights.
-  const least = isTruncated || minP === 0 ? -NEGLIGIBLE : Math.max(-NEGLIGIBLE, Math.log(minP));
-  const threshold = most + temperature * least;
+  // Without top-p, min-p is a threshold that needs no weights.
+  const least = topP < 1 || minP === 0 ? NEGLIGIBLE : Math.min(NEGLIGIBLE, -Math.log(minP));
+  const threshold = most - temperature * least;
   let count = 0;
   let sum = 0;
   for (let index = 0; index < candidates; index++) {
-    const id = among === null ? index : among[index]!;
+    const id = from === null ? index : from[index]!;
     const value = logits_V[id]!;
     if (!(value >= threshold)) continue;
+    const below = (most - value) / temperature;
+    const weight = Math.exp(-below);
     ids[count] = id;
-    const weight = Math.exp((value - most) / temperature);
+    classes[count] = below * CLASSES_PER_NAT;
     weights[count++] = weight;
     sum += weight;
   }
-  if (isTruncated) [count, sum] = truncate(count, sum, topK, topP, minP);
+  if (topP < 1) [count, sum] = nucleus(count, topP * sum, minP);
   let target = uniform(seed, counter) * sum;
   for (let index = 0; index < count; index++) {
     target -= weights[index]!;
@@ -139,59 +147,33 @@ export function choose(
 }
 
 /**
- * Keeps the most likely candidates, best first, at the front of `ids` and `weights`; gives their number and their sum. Top-p is a
- * share of what top-k leaves.
+ * Keeps the likeliest candidates until they have the mass, and of those the ones that are `minP` as likely as the best. Whole classes
+ * of likelihood are kept or dropped; only the one in which the mass is reached is sorted.
+ * @returns their number and their sum
  */
-function truncate(count: number, sum: number, topK: number, topP: number, minP: number): [count: number, sum: number] {
-  // A heap gives the best ones one by one, as many as are kept, and never sorts the rest. They gather behind the shrinking heap.
-  for (let at = (count >>> 1) - 1; at >= 0; at--) sink(at, count);
-  const isCut = topK > 0 && topK < count;
-  const pops = isCut ? topK : count;
-  const needed = isCut ? Number.POSITIVE_INFINITY : topP * sum;
-  let mass = 0;
-  let popped = 0;
-  while (popped < pops && (topP === 1 || mass < needed)) {
-    mass += weights[0]!;
-    popped++;
-    swap(0, count - popped);
-    sink(0, count - popped);
+function nucleus(count: number, mass: number, minP: number): [count: number, sum: number] {
+  massOfClass.fill(0);
+  for (let index = 0; index < count; index++) massOfClass[classes[index]!]! += weights[index]!;
+  let missing = mass;
+  let last = 0;
+  while (last < CLASSES - 1 && massOfClass[last]! < missing) missing -= massOfClass[last++]!;
+  const edge: number[] = [];
+  for (let index = 0; index < count; index++) if (classes[index] === last) edge.push(index);
+  edge.sort((a, b) => weights[b]! - weights[a]! || ids[a]! - ids[b]!);
+  const dropped = new Set<number>();
+  for (const index of edge) {
+    if (missing <= 0) dropped.add(index);
+    missing -= weights[index]!;
   }
-  const bestIds = ids.slice(count - popped, count).reverse();
-  const bestWeights = weights.slice(count - popped, count).reverse();
-  const share = topP === 1 ? Number.POSITIVE_INFINITY : topP * (isCut ? mass : sum);
   let kept = 0;
-  let total = 0;
-  while (kept < popped && total < share && bestWeights[kept]! >= minP * bestWeights[0]!) {
-    ids[kept] = bestIds[kept]!;
-    weights[kept] = bestWeights[kept]!;
-    total += bestWeights[kept++]!;
+  let sum = 0;
+  for (let index = 0; index < count; index++) {
+    if (classes[index]! > last || weights[index]! < minP || dropped.has(index)) continue;
+    ids[kept] = ids[index]!;
+    weights[kept] = weights[index]!;
+    sum += weights[kept++]!;
   }
-  return [kept, total];
-}
-
-/** Whether candidate a goes before b: more likely, or equal with the smaller id. */
-function isBefore(a: number, b: number): boolean {
-  return weights[a]! > weights[b]! || (weights[a] === weights[b] && ids[a]! < ids[b]!);
-}
-
-function sink(from: number, count: number): void {
-  let at = from;
-  for (;;) {
-    let child = 2 * at + 1;
-    if (child >= count) return;
-    if (child + 1 < count && isBefore(child + 1, child)) child++;
-    if (!isBefore(child, at)) return;
-    swap(at, child);
-    at = child;
-  }
-}
-
-function swap(a: number, b: number): void {
-  const [id, weight] = [ids[a]!, weights[a]!];
-  ids[a] = ids[b]!;
-  weights[a] = weights[b]!;
-  ids[b] = id;
-  weights[b] = weight;
+  return [kept, sum];
 }
 
 function argmaxAmong(logits_V: Float32Array, among: ArrayLike<number>): number {
@@ -207,23 +189,47 @@ function argmaxAmong(logits_V: Float32Array, among: ArrayLike<number>): number {
   return best;
 }
 
-/** Ids of the `count` largest logits, best first; equals by id. A bounded insertion keeps small counts linear in the vocabulary. */
-function mostLikely(logits_V: Float32Array, count: number): number[] {
+/**
+ * Ids of the `count` largest logits, best first; equals by id. A heap of that size holds the best so far, the worst of them on top:
+ * most of a vocabulary costs one comparison each.
+ */
+function mostLikely(logits_V: Float32Array, count: number, among: ArrayLike<number> | null = null): number[] {
   if (count <= 0) return [];
-  const best: number[] = [];
-  for (let id = 0; id < logits_V.length; id++) {
-    const value = logits_V[id]!;
-    if (Number.isNaN(value) || (best.length === count && value <= logits_V[best[count - 1]!]!)) continue;
-    // Binary search for its place: after all that are as large or larger.
-    let low = 0;
-    let high = best.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (logits_V[best[middle]!]! >= value) low = middle + 1;
-      else high = middle;
+  const heap: number[] = [];
+  const isWorse = (a: number, b: number) => logits_V[a]! < logits_V[b]! || (logits_V[a] === logits_V[b] && a > b);
+  const sink = () => {
+    for (let at = 0; ; ) {
+      let child = 2 * at + 1;
+      if (child >= heap.length) return;
+      if (child + 1 < heap.length && isWorse(heap[child + 1]!, heap[child]!)) child++;
+      if (!isWorse(heap[child]!, heap[at]!)) return;
+      [heap[at], heap[child]] = [heap[child]!, heap[at]!];
+      at = child;
     }
-    best.splice(low, 0, id);
-    if (best.length > count) best.pop();
+  };
+  const rise = () => {
+    for (let at = heap.length - 1; at > 0; ) {
+      const parent = (at - 1) >>> 1;
+      if (!isWorse(heap[at]!, heap[parent]!)) return;
+      [heap[at], heap[parent]] = [heap[parent]!, heap[at]!];
+      at = parent;
+    }
+  };
+  const candidates = among?.length ?? logits_V.length;
+  let worst = Number.NEGATIVE_INFINITY;
+  for (let index = 0; index < candidates; index++) {
+    const id = among === null ? index : among[index]!;
+    const value = logits_V[id]!;
+    if (heap.length < count) {
+      if (Number.isNaN(value) || value === undefined) continue;
+      heap.push(id);
+      rise();
+    } else {
+      if (!(value >= worst) || !isWorse(heap[0]!, id)) continue;
+      heap[0] = id;
+      sink();
+    }
+    worst = logits_V[heap[0]!]!;
   }
-  return best;
+  return heap.sort((a, b) => logits_V[b]! - logits_V[a]! || a - b);
 }

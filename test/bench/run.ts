@@ -10,6 +10,8 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   'quant-agreement': 'answers of quantised weights against those of f32',
   'import-large': 'importing a checkpoint of several gigabytes: rate and memory',
   'feature-tiers': 'finding features of pictures on disk and in the object store',
+  'mask-cost': 'what following a JSON schema costs a token',
+  structured: 'answers of the shipped model to random schemas, checked by another validator',
   gpu: 'serving and training steps on accelerators, and tokens by the loop',
   chart: 'the charts of stored results, as SVG',
 };
