@@ -125,6 +125,7 @@ const contenders: Record<string, ContenderReport> = Object.fromEntries(
     {
       group: one.spec.group,
       cases: results.get(one) ?? {},
+      loadRssMb: Math.round(one.child.loadRssMb),
       peakRssMb: Math.round(one.child.peakRssMb),
       logprobError: Number((errors.get(one) ?? Number.NaN).toPrecision(3)),
     },

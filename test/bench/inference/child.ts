@@ -7,6 +7,8 @@ export class Child {
   readonly #process: ChildProcess;
   readonly #lines: AsyncIterator<string>;
   #log = '';
+  /** Largest resident memory while loading, and since. */
+  loadRssMb = 0;
   peakRssMb = 0;
 
   private constructor(process: ChildProcess) {
@@ -31,6 +33,8 @@ export class Child {
     const [program = '', ...args] = [...pin, ...command];
     const child = new Child(spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, ...env } }));
     await child.#answer();
+    child.loadRssMb = child.peakRssMb;
+    child.peakRssMb = 0;
     return child;
   }
 

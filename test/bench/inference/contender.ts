@@ -2,7 +2,7 @@
  * What the benchmark asks of an engine, and the loop by which a child process offers it: one JSON object a line on stdin, one
  * answer a line on stdout. `torch_contender.py` speaks the same lines.
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 
 export interface ServedRequest {
@@ -60,6 +60,7 @@ export interface Answer {
   readonly cpuMs?: number;
   /** Little-endian f32, base64. */
   readonly logits?: string;
+  /** Largest resident memory: of loading in the first answer, of running in the others. */
   readonly peakRssMb: number;
 }
 
@@ -102,6 +103,8 @@ export async function offer(create: () => Promise<Contender>): Promise<void> {
     process.exit(1);
   }
   tell({ peakRssMb: peakRssMb() });
+  // From here on the peak is that of running, without loading (proc(5), clear_refs).
+  writeFileSync('/proc/self/clear_refs', '5');
   for await (const line of createInterface({ input: process.stdin })) {
     let result: object;
     try {

@@ -74,9 +74,13 @@ class LlamaCpp implements Contender {
     return new LlamaCpp(llama._bindings, model);
   }
 
+  /** The last id goes through the cache, as in decoding. */
   async logits(ids: readonly number[]): Promise<Float32Array> {
     const context = await this.#open(1, ids.length);
-    const index = await this.#read(context, 0, ids);
+    await this.#read(context, 0, ids.slice(0, -1));
+    context.initBatch(1);
+    const [index = -1] = context.addToBatch(0, ids.length - 1, Uint32Array.from(ids.slice(-1)), LAST_OF_ONE);
+    await context.decodeBatch();
     const sampler = new this.bindings.AddonSampler(this.model);
     sampler.applyConfig({ temperature: 0 });
     const { vocab } = BENCH_CONFIG.text;
@@ -192,18 +196,15 @@ class LlamaCpp implements Contender {
     return context;
   }
 
-  /** Reads a prompt in chunks; gives the index of the last token's logits. */
-  async #read(context: Context, sequence: number, ids: readonly number[]): Promise<number> {
-    let index = -1;
+  /** Reads a prompt in chunks; logits are computed for its last token. */
+  async #read(context: Context, sequence: number, ids: readonly number[]): Promise<void> {
     for (let from = 0; from < ids.length; from += CHUNK) {
       const chunk = Uint32Array.from(ids.slice(from, from + CHUNK));
       const isLast = from + CHUNK >= ids.length;
       context.initBatch(chunk.length);
-      const indexes = context.addToBatch(sequence, from, chunk, isLast ? Uint32Array.of(chunk.length - 1) : NONE);
+      context.addToBatch(sequence, from, chunk, isLast ? Uint32Array.of(chunk.length - 1) : NONE);
       await context.decodeBatch();
-      if (isLast) index = indexes[0] ?? -1;
     }
-    return index;
   }
 
   #token(row: number, step: number): Uint32Array {

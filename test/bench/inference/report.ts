@@ -6,6 +6,8 @@ export interface ContenderReport {
   readonly group: Group;
   /** Rates by case id. */
   readonly cases: Readonly<Record<string, CaseResult>>;
+  /** Largest resident memory, while loading and while running. */
+  readonly loadRssMb: number;
   readonly peakRssMb: number;
   /** Error of log-probabilities against the f32 model, as a share of their standard deviation. */
   readonly logprobError: number;
@@ -66,12 +68,16 @@ export function table(
   const width = Math.max(30, ...Object.keys(contenders).map((name) => name.length + 2));
   const line = (first: string, cells: readonly string[]): string =>
     first.padEnd(width) + cells.map((cell, i) => cell.padStart((ids[i] ?? '').length + 3 > 15 ? 17 : 15)).join('');
-  const rows = Object.entries(contenders).map(([name, { cases, peakRssMb, logprobError }]) => {
+  const rows = Object.entries(contenders).map(([name, { cases, loadRssMb, peakRssMb, logprobError }]) => {
     const cells = ids.map((id) => {
       const result = cases[id];
       return result === undefined ? '-' : `${short(result[clock])}${result.loud > 0 ? '~' : ''}`;
     });
-    return line(name, [...cells, peakRssMb.toFixed(0), `${(100 * logprobError).toFixed(1)} %`]);
+    return line(name, [
+      ...cells,
+      `${loadRssMb.toFixed(0)} ${peakRssMb.toFixed(0)}`,
+      `${(100 * logprobError).toFixed(1)} %`,
+    ]);
   });
   const bars = GROUPS.flatMap((group) => {
     const own = list.filter(({ against }) => against === group);
@@ -83,8 +89,8 @@ export function table(
     return [line(`ratio/bar ${group}`, cells)];
   });
   return [
-    `tokens a second${clock === 'cpuRate' ? ' of CPU time' : ''}; served: requests a second; ~ = some windows were not quiet`,
-    line('', [...ids, 'peak RSS MB', 'error']),
+    `tokens a second${clock === 'cpuRate' ? ' of CPU time' : ''}; served: requests a second; ~ = some windows were not quiet; RSS: peaks in MB`,
+    line('', [...ids, 'RSS load run', 'error']),
     ...rows,
     '',
     ...bars,

@@ -59,10 +59,13 @@ class TransformersJs implements Contender {
     return new TransformersJs(library, loaded);
   }
 
+  /** The last id goes through the cache, as in decoding. */
   async logits(ids: readonly number[]): Promise<Float32Array> {
+    const { past_key_values } = await this.#generate([ids.slice(0, -1)], { max_new_tokens: 1 });
     const { logits } = await this.model.forward({
-      input_ids: this.#ids([ids]),
+      input_ids: this.#ids([ids.slice(-1)]),
       attention_mask: this.#ones(1, ids.length),
+      past_key_values,
       num_logits_to_keep: new this.library.Tensor('int64', BigInt64Array.of(1n), []),
     });
     return logits.data as Float32Array;

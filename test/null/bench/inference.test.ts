@@ -11,6 +11,7 @@ const result = (rate: number): CaseResult => ({ rate, low: rate, high: rate, cpu
 const contender = (group: ContenderReport['group'], rates: Readonly<Record<string, number>>): ContenderReport => ({
   group,
   cases: Object.fromEntries(Object.entries(rates).map(([id, rate]) => [id, result(rate)])),
+  loadRssMb: 500,
   peakRssMb: 300,
   logprobError: 0.01,
 });
