@@ -33,6 +33,7 @@ export class Decoder {
   readonly #config: VlmConfig;
   readonly #format: KvFormat;
   readonly #hasImages: boolean;
+  readonly #hasNoPast: boolean;
   /** One for single tokens and one for chunks, whose sizes differ all the time. */
   #step: Bound | null = null;
   #chunk: Bound | null = null;
@@ -40,28 +41,36 @@ export class Decoder {
   /** `past_positions` of the last run that needed them; rows × T changes rarely. */
   #pastPositions: Tensor | null = null;
 
-  /** @param hasImages whether the graph takes `image_features` and `image_rows` */
-  constructor(session: Session, config: VlmConfig, format: KvFormat, hasImages: boolean) {
+  /**
+   * @param hasImages whether the graph takes `image_features` and `image_rows`
+   * @param hasNoPast whether it is a prefillGraph, for the beginnings of prompts
+   */
+  constructor(session: Session, config: VlmConfig, format: KvFormat, hasImages: boolean, hasNoPast = false) {
     this.#session = session;
     this.#config = config;
     this.#format = format;
     this.#hasImages = hasImages;
+    this.#hasNoPast = hasNoPast;
   }
 
   /** @param adapters of the batch's rows, where the graph has a bank of them */
   async forward(batch: ForwardBatch, adapters: BatchAdapters | null): Promise<ForwardResult> {
     const { rows: B, newTokens: S, pastTokens: T } = batch;
-    const bound = S === 1 ? (this.#step ??= this.#bind()) : (this.#chunk ??= this.#bind());
+    this.#step ??= this.#bind();
+    this.#chunk ??= this.#bind();
+    const bound = S === 1 ? this.#step : this.#chunk;
     const { run } = bound;
     run.input('ids', ints(batch.ids_BS, [B, S]));
-    run.input('positions', ints(batch.positions_BS, [B, S]));
-    run.input('causal_bias', this.#causalBias(S));
-    run.input('past_bias', f32(batch.pastBias_B11T, [B, 1, 1, T]));
     run.input('rows', ints(batch.logitRows_R, [batch.logitRows_R.length]));
     if (this.#hasImages) this.#bindImages(run, batch);
     else if (batch.imageRows.length > 0) throw new Error('internal: this decoder takes no pictures');
-    if (hasPastWindow(this.#config)) run.input('past_positions', this.#positionsOfPast(B, T));
-    this.#bindPast(bound, batch);
+    if (!this.#hasNoPast) {
+      run.input('positions', ints(batch.positions_BS, [B, S]));
+      run.input('causal_bias', this.#causalBias(S));
+      run.input('past_bias', f32(batch.pastBias_B11T, [B, 1, 1, T]));
+      if (hasPastWindow(this.#config)) run.input('past_positions', this.#positionsOfPast(B, T));
+      this.#bindPast(bound, batch);
+    }
     if (adapters !== null) bindAdapters(bound, adapters, batch);
     this.#bindOutputs(bound, B, S, batch.logitRows_R.length);
     await run.run();

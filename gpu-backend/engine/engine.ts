@@ -347,7 +347,8 @@ export class Engine {
   }
 
   #restore(live: Live): number {
-    return this.#prefixes.restore(live, this.#rows.arena(live), this.#rows.slot(live));
+    const makeRoom = (tokens: number) => this.#rows.pool.ensureCapacity(live.class, tokens);
+    return this.#prefixes.restore(live, this.#rows.arena(live), this.#rows.slot(live), makeRoom);
   }
 
   #store(live: Live): void {

@@ -5,6 +5,7 @@ import { decodeGraph, type KvFormat } from '../models/decode.ts';
 import type { Picture } from '../models/family.ts';
 import type { WeightMap } from '../models/load.ts';
 import { GRAPH_NAMES } from '../models/manifest.ts';
+import { hasPrefillGraph, prefillGraph } from '../models/prefill.ts';
 import { servingWeights } from '../models/serving-weights.ts';
 import type { Storage } from '../models/storage.ts';
 import { type ModelGraph, visionGraph } from '../models/vlm.ts';
@@ -39,8 +40,9 @@ export class OnnxRunner implements ModelRunner {
   readonly #constants: ReadonlyMap<string, Tensor>;
   readonly #prepacked: PrepackedWeights;
   readonly #vision: Session;
-  /** Where both bindings share weights, single tokens have a graph without pictures. */
+  /** Where sessions share packed weights, further graphs cost nothing: one without pictures, one for the beginnings of prompts. */
   readonly #text: Decoder | null;
+  readonly #first: Decoder | null;
   readonly #withImages: Decoder;
   readonly #bank = new AdapterBank();
   /** Decoders with a bank, by what they adapt. */
@@ -52,7 +54,12 @@ export class OnnxRunner implements ModelRunner {
     config: VlmConfig,
     options: RunnerOptions,
     shared: { readonly constants: ReadonlyMap<string, Tensor>; readonly prepacked: PrepackedWeights },
-    sessions: { readonly vision: Session; readonly text: Session | null; readonly withImages: Session },
+    sessions: {
+      readonly vision: Session;
+      readonly text: Session | null;
+      readonly first: Session | null;
+      readonly withImages: Session;
+    },
   ) {
     const { layers, kvHeads, headDim } = config.text;
     const format = options.kv ?? 'f32';
@@ -63,6 +70,7 @@ export class OnnxRunner implements ModelRunner {
     this.#prepacked = shared.prepacked;
     this.#vision = sessions.vision;
     this.#text = sessions.text === null ? null : new Decoder(sessions.text, config, format, false);
+    this.#first = sessions.first === null ? null : new Decoder(sessions.first, config, format, true, true);
     this.#withImages = new Decoder(sessions.withImages, config, format, true);
   }
 
@@ -86,14 +94,20 @@ export class OnnxRunner implements ModelRunner {
     const vision = await compile(visionGraph(config, undefined, storage));
     const graph = (images: boolean) => decodeGraph(config, { images, ...ofDecoder(options) });
     const withImages = await compile(graph(true));
-    const text = withImages.binding === 'native' ? await compile(graph(false)) : null;
-    return new OnnxRunner(config, options, { constants, prepacked }, { vision, text, withImages });
+    const sharesWeights = withImages.binding === 'native';
+    const text = sharesWeights ? await compile(graph(false)) : null;
+    const hasFirst = sharesWeights && hasPrefillGraph(config);
+    const first = hasFirst
+      ? await compile(prefillGraph(config, { images: true, ...(storage === undefined ? {} : { storage }) }))
+      : null;
+    return new OnnxRunner(config, options, { constants, prepacked }, { vision, text, first, withImages });
   }
 
   /** Opens the graphs of an imported model, whose weights lie in the file beside them. They were lowered for the processor and run there. */
   static async open(dir: string, config: VlmConfig, threads: number): Promise<OnnxRunner> {
     const open = (name: string) => Session.open(join(dir, name), { threads, foldConstants: true });
-    const sessions = { vision: await open(GRAPH_NAMES.vision), text: null, withImages: await open(GRAPH_NAMES.decode) };
+    const [vision, withImages] = [await open(GRAPH_NAMES.vision), await open(GRAPH_NAMES.decode)];
+    const sessions = { vision, text: null, first: null, withImages };
     const shared = { constants: new Map(), prepacked: new PrepackedWeights() };
     return new OnnxRunner(config, { threads }, shared, sessions);
   }
@@ -129,13 +143,14 @@ export class OnnxRunner implements ModelRunner {
   async forward(batch: ForwardBatch): Promise<ForwardResult> {
     const adapters = this.#bank.forRows(batch.adapters);
     if (adapters !== null) return await (await this.#decoderWith(adapters)).forward(batch, adapters);
+    if (batch.isPastEmpty && this.#first !== null) return await this.#first.forward(batch, null);
     const decoder = batch.imageRows.length === 0 && this.#text !== null ? this.#text : this.#withImages;
     return await decoder.forward(batch, null);
   }
 
   async dispose(): Promise<void> {
     const adapted = await Promise.all(this.#adapted.values());
-    const decoders = [this.#withImages, ...(this.#text === null ? [] : [this.#text]), ...adapted];
+    const decoders = [this.#withImages, this.#text, this.#first, ...adapted].filter((decoder) => decoder !== null);
     for (const decoder of decoders) await decoder.release();
     for (const session of [this.#vision, ...this.#visionOf.values()]) await session.release();
   }
@@ -167,6 +182,6 @@ function ofSession({ threads, placement }: RunnerOptions): { threads: number; pl
   return { threads, ...(placement === undefined ? {} : { placement }) };
 }
 
-function ofDecoder({ storage, kv }: RunnerOptions): { storage?: Storage; kv?: KvFormat } {
-  return { ...(storage === undefined ? {} : { storage }), ...(kv === undefined ? {} : { kv }) };
+function ofDecoder({ storage, kv }: RunnerOptions): { joins: true; storage?: Storage; kv?: KvFormat } {
+  return { joins: true, ...(storage === undefined ? {} : { storage }), ...(kv === undefined ? {} : { kv }) };
 }

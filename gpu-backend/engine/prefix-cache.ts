@@ -23,15 +23,16 @@ export class PrefixCache {
   /**
    * Puts back what is stored of a request behind what its row holds already. At least one position is left to compute, since
    * somebody wants its logits, and all that `readFrom` asks about.
+   * @param makeRoom makes the row long enough for so many positions
    * @returns positions put back
    */
-  restore(live: Live, arena: KvArena, slot: number): number {
+  restore(live: Live, arena: KvArena, slot: number, makeRoom: (tokens: number) => void): number {
     const { request, count } = live;
     const limit = Math.min(count, request.readFrom ?? count) - 1;
     if (this.#tree.budgetBytes === 0 || limit <= live.held) return 0;
     const { length, pieces } = this.#tree.lookup(request.cacheScope, symbolsOf(live), limit);
     if (length <= live.held) return 0;
-    arena.ensureCapacity(length);
+    makeRoom(length);
     let start = 0;
     for (const { span, from, to } of pieces) {
       const end = start + to - from;

@@ -8,9 +8,12 @@ import { joinedQkv, layerName, llamaBlock, llamaLayer, rotations } from './llama
 import { declaredWeights, head, type ModelGraph, mergedEmbeddings } from './vlm.ts';
 import { type AdapterBank, BANK_RANKS, Weights } from './weights.ts';
 
-/** Whether prefillGraph can be made: the decoder is of the Llama kind, without norms between projection and rotation. */
+/**
+ * Whether prefillGraph can be made: the decoder is of the Llama kind, without norms between projection and rotation, and its heads
+ * are of a size that the kernel takes.
+ */
 export function hasPrefillGraph(config: VlmConfig): boolean {
-  return familyOf(config).decoderLayer === llamaLayer;
+  return familyOf(config).decoderLayer === llamaLayer && config.text.headDim % 16 === 0;
 }
 
 /**
