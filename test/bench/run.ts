@@ -6,6 +6,7 @@ import { pathToFileURL } from 'node:url';
 
 const BENCHMARKS: Readonly<Record<string, string>> = {
   inference: 'decoding, prefill and served requests against transformers.js, llama.cpp and PyTorch',
+  'decoder-graphs': 'graphs of the decoder against each other: weights, caches, prompts',
   'train-throughput': 'optimizer steps against PyTorch',
   'quant-agreement': 'answers of quantised weights against those of f32',
   'import-large': 'importing a checkpoint of several gigabytes: rate and memory',
