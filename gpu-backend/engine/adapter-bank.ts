@@ -73,6 +73,13 @@ function combine(adapters: readonly { readonly id: string; readonly adapter: Ada
     ranks += r;
   }
   const weights = new Map<string, Tensor>();
+  const room = (name: string, shape: readonly [number, number]): Float32Array => {
+    const known = weights.get(name);
+    if (known !== undefined) return known.data as Float32Array;
+    const data = new Float32Array(shape[0] * shape[1]);
+    weights.set(name, f32(data, shape));
+    return data;
+  };
   for (const { id, adapter } of adapters) {
     const { first, count } = places.get(id)!;
     for (const [name, { data, shape }] of adapter.weights) {
@@ -81,14 +88,10 @@ function combine(adapters: readonly { readonly id: string; readonly adapter: Ada
       const values = data as Float32Array;
       if (name.endsWith(A_SUFFIX)) {
         const width = shape[1]!;
-        let all = weights.get(name);
-        if (all === undefined) weights.set(name, (all = f32(new Float32Array(ranks * width), [ranks, width])));
-        (all.data as Float32Array).set(values, first * width);
+        room(name, [ranks, width]).set(values, first * width);
       } else if (name.endsWith(B_SUFFIX)) {
         const out = shape[0]!;
-        let all = weights.get(name);
-        if (all === undefined) weights.set(name, (all = f32(new Float32Array(out * ranks), [out, ranks])));
-        const target = all.data as Float32Array;
+        const target = room(name, [out, ranks]);
         for (let o = 0; o < out; o++) target.set(values.subarray(o * count, (o + 1) * count), o * ranks + first);
       }
     }
