@@ -13,6 +13,10 @@ export interface Capabilities {
   readonly rotaryEmbedding: boolean;
   /** com.microsoft GroupQueryAttention over a whole prompt, with rotation. */
   readonly groupQueryAttention: boolean;
+  /** Its attribute local_window_size. */
+  readonly groupQueryWindow: boolean;
+  /** com.microsoft GroupQueryAttention over a cache that is extended in place. */
+  readonly groupQueryCache: boolean;
   /** com.microsoft QuickGelu (x * sigmoid(alpha x)). */
   readonly quickGelu: boolean;
   /** LogSoftmax kernel; else an explicit log-sum-exp. */
@@ -31,6 +35,8 @@ export const CPU_CAPABILITIES: Capabilities = {
   skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
   groupQueryAttention: true,
+  groupQueryWindow: true,
+  groupQueryCache: true,
   quickGelu: true,
   logSoftmax: true,
   matMulNBits: true,
@@ -46,6 +52,8 @@ export const STANDARD_CAPABILITIES: Capabilities = {
   skipSimplifiedLayerNorm: false,
   rotaryEmbedding: false,
   groupQueryAttention: false,
+  groupQueryWindow: false,
+  groupQueryCache: false,
   quickGelu: false,
   logSoftmax: false,
   matMulNBits: false,
@@ -64,7 +72,9 @@ export const WEBGPU_CAPABILITIES: Capabilities = {
   simplifiedLayerNormStats: true,
   skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
-  groupQueryAttention: false,
+  groupQueryAttention: true,
+  groupQueryWindow: true,
+  groupQueryCache: false,
   quickGelu: true,
   logSoftmax: false,
   matMulNBits: true,
@@ -80,6 +90,8 @@ export const CUDA_CAPABILITIES: Capabilities = {
   skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
   groupQueryAttention: false,
+  groupQueryWindow: false,
+  groupQueryCache: false,
   quickGelu: true,
   logSoftmax: true,
   matMulNBits: true,

@@ -62,8 +62,7 @@ export async function probeConformance(
   };
   const problems = await run(all, wish);
   const lost: CapabilityName[] = [];
-  for (const i of problems.keys())
-    if (!uses(i).some((name) => lost.includes(name))) lost.push(...(await guilty(i, uses(i), wish, run)));
+  for (const i of problems.keys()) lost.push(...(await guilty(i, uses(i), lost, wish, run)));
   // A lost kernel changes the lowering of cases that were right, so they run again with those that were wrong.
   const again = all.filter((i) => problems.has(i) || uses(i).some((name) => lost.includes(name)));
   const standard: Placement = { ...wish, capabilities: withoutCapabilities(wish.capabilities, lost) };
@@ -91,20 +90,24 @@ export async function probeConformance(
   };
 }
 
-/** The one capability without which a case is right; all that it uses where none alone is to blame. */
+/** The one capability that a case needs to lose to be right, besides those lost already; all that it uses where none alone helps. */
 async function guilty(
   index: number,
   used: readonly CapabilityName[],
+  lost: readonly CapabilityName[],
   wish: Placement,
   run: CaseRunner,
 ): Promise<readonly CapabilityName[]> {
-  if (used.length < 2) return used;
+  const isRight = async (without: readonly CapabilityName[]): Promise<boolean> => {
+    const capabilities = withoutCapabilities(wish.capabilities, without);
+    return (await run([index], { ...wish, capabilities })).size === 0;
+  };
+  if (used.some((name) => lost.includes(name)) && (await isRight(lost))) return [];
+  const left = used.filter((name) => !lost.includes(name));
+  if (left.length < 2) return left;
   // A row asks for the kernel first and then for its finer points: those go first.
-  for (const name of used.toReversed()) {
-    const without = { ...wish, capabilities: withoutCapabilities(wish.capabilities, [name]) };
-    if ((await run([index], without)).size === 0) return [name];
-  }
-  return used;
+  for (const name of left.toReversed()) if (await isRight([...lost, name])) return [name];
+  return left;
 }
 
 /** Runs cases in a process beside ours; one that dies is counted against the case it had in hand, and another is started. */

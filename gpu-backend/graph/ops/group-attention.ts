@@ -107,7 +107,8 @@ export const groupQueryAttention: OpRow<'groupQueryAttention'> = {
     const qkv = arg(node.inputs, 0, 'qkv');
     const names = node.inputs.map((v) => ctx.name(v)) as [string, string, string];
     const { heads, kvHeads, scale, window } = node.attrs;
-    if (!ctx.capabilities.groupQueryAttention)
+    const isFused = ctx.capabilities.groupQueryAttention && (window === null || ctx.capabilities.groupQueryWindow);
+    if (!isFused)
       return lowerStandard(ctx, names, qkv, arg(arg(node.inputs, 1, 'cos').shape, 1, 'half') as number, node.attrs);
     const [batch, length] = qkv.shape as [Dim, Dim];
     // Inputs by place: joined projections, no separate keys and values, no past, lengths, tables.

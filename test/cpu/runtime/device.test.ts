@@ -141,6 +141,22 @@ test('a wrong kernel loses its capability, and only its own', async () => {
   assert.equal(proven.capabilities.rotaryEmbedding, true);
 });
 
+test('a kernel that is wrong beyond its finer point goes as a whole', async () => {
+  const wide = DEVICE_CASES.findIndex(({ op, name }) => op === 'groupQueryAttention' && name === 'causal, wide');
+  const run: CaseRunner = async (indices, { capabilities }) =>
+    new Map(
+      indices.flatMap((i) => {
+        const c = DEVICE_CASES[i];
+        const isWindow = c?.op === 'groupQueryAttention' && c.name === 'window' && capabilities.groupQueryWindow;
+        const isWrong = (isWindow || i === wide) && capabilities.groupQueryAttention;
+        return isWrong ? [[i, 'off by 1'] as const] : [];
+      }),
+    );
+  const report = await probeConformance(probed, wish, run);
+  assert.deepEqual([...report.lostCapabilities].sort(), ['groupQueryAttention', 'groupQueryWindow']);
+  assert.deepEqual([report.cpuOps, report.usable], [[], true]);
+});
+
 test('an op that is wrong in every lowering runs on the processor, where the provider lets us', async () => {
   const isWrong = (op: string, { cpuOps = [] }: Placement) => op === 'softmax' && !cpuOps.includes('softmax');
   const report = await probeConformance(probed, wish, brokenDevice(isWrong));
