@@ -1,5 +1,5 @@
 /** Automata over characters, for what only an intersection can say: a pattern *and* a length, a range *and* a multiple. */
-import { type Automaton, type CodeRange, type Expr, GrammarError, intersectRanges } from './expr.ts';
+import { type Automaton, type CodeRange, type Expr, GrammarError, intersectRanges, normalise } from './expr.ts';
 
 export interface CharNfa {
   /** By state; start 0. */
@@ -119,6 +119,46 @@ export function charNfa(expr: Expr, path: string, maxStates: number): CharNfa {
         return { ranges, to: number };
       }),
     );
+  }
+  return { accepts, edges };
+}
+
+/** The same texts, each by one way only. @throws GrammarError above `maxStates` */
+export function deterministic(nfa: CharNfa, path: string, maxStates: number): CharNfa {
+  const numbers = new Map<string, number>();
+  const sets: (readonly number[])[] = [];
+  const numberOf = (states: readonly number[]): number => {
+    const key = states.join();
+    let number = numbers.get(key);
+    if (number === undefined) {
+      if (sets.length >= maxStates) throw tooComplex(path);
+      number = sets.push(states) - 1;
+      numbers.set(key, number);
+    }
+    return number;
+  };
+  numberOf([0]);
+  const accepts: boolean[] = [];
+  const edges: { ranges: readonly CodeRange[]; to: number }[][] = [];
+  let work = 0;
+  for (const states of sets) {
+    accepts.push(states.some((state) => nfa.accepts[state]));
+    const out = states.flatMap((state) => nfa.edges[state]!);
+    const starts = new Set(out.flatMap(({ ranges }) => ranges.flatMap(([from, to]) => [from, to + 1])));
+    const borders = [...starts].sort((a, b) => a - b);
+    const rangesTo = new Map<number, CodeRange[]>();
+    for (const [i, from] of borders.slice(0, -1).entries()) {
+      work += out.length;
+      if (work > 50 * maxStates) throw tooComplex(path);
+      const targets = out.filter(({ ranges }) => ranges.some(([low, high]) => low <= from && from <= high));
+      if (targets.length === 0) continue;
+      const to = numberOf([...new Set(targets.map((edge) => edge.to))].sort((a, b) => a - b));
+      const ranges = rangesTo.get(to);
+      const range: CodeRange = [from, borders[i + 1]! - 1];
+      if (ranges === undefined) rangesTo.set(to, [range]);
+      else ranges.push(range);
+    }
+    edges.push([...rangesTo].map(([to, ranges]) => ({ ranges: normalise(ranges), to })));
   }
   return { accepts, edges };
 }

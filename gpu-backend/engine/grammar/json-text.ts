@@ -1,5 +1,5 @@
 /** The parts of JSON texts as expressions: strings by content, white space, and the rules of JSON itself. */
-import { charNfa, exprOf, intersect } from './char-nfa.ts';
+import { charNfa, deterministic, exprOf, intersect } from './char-nfa.ts';
 import {
   ANY_RANGES,
   alt,
@@ -16,7 +16,7 @@ import {
   seq,
   text,
 } from './expr.ts';
-import { NUMBER } from './number-range.ts';
+import { INTEGER, NUMBER } from './number-range.ts';
 
 /** States that a string's own automaton may take. */
 export const MAX_STRING_STATES = 20_000;
@@ -29,15 +29,16 @@ export const SPACE: Expr = alt(NOTHING, text(' '), seq(text('\n'), repeat(text('
 /** After a colon. */
 export const GAP: Expr = repeat(text(' '), 0, 1);
 
-const ESCAPED = new Map<number, string>([
-  [0x08, '\\b'],
-  [0x09, '\\t'],
-  [0x0a, '\\n'],
-  [0x0c, '\\f'],
-  [0x0d, '\\r'],
-  [0x22, '\\"'],
-  [0x5c, '\\\\'],
-]);
+/** Characters with an escape of two characters, and its second one. */
+const SHORT_ESCAPES: readonly (readonly [code: number, letter: string])[] = [
+  [0x08, 'b'],
+  [0x09, 't'],
+  [0x0a, 'n'],
+  [0x0c, 'f'],
+  [0x0d, 'r'],
+  [0x22, '"'],
+  [0x5c, '\\'],
+];
 const MUST_ESCAPE = normalise([
   [0, 0x1f],
   [0x22, 0x22],
@@ -47,13 +48,23 @@ const RAW: readonly CodeRange[] = invert(MUST_ESCAPE);
 
 /** One of these characters inside a JSON string, in its one canonical form. */
 export function jsonCharacter(ranges: readonly CodeRange[]): Expr {
-  const raw = intersectRanges(ranges, RAW);
-  const escaped = intersectRanges(ranges, MUST_ESCAPE).flatMap(([from, to]) =>
-    Array.from({ length: to - from + 1 }, (_, i) => from + i),
+  const raw: Expr = { kind: 'chars', ranges: intersectRanges(ranges, RAW) };
+  const escaped = new Set(
+    intersectRanges(ranges, MUST_ESCAPE).flatMap(([from, to]) =>
+      Array.from({ length: to - from + 1 }, (_, i) => from + i),
+    ),
   );
-  if (escaped.length === 0) return { kind: 'chars', ranges: raw };
-  const forms = escaped.map((code) => text(ESCAPED.get(code) ?? `\\u${code.toString(16).padStart(4, '0')}`));
-  return raw.length === 0 ? alt(...forms) : alt({ kind: 'chars', ranges: raw }, ...forms);
+  if (escaped.size === 0) return raw;
+  const one = (character: string): CodeRange => [character.charCodeAt(0), character.charCodeAt(0)];
+  const letters: CodeRange[] = [];
+  for (const [code, letter] of SHORT_ESCAPES) if (escaped.delete(code)) letters.push(one(letter));
+  // The other control characters: \u000X and \u001X.
+  const long = [0, 1].flatMap((high) => {
+    const digits = [...escaped].filter((code) => code >>> 4 === high).map((code) => one((code & 15).toString(16)));
+    return digits.length === 0 ? [] : [seq(text(`${high}`), chars(...digits))];
+  });
+  const forms = [chars(...letters), ...(long.length === 0 ? [] : [seq(text('u00'), alt(...long))])];
+  return alt(raw, seq(text('\\'), alt(...forms)));
 }
 
 const HEX = chars([0x30, 0x39], [0x41, 0x46], [0x61, 0x66]);
@@ -77,6 +88,8 @@ export const STRING = 'string';
 /** Any JSON value, object or array. */
 export const VALUE = 'value';
 export const OBJECT = 'object';
+export const ANY_INTEGER = 'integer';
+export const ANY_NUMBER = 'number';
 export const ARRAY = 'array';
 
 /** A JSON string with `min` … `max` characters (code points, as JSON schema counts). */
@@ -90,14 +103,13 @@ export function stringOfContent(contents: readonly Expr[], min: number, max: num
   const [first, ...others] = contents;
   if (first === undefined) return stringOfLength(min, max);
   if (min > 0 || max !== null) others.push(repeat({ kind: 'chars', ranges: ANY_RANGES }, min, max));
-  let content = first;
-  if (others.length > 0) {
-    let both = charNfa(first, path, MAX_STRING_STATES);
-    for (const other of others)
-      both = intersect(both, charNfa(other, path, MAX_STRING_STATES), path, MAX_STRING_STATES);
-    content = exprOf(both);
+  // Deterministic before it is multiplied and spelled out in bytes: that keeps both small.
+  let content = deterministic(charNfa(first, path, MAX_STRING_STATES), path, MAX_STRING_STATES);
+  for (const other of others) {
+    const next = deterministic(charNfa(other, path, MAX_STRING_STATES), path, MAX_STRING_STATES);
+    content = intersect(content, next, path, MAX_STRING_STATES);
   }
-  return seq(text('"'), mapText(content, jsonCharacter), text('"'));
+  return seq(text('"'), mapText(exprOf(content), jsonCharacter), text('"'));
 }
 
 /** A key that is none of `names`, written without escapes (an escaped one could be a name in disguise). */
@@ -154,15 +166,19 @@ function anyNumberOf(item: Expr): Expr {
   return alt(NOTHING, seq(item, repeat(seq(COMMA, item), 0, null)));
 }
 
-/** JSON itself. */
+const MEMBER = seq(rule(STRING), text(':'), GAP, rule(VALUE));
+const JSON_RULES: ReadonlyMap<string, Expr> = new Map<string, Expr>([
+  [STRING, seq(text('"'), repeat(FREE_CHARACTER, 0, null), text('"'))],
+  [ANY_INTEGER, INTEGER],
+  [ANY_NUMBER, NUMBER],
+  [OBJECT, listed('{', anyNumberOf(MEMBER), '}')],
+  [ARRAY, listed('[', anyNumberOf(rule(VALUE)), ']')],
+  [VALUE, alt(rule(STRING), rule(ANY_NUMBER), text('true'), text('false'), text('null'), rule(OBJECT), rule(ARRAY))],
+]);
+
+/** JSON itself. The expressions are the same objects each time: their automata are built once. */
 export function jsonRules(): Map<string, Expr> {
-  const member = seq(rule(STRING), text(':'), GAP, rule(VALUE));
-  return new Map<string, Expr>([
-    [STRING, seq(text('"'), repeat(FREE_CHARACTER, 0, null), text('"'))],
-    [OBJECT, listed('{', anyNumberOf(member), '}')],
-    [ARRAY, listed('[', anyNumberOf(rule(VALUE)), ']')],
-    [VALUE, alt(rule(STRING), NUMBER, text('true'), text('false'), text('null'), rule(OBJECT), rule(ARRAY))],
-  ]);
+  return new Map(JSON_RULES);
 }
 
 const DATE_PATTERN =

@@ -166,8 +166,20 @@ class Nfa {
   }
 }
 
+/** Automata of expressions that outlive a grammar: those of JSON itself, which every schema uses. */
+const built = new WeakMap<Expr, RuleDfa>();
+
 /** @throws GrammarError when the budget is spent */
 export function ruleDfa(expr: Expr, budget: Budget): RuleDfa {
+  let dfa = built.get(expr);
+  if (dfa === undefined) {
+    dfa = determinise(expr, budget);
+    built.set(expr, dfa);
+  }
+  return dfa;
+}
+
+function determinise(expr: Expr, budget: Budget): RuleDfa {
   const nfa = new Nfa(budget);
   const start = nfa.state();
   const accept = nfa.state();
@@ -176,7 +188,16 @@ export function ruleDfa(expr: Expr, budget: Budget): RuleDfa {
   const numbers = new Map<string, number>();
   const sets: (readonly number[])[] = [];
   /** Number of the state that stands for these and what they reach without a byte. */
-  const numberOf = (states: Iterable<number>): number => {
+  const numberOf = (states: readonly number[]): number => {
+    const [only] = states;
+    if (states.length === 1) {
+      alone[only!] ??= numberOfSet(states);
+      return alone[only!]!;
+    }
+    return numberOfSet(states);
+  };
+  const alone: (number | undefined)[] = [];
+  const numberOfSet = (states: readonly number[]): number => {
     const seen = new Set(states);
     for (const one of seen) for (const next of nfa.epsilon[one]!) seen.add(next);
     budget.spend(seen.size);
@@ -209,7 +230,7 @@ export function ruleDfa(expr: Expr, budget: Budget): RuleDfa {
         if (tos === undefined) returns.set(rule, new Set([to]));
         else tos.add(to);
       }
-    calls.push([...returns].map(([rule, tos]) => ({ rule, to: numberOf(tos) })));
+    calls.push([...returns].map(([rule, tos]) => ({ rule, to: numberOf([...tos]) })));
   }
   return { accepts, edges, calls };
 }
@@ -217,9 +238,13 @@ export function ruleDfa(expr: Expr, budget: Budget): RuleDfa {
 /** Overlapping edges cut into disjoint ones, neighbours to the same state joined. */
 function byteEdges(
   out: readonly ByteEdge[],
-  numberOf: (states: Iterable<number>) => number,
+  numberOf: (states: readonly number[]) => number,
   budget: Budget,
 ): ByteEdge[] {
+  if (out.length === 1) {
+    const [{ low, high, to }] = out as [ByteEdge];
+    return [{ low, high, to: numberOf([to]) }];
+  }
   const borders = [...new Set(out.flatMap(({ low, high }) => [low, high + 1]))].sort((a, b) => a - b);
   if (borders.length === 0) return [];
   const sorted = [...out].sort((a, b) => a.low - b.low);
@@ -231,7 +256,8 @@ function byteEdges(
     for (; next < sorted.length && sorted[next]!.low <= low; next++) active.push(sorted[next]!);
     if (active.length === 0) continue;
     budget.spend(active.length);
-    const to = numberOf(new Set(active.map((edge) => edge.to)));
+    const [first] = active;
+    const to = numberOf(active.length === 1 ? [first!.to] : [...new Set(active.map((edge) => edge.to))]);
     const high = borders[i + 1]! - 1;
     const last = edges.at(-1);
     if (last !== undefined && last.to === to && last.high + 1 === low) edges[edges.length - 1] = { ...last, high };

@@ -6,6 +6,8 @@
 import { charNfa, exprOf, intersect, multiplesOf } from './char-nfa.ts';
 import { type Automaton, alt, type Expr, GrammarError, NOTHING, rule, seq, text } from './expr.ts';
 import {
+  ANY_INTEGER,
+  ANY_NUMBER,
   ARRAY,
   COMMA,
   FORMATS,
@@ -19,7 +21,7 @@ import {
   stringOfContent,
   VALUE,
 } from './json-text.ts';
-import { INTEGER, NUMBER, numberRange, scaled } from './number-range.ts';
+import { numberRange, scaled } from './number-range.ts';
 import { parseRegex } from './regex.ts';
 import { childPath, type JsonType, type Schema, SchemaReader } from './schema-reader.ts';
 
@@ -125,7 +127,8 @@ class SchemaCompiler {
     const { minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf } = schema;
     const bounds = [minimum, maximum, exclusiveMinimum, exclusiveMaximum];
     const isWhole = type === 'integer' || multipleOf !== undefined;
-    if (bounds.every((bound) => bound === undefined) && multipleOf === undefined) return isWhole ? INTEGER : NUMBER;
+    if (bounds.every((bound) => bound === undefined) && multipleOf === undefined)
+      return rule(isWhole ? ANY_INTEGER : ANY_NUMBER);
     const F = isWhole ? 0 : FRACTION_DIGITS;
     const largest = isWhole ? LARGEST : (10n ** 9n - 1n) * 10n ** BigInt(F);
     const lows = [-largest];
