@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import OpenAI, { toFile } from 'openai';
+import type { ScoreResponse } from '../../../shared/contract/score.ts';
 import { type Installation, MODEL, startInstallation, until } from './installation.ts';
 import { type Receiver, startReceiver } from './receiver.ts';
 
@@ -44,6 +45,12 @@ const ask = (content: Content[] | string) => ({
 const imageTokens = ({ usage }: OpenAI.Chat.ChatCompletion) =>
   (usage?.prompt_tokens_details as { image_tokens?: number } | undefined)?.image_tokens;
 
+/** Usage without what depends on who asked before. */
+const uncached = (usage: unknown) => {
+  const { prompt_tokens_details, ...rest } = usage as OpenAI.CompletionUsage;
+  return { ...rest, prompt_tokens_details: { ...prompt_tokens_details, cached_tokens: 0 } };
+};
+
 describe('chat', () => {
   for (const images of [0, 1, 2, 3, 6]) {
     it(`answers about ${images} interleaved images, streamed as whole`, async () => {
@@ -67,7 +74,8 @@ describe('chat', () => {
       }
       assert.equal(streamed, whole.choices[0]?.message.content);
       assert.equal(reason, whole.choices[0]?.finish_reason);
-      assert.deepEqual(usage, whole.usage);
+      // The second one finds what the first has computed.
+      assert.deepEqual(uncached(usage), uncached(whole.usage));
       const { limits } = (await openai.models.retrieve(MODEL)) as unknown as { limits: { tokens_per_image: number } };
       assert.equal(imageTokens(whole), images * limits.tokens_per_image);
       assert.match(whole._request_id ?? '', /^req_/);
@@ -96,6 +104,104 @@ describe('chat', () => {
     const completion = await openai.chat.completions.create({ ...ask('hi'), logprobs: true, top_logprobs: 2 });
     const [first] = completion.choices[0]?.logprobs?.content ?? [];
     assert.ok(first !== undefined && first.logprob <= 0 && first.top_logprobs.length === 2);
+  });
+
+  it('gives several choices, whole and interleaved in a stream', async () => {
+    const asked = { ...ask([picture(1), text('?')]), n: 3, temperature: 1.5, seed: 5 };
+    const whole = await openai.chat.completions.create(asked);
+    assert.deepEqual(
+      whole.choices.map(({ index }) => index),
+      [0, 1, 2],
+    );
+    assert.ok(new Set(whole.choices.map(({ message }) => message.content)).size > 1);
+    const streamed = ['', '', ''];
+    const reasons: (string | null)[] = [null, null, null];
+    let usage: unknown;
+    const stream = await openai.chat.completions.create({
+      ...asked,
+      stream: true,
+      stream_options: { include_usage: true },
+    });
+    for await (const chunk of stream) {
+      for (const { index, delta, finish_reason } of chunk.choices) {
+        assert.equal(reasons[index], null, 'nothing comes after the end of a choice');
+        streamed[index] += delta.content ?? '';
+        reasons[index] = finish_reason;
+      }
+      usage = chunk.usage ?? usage;
+    }
+    assert.deepEqual(
+      streamed,
+      whole.choices.map(({ message }) => message.content),
+    );
+    assert.deepEqual(
+      reasons,
+      whole.choices.map(({ finish_reason }) => finish_reason),
+    );
+    const one = await openai.chat.completions.create({ ...asked, n: 1 });
+    assert.equal(one.choices[0]?.message.content, whole.choices[0]?.message.content);
+    const tokens = (of: unknown) => (of as OpenAI.CompletionUsage).completion_tokens;
+    assert.equal(tokens(usage), tokens(whole.usage));
+    assert.ok(tokens(whole.usage) > tokens(one.usage));
+  });
+
+  it('keeps to schemas, objects, regexes and choices', async () => {
+    const schema = {
+      type: 'object',
+      properties: { colour: { enum: ['red', 'blue'] }, count: { type: 'integer', minimum: 0, maximum: 20 } },
+      required: ['colour', 'count'],
+      additionalProperties: false,
+    };
+    const about = { ...ask([picture(0), text('What is it?')]), max_tokens: 60, temperature: 1 };
+    for (let seed = 0; seed < 4; seed++) {
+      const { choices } = await openai.chat.completions.create({
+        ...about,
+        seed,
+        response_format: { type: 'json_schema', json_schema: { name: 'shape', strict: true, schema } },
+      });
+      assert.equal(choices[0]?.finish_reason, 'stop');
+      const value = JSON.parse(choices[0]?.message.content ?? '') as { colour: string; count: number };
+      assert.deepEqual(Object.keys(value), ['colour', 'count']);
+      assert.ok(['red', 'blue'].includes(value.colour) && Number.isInteger(value.count) && value.count <= 20);
+    }
+    const { choices } = await openai.chat.completions.create({ ...about, response_format: { type: 'json_object' } });
+    assert.equal(typeof JSON.parse(choices[0]?.message.content ?? ''), 'object');
+    const outputs = async (structured_outputs: object) =>
+      (await openai.chat.completions.create({ ...about, structured_outputs } as typeof about)).choices[0]?.message
+        .content;
+    assert.match((await outputs({ regex: '[a-f]{3}-\\d' })) ?? '', /^[a-f]{3}-\d$/);
+    assert.ok(['left', 'right'].includes((await outputs({ choice: ['left', 'right'] })) ?? ''));
+    assert.deepEqual(Object.keys(JSON.parse((await outputs({ json: schema })) ?? '')), ['colour', 'count']);
+  });
+
+  it('biases and penalties reach the sampler', async () => {
+    const plain = await openai.chat.completions.create({ ...ask('hi'), logprobs: true, max_tokens: 6 });
+    const changed = await openai.chat.completions.create({
+      ...ask('hi'),
+      max_tokens: 6,
+      logit_bias: { '70': 100 },
+      presence_penalty: 0.5,
+      frequency_penalty: -0.5,
+    });
+    assert.notEqual(changed.choices[0]?.message.content, plain.choices[0]?.message.content);
+  });
+
+  it('scores options without generating', async () => {
+    const messages = [{ role: 'user', content: [picture(0), text('Is it red?')] }];
+    const options = ['yes', 'no', 'perhaps a little'];
+    const { status, body } = await door.call('POST', '/v1/score', { model: MODEL, messages, options });
+    assert.equal(status, 200, JSON.stringify(body));
+    const { object, scores, best, usage } = body as ScoreResponse;
+    assert.equal(object, 'score');
+    assert.deepEqual(
+      scores.map(({ option }) => option),
+      options,
+    );
+    for (const { logprob, token_count } of scores) assert.ok(logprob < 0 && token_count > 0);
+    assert.equal(scores[best]?.logprob, Math.max(...scores.map(({ logprob }) => logprob)));
+    assert.ok(usage.prompt_tokens_details.image_tokens > 0 && usage.completion_tokens === 0);
+    const one = await door.call('POST', '/v1/score', { model: MODEL, messages, options: ['yes'] });
+    assert.deepEqual([one.status, (one.body as { error: { param: string } }).error.param], [400, 'options']);
   });
 
   it('serves several at once', async () => {
@@ -214,7 +320,57 @@ describe('bad input', () => {
       'invalid_value',
       'max_tokens',
     ],
-    ['what is not built', () => openai.chat.completions.create({ ...ask('hi'), n: 2 }), 400, 'invalid_value', 'n'],
+    ['too many choices', () => openai.chat.completions.create({ ...ask('hi'), n: 9 }), 400, 'invalid_value', 'n'],
+    [
+      'a bias on no token',
+      () => openai.chat.completions.create({ ...ask('hi'), logit_bias: { red: 1 } }),
+      400,
+      'invalid_value',
+      'logit_bias.red',
+    ],
+    [
+      'a bias on a token that the model lacks',
+      () => openai.chat.completions.create({ ...ask('hi'), logit_bias: { '9999999': 1 } }),
+      400,
+      'invalid_value',
+      'logit_bias.9999999',
+    ],
+    [
+      'a keyword that is not understood',
+      () =>
+        openai.chat.completions.create({
+          ...ask('hi'),
+          response_format: {
+            type: 'json_schema',
+            json_schema: { name: 'x', schema: { type: 'object', properties: { a: { not: {} } } } },
+          },
+        }),
+      400,
+      'unsupported_parameter',
+      'response_format.json_schema.schema.properties.a.not',
+    ],
+    [
+      'a schema without an end',
+      () =>
+        openai.chat.completions.create({
+          ...ask('hi'),
+          response_format: { type: 'json_schema', json_schema: { name: 'x', schema: { $ref: '#' } } },
+        }),
+      400,
+      'invalid_value',
+      'response_format.json_schema.schema.$ref',
+    ],
+    [
+      'two kinds of structure',
+      () =>
+        openai.chat.completions.create({
+          ...ask('hi'),
+          structured_outputs: { regex: 'a', choice: ['b'] },
+        } as OpenAI.Chat.ChatCompletionCreateParamsNonStreaming),
+      400,
+      'invalid_value',
+      'structured_outputs',
+    ],
     ['tools', () => openai.chat.completions.create({ ...ask('hi'), tools: [] }), 400, 'unsupported_parameter', 'tools'],
     ['an unknown file id', () => openai.files.retrieve('file-x'), 404, 'file_not_found', 'id'],
     ['an unknown job id', () => openai.fineTuning.jobs.retrieve('ftjob-x'), 404, 'job_not_found', 'id'],
