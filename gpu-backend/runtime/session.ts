@@ -12,6 +12,7 @@ import { LoopGraph, lowerLoop } from '../graph/loop.ts';
 import { type FixedWeights, lowerGraph, type TensorValues } from '../graph/lowering.ts';
 import { liveNodes, orderForRelease, verify } from '../graph/passes.ts';
 import type { BoundRun, SessionBinding } from './bound-run.ts';
+import { constantsOf } from './constants.ts';
 import { cpuNodeNames, type Placement } from './device.ts';
 import { type BindingChoice, chooseBinding } from './native/choose-binding.ts';
 import { type NativeOptions, NativeSession } from './native/native-session.ts';
@@ -123,14 +124,14 @@ export class Session {
 
   /**
    * Compiles a graph.
-   * @throws Error with ONNX Runtime's message when the model is not to its liking
+   * @throws Error naming a weight that is not what the graph declares, or with ONNX Runtime's message
    */
   static async create(graph: Graph | LoopGraph, options: SessionOptions = {}): Promise<Session> {
-    const weights = new Map([...(options.initializers ?? [])].filter(([name]) => isInput(graph, name)));
+    const { declared, used } = constantsOf(graph instanceof LoopGraph ? graph.body : graph, options.initializers);
     const capabilities = options.capabilities ?? options.placement?.capabilities;
     if (bindingOf(options) === 'node') {
       // Beside the model's bytes, not in them: those are copied once more and may not exceed 2 GB.
-      const files = [...weights].map(([name, { data }], i) => ({ name, path: `weight${i}`, data: bytesOf(data) }));
+      const files = [...declared].map(([name, { data }], i) => ({ name, path: `weight${i}`, data: bytesOf(data) }));
       const places = new Map(
         files.map(({ name, path, data }) => [name, { location: path, offsetBytes: 0, lengthBytes: data.byteLength }]),
       );
@@ -140,10 +141,10 @@ export class Session {
     }
     // Placeholders: the session reads weights where they lie.
     const place = ({ data }: Tensor) => ({ location: 'initializers', offsetBytes: 0, lengthBytes: data.byteLength });
-    const places = new Map([...weights].map(([name, tensor]) => [name, place(tensor)]));
+    const places = new Map([...declared].map(([name, tensor]) => [name, place(tensor)]));
     const native: NativeOptions = {
       options: ortOptions(options, graph),
-      initializers: weights,
+      initializers: used,
       ...(options.prepacked === undefined ? {} : { prepacked: options.prepacked }),
     };
     return new Session(new NativeSession(encodeGraph(graph, capabilities, { places }), native));
@@ -187,9 +188,6 @@ export class Session {
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: TensorData): Uint8Array =>
   new Uint8Array(buffer, byteOffset, byteLength);
-
-const isInput = (graph: Graph | LoopGraph, name: string): boolean =>
-  (graph instanceof LoopGraph ? graph.body : graph).inputs.some((input) => input.name === name);
 
 /** WebGPU's provider is opened by onnxruntime-node alone. */
 const bindingOf = ({ binding, placement }: SessionOptions): 'node' | 'native' =>

@@ -157,6 +157,52 @@ test('memory stays flat over runs, bindings, errors and sessions', () => {
   assert.ok((series.at(-1) ?? 0) - (series[1] ?? 0) < 15, `resident MiB: ${printed}`);
 });
 
+test('no sequence of calls and mistakes ends the process', () => {
+  const printed = child(`
+    let seed = 7;
+    const random = (below) => { seed = (seed * 1103515245 + 12345) % 2147483648; return Math.floor((seed / 2147483648) * below); };
+    const pick = (list) => list[random(list.length)];
+    const graph = () => {
+      const graph = new Graph();
+      const a = graph.input('a', 'f32', [symbol('N'), 4]);
+      const b = graph.input('b', 'f32', [symbol('N'), 4]);
+      const at = graph.input('at', 'i64', [symbol('R')]);
+      graph.output('sum', g.add(graph, a, b));
+      graph.output('rows', g.gather(graph, a, at));
+      return graph;
+    };
+    const shape = () => pick([[2, 4], [3, 4], [0, 4], [4], [2, 3], [2, 4, 1], [], [-1, 4], [1e9, 4], [2]]);
+    const tensor = () => {
+      const sizes = shape();
+      const count = Math.max(0, pick([sizes.reduce((x, y) => x * y, 1), random(12)]));
+      if (count > 1000) return { dtype: 'f32', shape: sizes, data: new Float32Array(8) };
+      const dtype = pick(['f32', 'f32', 'f32', 'i64']);
+      const data = dtype === 'f32' ? new Float32Array(count).fill(2) : new BigInt64Array(count).fill(BigInt(random(9) - 3));
+      if (random(400) === 0 && data.byteLength > 0) return { dtype, shape: sizes, data: structuredClone(data, { transfer: [data.buffer] }) && data };
+      return { dtype, shape: sizes, data };
+    };
+    const name = () => pick(['a', 'b', 'at', 'sum', 'rows', 'z']);
+    const feeds = (run) => { run.input('a', f32(new Float32Array(8), [2, 4])); run.input('b', f32(new Float32Array(8), [2, 4])); run.input('at', { dtype: 'i64', shape: [1], data: new BigInt64Array(1) }); run.output('sum'); };
+    let session, run;
+    const renew = async () => { session = await Session.create(graph(), { binding: 'native' }); run = session.bind(); };
+    await renew();
+    let [done, refused] = [0, 0];
+    const calls = [
+      () => run.input(name(), tensor()), () => run.input(name(), tensor()), () => run.output(name(), tensor()),
+      () => run.output(name()), () => run.output(name(), 'device'), () => run.run(), () => run.run(), () => run.read(name()),
+      () => run.shapeOf(name()), () => run.feedBack(name(), name()), () => feeds(run), () => run.runAsync(),
+    ];
+    for (let i = 0; i < 20000; i++) {
+      if (random(300) === 0) pick([() => run.release(), () => session.release(), () => { session = run = null; }])();
+      if (random(300) === 0 || run === null) await renew();
+      try { await pick(calls)(); done++; } catch (error) { if (!(error instanceof Error)) throw error; refused++; }
+    }
+    console.log(JSON.stringify({ done, refused }));
+  `);
+  const { done, refused } = JSON.parse(printed.split('\n').at(-1) ?? '') as { done: number; refused: number };
+  assert.ok(done > 1000 && refused > 1000, printed);
+});
+
 test('where the library cannot be called, sessions take the other binding and say why, once', () => {
   const printed = child(`
     process.on('warning', (warning) => console.log(warning.message));

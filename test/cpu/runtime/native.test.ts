@@ -290,6 +290,22 @@ test('native: constants are folded over the weights that are given', async () =>
   }
 });
 
+test('weights that no result depends on may be given, and those that do not fit are named', async () => {
+  const graph = model();
+  graph.input('unused', 'f32', [2], 'param');
+  const unused = f32(new Float32Array(2), [2]);
+  for (const binding of BINDINGS) {
+    const weights = { unused, w: w(), elsewhere: unused };
+    const session = await Session.create(graph, { binding, initializers: new Map(Object.entries(weights)) });
+    assert.deepEqual([...((await session.run({ x: x(), at: ints([0], [1]) })).y?.data ?? [])], Y);
+    await session.release();
+    const create = (name: string, tensor: Tensor) =>
+      Session.create(graph, { binding, initializers: new Map([[name, tensor]]) });
+    await assert.rejects(create('w', f32(new Float32Array(6), [3, 2])), /weight w: .* f32 \[2,3\], got f32 \[3,2\]/);
+    await assert.rejects(create('x', x()), /input x changes with every run/);
+  }
+});
+
 test('the environment overrides the choice of a binding', () => {
   assert.equal(chooseBinding('auto', {}), 'native');
   assert.equal(chooseBinding('node', {}), 'node');
