@@ -8,8 +8,11 @@ export interface OperandSpec {
   readonly dtype: DType;
   /** Declared shape, possibly symbolic. */
   readonly shape: Shape;
-  /** Values: real (default), positive, or integers below a bound; `distinct` integers never repeat. */
-  readonly values?: 'real' | 'positive' | { readonly below: number; readonly distinct?: boolean };
+  /** Values: real (default), positive, or integers from 0 or another to below a bound; `distinct` integers never repeat. */
+  readonly values?:
+    | 'real'
+    | 'positive'
+    | { readonly below: number; readonly from?: number; readonly distinct?: boolean };
 }
 
 export interface OpCase<K extends OpName = OpName> {
@@ -131,6 +134,18 @@ export const OP_CASES: readonly OpCase[] = [
   row('attention', 'bias', { scale: 0.5 }, real(B, 2, S, 4), real(B, 2, 5, 4), real(B, 2, 5, 4), real(B, 1, 1, 5)),
   row('groupQueryAttention', 'causal', groups(null), real(B, S, 128), real(9, 8), real(9, 8)),
   row('groupQueryAttention', 'window', groups(2), real(B, S, 128), real(9, 8), real(9, 8)),
+  // Full caches: what lies behind a row's new token is not defined.
+  row(
+    'cacheAttention',
+    'full',
+    { heads: 4, kvHeads: 2, scale: 0.25 },
+    real(B, 128),
+    real(B, 2, 5, 16),
+    real(B, 2, 5, 16),
+    { dtype: 'i64', shape: [B], values: { from: 4, below: 5 } },
+    real(9, 8),
+    real(9, 8),
+  ),
   row('gather', 'repeated rows', {}, real(4, 3), index(4, B, S)),
   row('scatterRows', 'set', { mode: 'set' }, real(5, 3), distinct(5, B), real(B, 3)),
   row('scatterRows', 'add with repeats', { mode: 'add' }, real(4, 3), index(4, 6), real(6, 3)),

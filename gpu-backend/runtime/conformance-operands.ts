@@ -24,8 +24,10 @@ export function randomOperand(spec: OperandSpec, random: () => number): NdArray 
     return x;
   }
   for (let i = 0; i < x.data.length; i++) {
-    if (typeof kind === 'object') x.data[i] = Math.floor(random() * kind.below);
-    else if (kind === 'positive') x.data[i] = Math.round((0.25 + 2 * random()) * 1024) / 1024;
+    if (typeof kind === 'object') {
+      const { from = 0, below } = kind;
+      x.data[i] = from + Math.floor(random() * (below - from));
+    } else if (kind === 'positive') x.data[i] = Math.round((0.25 + 2 * random()) * 1024) / 1024;
     else x.data[i] = Math.round((4 * random() - 2) * 1024) / 1024 + 1 / 2048;
   }
   return x;

@@ -1,19 +1,21 @@
 /**
  * Decoder graphs against each other at the geometry of SmolLM2-135M with random weights, one kernel thread:
  * `npm run bench -- decoder-graphs [variants] [cases] [rounds]`. A variant is `weights:cache[:joins]`, with weights f32, int4, int8
- * or w8a8 and cache f32, int8 or `prompt` (the graph of first tokens); a case is `rows x past tokens [x new tokens]`, 0 past
+ * or w8a8 and cache f32, int8, `prompt` (the graph of first tokens) or `inplace` (an f32 cache that the run extends); a case is `rows x past tokens [x new tokens]`, 0 past
  * tokens for `prompt`. Variants take turns, and time is that of the process on the processor: on a machine that does other work
  * too it says more than the clock. Caches are filled (a new array's pages are one shared page of zeros, which is never missed).
  * LAYERS and VOCAB make the model smaller. The last line is JSON, in milliseconds.
  */
 import type { VlmConfig } from '../../gpu-backend/models/config.ts';
 import { decodeGraph, KEY_TILE_TOKENS } from '../../gpu-backend/models/decode.ts';
+import { inPlaceGraph } from '../../gpu-backend/models/decode-in-place.ts';
 import { emptyPast } from '../../gpu-backend/models/empty-past.ts';
 import { prefillGraph } from '../../gpu-backend/models/prefill.ts';
 import { nanoConfig } from '../../gpu-backend/models/presets.ts';
 import { servingWeights } from '../../gpu-backend/models/serving-weights.ts';
 import type { Storage } from '../../gpu-backend/models/storage.ts';
 import { causalBias } from '../../gpu-backend/models/vlm.ts';
+import type { BoundRun } from '../../gpu-backend/runtime/bound-run.ts';
 import { f32, ints, Session, type Tensor } from '../../gpu-backend/runtime/session.ts';
 
 const config: VlmConfig = nanoConfig({
@@ -32,6 +34,9 @@ const config: VlmConfig = nanoConfig({
 });
 const { layers, kvHeads, headDim } = config.text;
 
+/** Of a cache that is extended in place: attention must not read it. */
+const ROOM_TOKENS = 256;
+
 interface Step {
   readonly rows: number;
   readonly past: number;
@@ -40,8 +45,9 @@ interface Step {
 
 interface Variant {
   readonly name: string;
-  readonly cache: 'f32' | 'int8' | 'prompt';
+  readonly cache: 'f32' | 'int8' | 'prompt' | 'inplace';
   readonly session: Session;
+  readonly outputs: readonly string[];
 }
 
 let state = 1;
@@ -79,12 +85,18 @@ async function makeVariant(name: string, weights: ReadonlyMap<string, Tensor>): 
     throw new Error(`a variant is weights:cache[:joins], such as w8a8:int8:joins, got ${name}`);
   const storage = storageOf(format);
   const options = { images: false, joins: joins === 'joins', ...(storage === undefined ? {} : { storage }) };
-  const model = cache === 'prompt' ? prefillGraph(config, options) : decodeGraph(config, { ...options, kv: cache });
+  const model =
+    cache === 'prompt'
+      ? prefillGraph(config, options)
+      : cache === 'inplace'
+        ? inPlaceGraph(config, options)
+        : decodeGraph(config, { ...options, kv: cache });
   const initializers = servingWeights(model, weights, storage);
-  return { name, cache, session: await Session.create(model.graph, { initializers }) };
+  const outputs = model.graph.outputs.map((output) => output.name);
+  return { name, cache, session: await Session.create(model.graph, { initializers }), outputs };
 }
 
-const isCache = (name: string): name is Variant['cache'] => ['f32', 'int8', 'prompt'].includes(name);
+const isCache = (name: string): name is Variant['cache'] => ['f32', 'int8', 'prompt', 'inplace'].includes(name);
 
 function feedsOf(cache: Variant['cache'], { rows: B, past: T, fresh: S }: Step): Record<string, Tensor> {
   state = 7;
@@ -99,6 +111,20 @@ function feedsOf(cache: Variant['cache'], { rows: B, past: T, fresh: S }: Step):
     ),
   };
   if (cache === 'prompt') return feeds;
+  if (cache === 'inplace') {
+    feeds.lengths = ints(new Int32Array(B).fill(T), [B]);
+    const shape = [B, kvHeads, T + ROOM_TOKENS, headDim];
+    for (let layer = 0; layer < layers; layer++)
+      for (const kind of ['k', 'v'])
+        feeds[`cache_${kind}_${layer}`] = f32(
+          noise(
+            shape.reduce((a, b) => a * b, 1),
+            2,
+          ),
+          shape,
+        );
+    return feeds;
+  }
   feeds.positions = ints(
     Array.from({ length: B * S }, (_, i) => T + (i % S)),
     [B, S],
@@ -122,10 +148,19 @@ function feedsOf(cache: Variant['cache'], { rows: B, past: T, fresh: S }: Step):
   return feeds;
 }
 
+function bindAll({ session, cache, outputs }: Variant, feeds: Record<string, Tensor>): BoundRun {
+  const bound = session.bind();
+  for (const [name, tensor] of Object.entries(feeds))
+    if (name !== 'rows' || cache !== 'inplace') bound.input(name, tensor);
+  // In place: the cache's outputs are its inputs' memory.
+  for (const name of outputs) bound.output(name, feeds[name.replace('next_', 'cache_')]);
+  return bound;
+}
+
 /** Milliseconds on the processor. */
-async function timed({ session }: Variant, feeds: Record<string, Tensor>): Promise<number> {
+async function timed(bound: BoundRun): Promise<number> {
   const start = process.cpuUsage();
-  await session.run(feeds);
+  await bound.run();
   const { user, system } = process.cpuUsage(start);
   return (user + system) / 1000;
 }
@@ -145,13 +180,15 @@ for (const step of cases) {
   const label = `B${step.rows} T${step.past} S${step.fresh}`;
   const fed = variants
     .filter(({ cache }) => cache !== 'prompt' || step.past === 0)
-    .map((variant) => ({ variant, feeds: feedsOf(variant.cache, step), times: [] as number[] }));
-  for (const { variant, feeds } of fed) await timed(variant, feeds);
+    .filter(({ cache }) => cache !== 'inplace' || step.fresh === 1)
+    .map((variant) => ({ variant, bound: bindAll(variant, feedsOf(variant.cache, step)), times: [] as number[] }));
+  for (const { bound } of fed) await timed(bound);
   for (let round = 0; round < rounds; round++)
-    for (const { variant, feeds, times } of fed)
-      for (let i = 0; i < (step.fresh > 1 ? 1 : 4); i++) times.push(await timed(variant, feeds));
+    for (const { bound, times } of fed)
+      for (let i = 0; i < (step.fresh > 1 ? 1 : 4); i++) times.push(await timed(bound));
   results[label] = {};
-  for (const { variant, times } of fed) {
+  for (const { variant, bound, times } of fed) {
+    bound.release();
     const [best = 0, median = 0] = [0, times.length >> 1].map((at) => times.toSorted((a, b) => a - b)[at]);
     const tokensPerSecond = Math.round((1000 * step.rows * step.fresh) / best);
     results[label][variant.name] = { best, median, tokensPerSecond };

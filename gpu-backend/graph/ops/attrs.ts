@@ -78,6 +78,11 @@ export interface OpAttrs {
     readonly scale: number;
     readonly window: number | null;
   };
+  /**
+   * (qkv [B, (H + 2 Hkv) D], keys [B, Hkv, T, D], values, lengths [B], cos [P, D/2], sin [P, D/2]) → (o [B, H D], keys, values): the
+   * new token of each row, at the position that its length says, which must be below T.
+   */
+  cacheAttention: { readonly heads: number; readonly kvHeads: number; readonly scale: number };
   /** Rows of axis 0. */
   gather: None;
   /** (data [R, ..], rows [N], updates [N, ..]) */

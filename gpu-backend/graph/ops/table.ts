@@ -1,5 +1,6 @@
 import { attention, rope } from './attention.ts';
 import type { OpName } from './attrs.ts';
+import { cacheAttention } from './cache-attention.ts';
 import {
   add,
   cast,
@@ -73,6 +74,7 @@ export const OPS: { readonly [K in OpName]: OpRow<K> } = {
   rope,
   attention,
   groupQueryAttention,
+  cacheAttention,
   gather,
   scatterRows,
   crossEntropy,

@@ -1,7 +1,9 @@
 /** Every way a decoder graph can be stored and cached gives what the plain f32 graph gives. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import type { VlmConfig } from '../../../gpu-backend/models/config.ts';
 import { type DecodeOptions, decodeGraph, KEY_TILE_TOKENS } from '../../../gpu-backend/models/decode.ts';
+import { inPlaceGraph } from '../../../gpu-backend/models/decode-in-place.ts';
 import { emptyPast } from '../../../gpu-backend/models/empty-past.ts';
 import { MASKED } from '../../../gpu-backend/models/llama.ts';
 import { prefillGraph } from '../../../gpu-backend/models/prefill.ts';
@@ -130,6 +132,15 @@ async function runModel(
   }
 }
 
+/** [B, H, T, D] → the same with room for more tokens behind those of each head. */
+function withRoom({ shape, data }: Tensor, room: number): Float32Array {
+  const [B = 0, H = 0, T = 0, D = 0] = shape;
+  const roomy = new Float32Array(B * H * room * D);
+  for (let head = 0; head < B * H; head++)
+    roomy.set((data as Float32Array).subarray(head * T * D, (head + 1) * T * D), head * room * D);
+  return roomy;
+}
+
 const storageOf = (decoder: 'int8' | 'int4'): Storage => ({
   precision: { vision: 'f32', projector: 'f32', decoder, head: decoder },
   blockSize: 16,
@@ -218,7 +229,8 @@ describe('decoder graphs of every format', () => {
   for (const [name, storage] of Object.entries(storages))
     for (const slidingWindow of [undefined, 4])
       test(`a prompt's own graph gives what steps give, ${name}, window ${slidingWindow}`, async () => {
-        const windowed = slidingWindow === undefined ? config : { ...config, text: { ...config.text, slidingWindow } };
+        const windowed =
+          slidingWindow === undefined ? config : ({ ...config, text: { ...config.text, slidingWindow } } as VlmConfig);
         const options = { images: true, joins: true, ...(storage === undefined ? {} : { storage }) };
         const [B, S] = [2, 9];
         const { ids, positions, causal_bias, rows } = stepFeeds({ rows: B, newTokens: S, pastTokens: 0 });
@@ -244,6 +256,47 @@ describe('decoder graphs of every format', () => {
           assert.ok(error < (storage === undefined ? 1e-5 : 0.02), `${output}: ${error}`);
         }
       });
+
+  for (const [name, storage] of Object.entries(storages))
+    test(`a cache that is extended in place gives what one that is read gives, ${name}`, async () => {
+      const stored = storage === undefined ? {} : { storage };
+      const [B, T, room] = [3, 40, 48];
+      const feeds = stepFeeds({ rows: B, newTokens: 1, pastTokens: T });
+      const { ids, positions } = feeds;
+      const want = await run({ ...stored, joins: true }, feeds);
+
+      const model = inPlaceGraph(config, stored);
+      const session = await Session.create(model.graph, { initializers: servingWeights(model, weights, storage) });
+      const bound = session.bind();
+      bound.input('ids', ids!);
+      bound.input('lengths', { ...positions!, shape: [B] });
+      bound.output('logits');
+      const caches = new Map<string, Tensor>();
+      for (let i = 0; i < layers; i++)
+        for (const kind of ['k', 'v']) {
+          const cache = f32(withRoom(feeds[`past_${kind}_${i}`]!, room), [B, kvHeads, room, headDim]);
+          caches.set(`${kind}_${i}`, cache);
+          bound.input(`cache_${kind}_${i}`, cache);
+          bound.output(`next_${kind}_${i}`, cache);
+        }
+      await bound.run();
+      const limit = storage === undefined ? 1e-5 : 0.02;
+      assert.ok(relativeError(bound.read('logits').data as Float32Array, want.logits) < limit);
+      for (const [key, { data }] of caches)
+        for (let row = 0; row < B * kvHeads; row++) {
+          const length = Number(positions!.data[Math.floor(row / kvHeads)]);
+          const token = (at: number) => data.slice((row * room + at) * headDim, (row * room + at + 1) * headDim);
+          const fresh = want[`new_${key}`]!.slice(row * headDim, (row + 1) * headDim);
+          assert.ok(relativeError(token(length) as Float32Array, fresh) < limit, `the new token of ${key}`);
+          const before = feeds[`past_${key}`]!.data.slice(
+            (row * T + length - 1) * headDim,
+            (row * T + length) * headDim,
+          );
+          assert.deepEqual(token(length - 1), before, `the token before it of ${key}`);
+        }
+      bound.release();
+      await session.release();
+    });
 
   test('the weights of joined layers must be there', () => {
     const model = decodeGraph(config, { images: false, joins: true });
