@@ -63,6 +63,12 @@ interface Found extends PreparedPicture {
   readonly features: Float32Array<ArrayBuffer> | null;
 }
 
+/** A picture file in the decoder's hands, and how many requests wait for it. */
+interface Decoding {
+  readonly image: Promise<PreprocessedImage>;
+  waiting: number;
+}
+
 /**
  * Pictures between the request and the engine: recognised by their bytes, their features looked for in the engine's memory, then
  * in the store; what is found nowhere is decoded, and stored once the engine has encoded it.
@@ -73,6 +79,8 @@ export class Pictures {
   readonly #store: FeatureStore | null;
   /** `fileKey` → what the file decodes to. Map order is use order. */
   readonly #known = new Map<string, KnownPicture>();
+  /** By `fileKey`: many who ask about the same new picture at once have it decoded once. */
+  readonly #decoding = new Map<string, Decoding>();
 
   /**
    * @param decoders where pictures are decoded; closed by the caller
@@ -147,7 +155,7 @@ export class Pictures {
       return { key, pixelDigest, size: picture, picture: null, features, source: tier };
     }
     const { pixels_CHW, width, height, digest } = await this.#decode(asked, context);
-    const picture = { pixels_CHW: owned(pixels_CHW), width, height };
+    const picture = { pixels_CHW, width, height };
     return {
       key: featureKey(scope, digest),
       pixelDigest: digest,
@@ -188,20 +196,32 @@ export class Pictures {
     return this.#store === null || tenant === null ? null : { tenant, name: recordName(scope, file) };
   }
 
-  /** @throws ApiError that says what is wrong with the picture, or that too many wait */
+  /**
+   * @returns pixels in a buffer of the caller's own, which can be handed to another thread
+   * @throws ApiError that says what is wrong with the picture, or that too many wait
+   */
   async #decode(
     { bytes, path, file }: Pick<Asked, 'bytes' | 'path' | 'file'>,
     { front, tenant }: PictureContext,
   ): Promise<PreprocessedImage> {
-    this.counts.decoded++;
-    const image = await this.#decoders.preprocess(bytes, front.recipe).catch((error: unknown) => {
+    let decoding = tenant === null ? undefined : this.#decoding.get(file);
+    if (decoding === undefined) {
+      this.counts.decoded++;
+      // Nobody joins once those who wait go on: they may hand the pixels to another thread.
+      const image = this.#decoders.preprocess(bytes, front.recipe).finally(() => this.#decoding.delete(file));
+      decoding = { image, waiting: 0 };
+      if (tenant !== null) this.#decoding.set(file, decoding);
+    }
+    decoding.waiting++;
+    const image = await decoding.image.catch((error: unknown) => {
       if (error instanceof DecodePoolFullError) throw new ApiError('overloaded', error.message);
       if (!(error instanceof ImageError)) throw error;
       throw new ApiError(error.code, `${path}: ${error.message}`, { param: path });
     });
-    const { digest, width, height } = image;
+    const { digest, width, height, pixels_CHW } = image;
     if (tenant !== null) this.#remember(file, { pixelDigest: digest, width, height });
-    return image;
+    const isShared = decoding.waiting > 1 || pixels_CHW.byteLength < pixels_CHW.buffer.byteLength;
+    return isShared ? { ...image, pixels_CHW: pixels_CHW.slice() } : image;
   }
 
   #recall(file: string): KnownPicture | null {
@@ -218,9 +238,4 @@ export class Pictures {
     const oldest = this.#known.keys().next();
     if (oldest.done !== true) this.#known.delete(oldest.value);
   }
-}
-
-/** The same values in a buffer of their own, which can be handed to another thread without taking anything else along. */
-function owned(values: Float32Array): Float32Array {
-  return values.byteLength === values.buffer.byteLength ? values : values.slice();
 }

@@ -91,6 +91,19 @@ describe('EngineModelService over models whose slots depend on the picture', () 
     assert.equal((await ask({ ...asked, requestId: 'later' }, blobs)).text, first.text);
   });
 
+  it('many who ask about the same new pictures at once have them decoded once', async () => {
+    const blobs = await Promise.all([png(60, 40, '#1a2'), png(31, 22, '#2a1')]);
+    const { decoded } = (await service.stats()).pictures;
+    const asked = Array.from({ length: 10 }, (_, i) => ({ ...request('fuyu', [0, 1]), requestId: `at once ${i}` }));
+    const [first, ...others] = await Promise.all(asked.map((one) => ask(one, blobs)));
+    for (const other of others) assert.deepEqual(other, first);
+    assert.equal((await service.stats()).pictures.decoded, decoded + 2);
+    const broken = new TextEncoder().encode('no picture at all');
+    const refused = await Promise.allSettled([0, 1].map((blob) => ask(request('fuyu', [blob]), [broken, broken])));
+    for (const one of refused)
+      assert.match(String(one.status === 'rejected' && one.reason), /messages\[0\]\.parts\[0\]: /);
+  });
+
   it('a refusal after pictures were looked up lets go of them', async () => {
     const [first, second] = await Promise.all([png(60, 40, '#111'), png(60, 40, '#eee')]);
     await ask(request('fuyu', [0]), [first]);
