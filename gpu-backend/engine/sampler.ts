@@ -162,7 +162,7 @@ function nucleus(count: number, mass: number, minP: number): [count: number, sum
   edge.sort((a, b) => weights[b]! - weights[a]! || ids[a]! - ids[b]!);
   const dropped = new Set<number>();
   for (const index of edge) {
-    if (missing <= 0) dropped.add(index);
+    if (missing <= 0 && index !== edge[0]) dropped.add(index); // the likeliest token stays, also at top-p 0
     missing -= weights[index]!;
   }
   let kept = 0;

@@ -39,8 +39,9 @@ interface Vocabulary {
   readonly skipsFirstSpace: boolean;
 }
 
-/** Compiled constraints kept. */
+/** Compiled constraints kept, by number and by states in all (some 40 bytes each). */
 const MAX_KEPT = 128;
+const MAX_KEPT_STATES = 1_000_000;
 
 export class ConstraintCompiler {
   readonly #vocabularies = new WeakMap<Writer, Vocabulary>();
@@ -63,8 +64,9 @@ export class ConstraintCompiler {
       constraint = { key, grammar, trie: vocabulary.trie, skipsFirstSpace: vocabulary.skipsFirstSpace };
     }
     this.#kept.set(key, constraint);
-    const oldest = this.#kept.keys().next();
-    if (this.#kept.size > MAX_KEPT && oldest.done !== true) this.#kept.delete(oldest.value);
+    const statesKept = () => [...this.#kept.values()].reduce((sum, { grammar }) => sum + grammar.accepts.length, 0);
+    while (this.#kept.size > 1 && (this.#kept.size > MAX_KEPT || statesKept() > MAX_KEPT_STATES))
+      this.#kept.delete(this.#kept.keys().next().value!);
     return constraint;
   }
 

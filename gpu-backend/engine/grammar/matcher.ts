@@ -81,7 +81,8 @@ interface LocalTokens {
 }
 
 const MAX_PLACES = 4096;
-const MAX_LOCAL = 1024;
+/** Of masks kept with places, and again of those kept by state. */
+const MAX_MASK_BYTES = 4 * 2 ** 20;
 /** Configurations of one place; more come only from schemas that are ambiguous on purpose. */
 const MAX_CONFIGURATIONS = 512;
 const FEW = 8;
@@ -93,6 +94,7 @@ export class GrammarMatcher {
   readonly #local = new Map<number, LocalTokens>();
   readonly #path: (Place | null)[];
   #frames = 0;
+  #maskBytes = 0;
   #bottom!: Frame;
   #exit!: Frame;
   readonly #skipsFirstSpace: boolean;
@@ -136,8 +138,9 @@ export class GrammarMatcher {
   }
 
   #computeMask(place: Place): TokenMask {
-    if (this.#places.size > MAX_PLACES) this.#forget();
     const bits = this.#emptyBits();
+    this.#maskBytes += bits.byteLength;
+    if (this.#places.size > MAX_PLACES || this.#maskBytes > MAX_MASK_BYTES) this.#forget();
     // The start of a tokenizer that skips a space has a transition of its own, which configurations do not show.
     if (place.skipsSpace) this.#walk(place, 0, bits, isAlive);
     else
@@ -157,8 +160,8 @@ export class GrammarMatcher {
   #localTokens(state: number): LocalTokens {
     let local = this.#local.get(state);
     if (local === undefined) {
-      if (this.#local.size >= MAX_LOCAL) this.#local.clear();
       const bits = this.#emptyBits();
+      if (this.#local.size * bits.byteLength > MAX_MASK_BYTES) this.#local.clear();
       const exits: number[] = [];
       const start = this.#place([{ state, stack: this.#exit }])!;
       this.#walk(start, 0, bits, continues, exits);
@@ -271,6 +274,7 @@ export class GrammarMatcher {
   /** Bounds memory: places in use by running answers stay valid, they are only no longer shared. */
   #forget(): void {
     this.#places.clear();
+    this.#maskBytes = 0;
     this.#bottom = new Frame(-1, null, 0, this.#frames++);
     this.#exit = new Frame(-1, null, 0, this.#frames++);
     const root = this.#place([{ state: this.#grammar.root, stack: this.#bottom }])!;

@@ -37,6 +37,7 @@ describe('sample', () => {
     assert.deepEqual(seen({ topK: 3 }), [1, 2, 3]);
     assert.deepEqual(seen({ topP: 0.5 }), [1, 3]); // p = .4, .4, .15 …: the second token crosses 0.5
     assert.deepEqual(seen({ topP: 1e-9 }), [1]);
+    assert.deepEqual(seen({ topP: 0 }), [1]);
     assert.deepEqual(seen({}), [0, 1, 2, 3, 4]);
   });
   it('frequencies follow the softmax at the asked temperature', () => {
