@@ -1,153 +1,91 @@
 import assert from 'node:assert/strict';
-import { before, describe, it } from 'node:test';
-import type { EngineRequest } from '../../../gpu-backend/engine/live-request.ts';
-import { OnnxRunner } from '../../../gpu-backend/engine/onnx-runner.ts';
-import { uniform } from '../../../gpu-backend/engine/random.ts';
-import type { VlmConfig } from '../../../gpu-backend/models/config.ts';
-import { decodeGraph } from '../../../gpu-backend/models/decode.ts';
-import { causalBias, forwardGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
+import { after, before, describe, it } from 'node:test';
+import type { OnnxRunner } from '../../../gpu-backend/engine/onnx-runner.ts';
+import { causalBias, forwardGraph } from '../../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../../gpu-backend/runtime/session.ts';
-import { PLAIN_REQUEST, smallCapacity, startEngine } from '../../fixtures/engine.ts';
+import { smallCapacity, startEngine } from '../../fixtures/engine.ts';
+import {
+  checkBatch,
+  makeRequest,
+  noCounts,
+  openSmallRunner,
+  randomWeights,
+  SMALL_CONFIG,
+  SoloAnswers,
+} from './batching-load.ts';
 
-/** A small model with random weights, large enough that a wrong row, position or mask changes its greedy choices. */
-const config: VlmConfig = {
-  family: 'llava',
-  vision: {
-    kind: 'siglip',
-    hidden: 16,
-    intermediate: 32,
-    layers: 2,
-    heads: 2,
-    imageSize: 12,
-    patchSize: 4,
-    layerNormEpsilon: 1e-6,
-    activation: 'tanh',
-  },
-  text: {
-    hidden: 32,
-    intermediate: 64,
-    layers: 3,
-    heads: 4,
-    kvHeads: 2,
-    headDim: 8,
-    vocab: 101,
-    ropeTheta: 10_000,
-    rmsNormEpsilon: 1e-6,
-    maxPositions: 256,
-    tiedHead: false,
-    bosToken: null,
-    eosTokens: [1],
-    padToken: 0,
-  },
-  projectorActivation: 'erf',
-  projectorBias: true,
-  visionLayers: 2,
-  dropFirstFeature: false,
-  imageToken: 2,
-  tokensPerImage: 9,
-};
-
-const capacity = smallCapacity({
-  maxRows: 6,
-  kvTokens: 6 * 128,
-  kvStepTokens: 16,
-  idleChunkTokens: 32,
-  busyChunkTokens: 7,
-  imagesPerRun: 2,
-});
-
-/** Roughly normal values, the same on every machine. */
-function randomTensor(shape: readonly number[], seed: number): Tensor {
-  const size = shape.reduce((a, b) => a * b, 1);
-  const scale = shape.length === 1 ? 0.1 : 1.2 / Math.sqrt(shape.at(-1)!);
-  const data = Float32Array.from({ length: size }, (_, i) => {
-    let sum = -6;
-    for (let k = 0; k < 12; k++) sum += uniform(seed, i * 12 + k);
-    return sum * scale + (shape.length === 1 ? 1 : 0);
-  });
-  return f32(data, shape);
-}
-
-function randomWeights(): Map<string, Tensor> {
-  const weights = new Map<string, Tensor>();
-  for (const { weights: shapes } of [visionGraph(config), decodeGraph(config, { images: true })])
-    for (const [name, shape] of shapes) weights.set(name, randomTensor(shape, weights.size));
-  return weights;
-}
-
-const picture = (seed: number) => ({
-  pixels_CHW: Float32Array.from({ length: 3 * 12 * 12 }, (_, i) => uniform(1000 + seed, i) * 2 - 1),
-  width: 12,
-  height: 12,
-});
-
-function makeRequest(index: number): EngineRequest {
-  const draw = (counter: number, below: number) => Math.floor(uniform(77 + index, counter) * below);
-  const ids: number[] = [];
-  const images: EngineRequest['images'][number][] = [];
-  const text = (count: number) => {
-    for (let i = 0; i < count; i++) ids.push(3 + draw(ids.length, config.text.vocab - 3));
-  };
-  text(1 + draw(900, 12));
-  for (let i = 0; i < draw(901, 4); i++) {
-    const seed = draw(910 + i, 3);
-    images.push({ start: ids.length, tokens: config.tokensPerImage, key: `p${seed}`, picture: picture(seed) });
-    for (let t = 0; t < config.tokensPerImage; t++) ids.push(config.imageToken);
-    text(1 + draw(920 + i, 5));
-  }
-  return {
-    ...PLAIN_REQUEST,
-    id: `r${index}`,
-    tokenIds: Int32Array.from(ids),
-    images,
-    maxNewTokens: 4 + draw(902, 16),
-    stopIds: [1],
-    topLogprobs: 0,
-  };
-}
+/** 1,000 batches take a minute or two: MANTIS_LONG_TESTS=1, or `npm run bench -- batching`. */
+const BATCHES = process.env.MANTIS_LONG_TESTS === '1' ? 1000 : 80;
+const POOL = process.env.MANTIS_LONG_TESTS === '1' ? 400 : 120;
 
 describe('continuous batching over ONNX Runtime', () => {
-  const weights = randomWeights();
   let runner: OnnxRunner;
   before(async () => {
-    runner = await OnnxRunner.create(config, weights, { threads: 1 });
+    runner = await openSmallRunner();
+  });
+  after(() => runner.dispose());
+
+  it(`${BATCHES} ragged mixed batches give each request exactly what it gets alone`, async (t) => {
+    const solo = new SoloAnswers(runner);
+    const counts = noCounts();
+    for (let seed = 0; seed < BATCHES; seed++) await checkBatch(runner, solo, seed, POOL, counts);
+    t.diagnostic(JSON.stringify(counts));
+    // The load is what it is said to be.
+    assert.ok(counts.tokens > 50 * BATCHES && counts.cancelled > BATCHES / 5, 'tokens, cancelled');
+    assert.ok(counts.preemptions > BATCHES / 5 && counts.cachedTokens > 5 * BATCHES, 'preempted, cached');
+    assert.ok(counts.draftedTokens > BATCHES / 5 && counts.acceptedTokens > BATCHES / 10, 'drafted, accepted');
+    assert.ok(counts.ties <= counts.greedyTokens / 10_000, `${counts.ties} ties of ${counts.greedyTokens} tokens`);
   });
 
-  async function serve(requests: readonly EngineRequest[], atStep: (index: number) => number, limit = capacity) {
-    const { engine, events, end } = startEngine({ runner, capacity: limit });
-    for (let step = 0; step < 2000; step++) {
-      for (const [i, request] of requests.entries()) if (atStep(i) === step) engine.submit(request);
-      await engine.step();
-      if (!engine.busy && step > 60) break;
+  it('through the other binding too', async () => {
+    const before = process.env.MANTIS_BINDING;
+    process.env.MANTIS_BINDING = 'node';
+    const other = await openSmallRunner();
+    try {
+      // The answers to compare with come from the first binding.
+      const solo = new SoloAnswers(runner);
+      for (let seed = 2000; seed < 2010; seed++) await checkBatch(other, solo, seed, POOL, noCounts());
+    } finally {
+      if (before === undefined) delete process.env.MANTIS_BINDING;
+      else process.env.MANTIS_BINDING = before;
+      await other.dispose();
     }
-    return requests.map(({ id }) => {
-      const tokens = events.flatMap((event) => (event.type === 'token' && event.id === id ? [event.token] : []));
-      return { tokens: tokens.map((token) => token.id), logprobs: tokens.map((token) => token.logprob), end: end(id) };
-    });
-  }
+  });
 
-  it('24 ragged requests that join and leave give exactly their one-by-one greedy tokens', async () => {
-    const requests = Array.from({ length: 24 }, (_, i) => makeRequest(i));
-    const together = await serve(requests, (i) => Math.floor(i * 1.7));
-    let worst = 0;
-    for (const [i, request] of requests.entries()) {
-      const [alone] = await serve([request], () => 0);
-      assert.deepEqual(together[i]!.tokens, alone!.tokens, request.id);
-      assert.deepEqual(together[i]!.end, alone!.end);
-      for (const [t, value] of alone!.logprobs.entries())
-        worst = Math.max(worst, Math.abs(value - together[i]!.logprobs[t]!));
+  it('a drawn answer is its seed’s, whatever the batch mates and through preemption', async () => {
+    const solo = new SoloAnswers(runner);
+    const drawn = [...Array(POOL).keys()].filter((i) => makeRequest(i).sampling.temperature > 0).slice(0, 12);
+    const seen = new Set<string>();
+    let preemptions = 0;
+    for (const kvTokens of [128, 320, 1024]) {
+      const capacity = smallCapacity({ maxRows: 6, kvTokens, kvStepTokens: 16, busyChunkTokens: 7, growthTokens: 0 });
+      const { engine, tokens } = startEngine({ runner, capacity, prefixCacheBytes: kvTokens === 320 ? 50_000 : 0 });
+      for (const index of drawn) engine.submit(makeRequest(index));
+      while (engine.busy) await engine.step();
+      preemptions += engine.counters.preemptions;
+      for (const index of drawn) {
+        const got = tokens(`r${index}`);
+        assert.deepEqual(got, (await solo.of(index)).tokens, `request ${index} with ${kvTokens} positions`);
+        seen.add(got.join());
+      }
     }
-    assert.ok(worst < 1e-4, `log-probabilities differ by ${worst}`);
-    assert.ok(new Set(together.flatMap(({ tokens }) => tokens)).size > 20, 'the model says more than a few tokens');
+    assert.ok(preemptions > 0, 'rows were preempted');
+    assert.ok(seen.size > drawn.length / 2, 'the answers differ from each other');
   });
 
   it('with the cache = without it: every token is the argmax of a whole forward pass', async () => {
-    const { graph, weights: needed } = forwardGraph(config, { images: 'pixels', rows: true });
+    const weights = randomWeights();
+    const { graph, weights: needed } = forwardGraph(SMALL_CONFIG, { images: 'pixels', rows: true });
     const session = await Session.create(graph);
-    const request = [...Array(24).keys()].map(makeRequest).find(({ images }) => images.length >= 2)!;
-    const [served] = await serve([request], () => 0, { ...capacity, idleChunkTokens: 5 });
+    const request = [...Array(POOL).keys()]
+      .map(makeRequest)
+      .find(({ images, adapter, sampling }) => images.length >= 2 && adapter === null && sampling.temperature === 0)!;
+    const capacity = smallCapacity({ maxRows: 1, kvTokens: 256, kvStepTokens: 16, idleChunkTokens: 5 });
+    const { engine, tokens } = startEngine({ runner, capacity });
+    engine.submit(request);
+    while (engine.busy) await engine.step();
     const ids = [...request.tokenIds];
-    for (const token of served!.tokens) {
+    for (const token of tokens(request.id)) {
       const S = ids.length;
       const feeds: Record<string, Tensor> = {
         ids: ints(ids, [1, S]),
@@ -156,7 +94,7 @@ describe('continuous batching over ONNX Runtime', () => {
         rows: ints([S - 1], [1]),
         image_rows: ints(
           request.images.flatMap(({ start, tokens }) => Array.from({ length: tokens }, (_, t) => start + t)),
-          [request.images.length * config.tokensPerImage],
+          [request.images.length * SMALL_CONFIG.tokensPerImage],
         ),
         pixel_values: f32(Float32Array.from(request.images.flatMap(({ picture }) => [...picture!.pixels_CHW])), [
           request.images.length,
@@ -170,5 +108,7 @@ describe('continuous batching over ONNX Runtime', () => {
       assert.equal(token, logits.indexOf(Math.max(...logits)));
       ids.push(token);
     }
+    await session.release();
+    assert.ok(tokens(request.id).length > 2);
   });
 });
