@@ -6,23 +6,28 @@ import type { RecordId } from './feature-store-record.ts';
 /** `tenant.name`, both hexadecimal. */
 const FILE = /^([0-9a-f]{32})\.([0-9a-f]{64})$/;
 
+/** Files that are looked at together when the folder is opened. */
+const STATS_AT_ONCE = 64;
+
 /**
- * Records as files of one folder, bounded by bytes, the least recently used out first. Files appear whole or not at all; order of
+ * Records as files of one folder, bounded in bytes and number, the least recently used out first. Files appear whole or not at all; order of
  * use survives a restart in their times. A folder belongs to one process.
  */
 export class DiskTier implements FeatureTier {
   readonly name = 'disk';
   readonly #dir: string;
   readonly #maxBytes: number;
+  readonly #maxFiles: number;
   /** File name → bytes; map order is use order. */
   readonly #files: Map<string, number>;
   #bytes: number;
   #evictions = 0;
   #writes = 0;
 
-  private constructor(dir: string, maxBytes: number, files: Map<string, number>) {
+  private constructor(dir: string, maxBytes: number, maxFiles: number, files: Map<string, number>) {
     this.#dir = dir;
     this.#maxBytes = maxBytes;
+    this.#maxFiles = maxFiles;
     this.#files = files;
     this.#bytes = [...files.values()].reduce((sum, bytes) => sum + bytes, 0);
   }
@@ -30,21 +35,23 @@ export class DiskTier implements FeatureTier {
   /**
    * Opens or makes the folder; half-written files of an earlier process are removed.
    * @param maxBytes budget over all files
+   * @param maxFiles every file is looked at when the folder is opened, which keeps a start waiting
    */
-  static async open(dir: string, maxBytes: number): Promise<DiskTier> {
+  static async open(dir: string, maxBytes: number, maxFiles = 16_384): Promise<DiskTier> {
     await mkdir(dir, { recursive: true });
     const found: { name: string; bytes: number; usedAtMs: number }[] = [];
-    for (const name of await readdir(dir)) {
-      const path = join(dir, name);
-      if (!FILE.test(name)) {
-        if (name.endsWith('.part')) await rm(path, { force: true });
-        continue;
-      }
-      const { size, mtimeMs } = await stat(path);
-      found.push({ name, bytes: size, usedAtMs: mtimeMs });
+    const names = await readdir(dir);
+    for (const name of names) if (name.endsWith('.part')) await rm(join(dir, name), { force: true });
+    const ours = names.filter((name) => FILE.test(name));
+    for (let at = 0; at < ours.length; at += STATS_AT_ONCE) {
+      const stats = ours.slice(at, at + STATS_AT_ONCE).map(async (name) => {
+        const { size, mtimeMs } = await stat(join(dir, name));
+        found.push({ name, bytes: size, usedAtMs: mtimeMs });
+      });
+      await Promise.all(stats);
     }
     found.sort((a, b) => a.usedAtMs - b.usedAtMs);
-    const tier = new DiskTier(dir, maxBytes, new Map(found.map(({ name, bytes }) => [name, bytes])));
+    const tier = new DiskTier(dir, maxBytes, maxFiles, new Map(found.map(({ name, bytes }) => [name, bytes])));
     await tier.#evict();
     return tier;
   }
@@ -107,7 +114,7 @@ export class DiskTier implements FeatureTier {
 
   async #evict(): Promise<void> {
     for (const name of this.#files.keys()) {
-      if (this.#bytes <= this.#maxBytes) return;
+      if (this.#bytes <= this.#maxBytes && this.#files.size <= this.#maxFiles) return;
       this.#forget(name);
       this.#evictions++;
       await rm(join(this.#dir, name), { force: true });

@@ -165,6 +165,14 @@ describe('DiskTier', () => {
     assert.deepEqual(again.size, { bytes: 2000, entries: 2, evictions: 1 });
     assert.deepEqual((await readdir(dir)).sort(), ['README', ...files.slice(0, 2)].sort());
   });
+  it('keeps no more files than it may', async (t) => {
+    const dir = await folder(t);
+    const tier = await DiskTier.open(dir, 1 << 20, 2);
+    for (const digit of ['1', '2', '3']) await tier.write(id(digit), new Uint8Array(10));
+    assert.deepEqual(tier.size, { bytes: 20, entries: 2, evictions: 1 });
+    assert.deepEqual((await DiskTier.open(dir, 1 << 20, 1)).size, { bytes: 10, entries: 1, evictions: 1 });
+    assert.equal((await readdir(dir)).length, 1);
+  });
   it('a damaged file counts as none, and is gone after it was read', async (t) => {
     const dir = await folder(t);
     const store = new FeatureStore({ tiers: [await DiskTier.open(dir, 1 << 20)] });
