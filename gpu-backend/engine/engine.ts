@@ -142,6 +142,8 @@ export class Engine {
     this.counters.preemptions++;
     this.#store(live);
     this.#rows.remove(live, false);
+    // They are computed again with the rest of the prompt.
+    live.reads.length = 0;
     live.stage = 'waiting';
     live.sharing = null;
   }

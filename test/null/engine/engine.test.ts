@@ -65,7 +65,7 @@ class HashRunner implements ModelRunner {
       for (let s = row * S; s <= flat; s++) attended.push([fresh[s * 2]!, fresh[s * 2 + 1]!]);
       logits_RV[r * VOCAB + nextToken(attended)] = 10;
     }
-    return { logits_RV, keys: [fresh, fresh], values: [fresh, fresh] };
+    return { logits_RV, fresh: { keys: [fresh, fresh], values: [fresh, fresh] } };
   }
 
   async dispose(): Promise<void> {}
@@ -207,5 +207,28 @@ describe('Engine', () => {
     while (engine.busy) await engine.step();
     assert.deepEqual(end('b'), { type: 'failed', id: 'b', message: 'device lost' });
     assert.deepEqual(tokens('a'), reference(first));
+  });
+
+  it('probabilities of a prompt are told once, though its row is preempted while it reads', async () => {
+    const capacity = smallCapacity({ maxRows: 2, kvTokens: 48, kvStepTokens: 8, busyChunkTokens: 2, growthTokens: 0 });
+    const reading = {
+      ...makeRequest('asked', [10, 20, 30, 40, 50, 60, 70, 80, 90, 11, 21, 31, 41, 51, 61, 71, 81, 91, 12, 22], [], 0),
+      readFrom: 2,
+    };
+    const readsOf = async (requests: readonly EngineRequest[]) => {
+      const { engine, events } = startEngine({ runner: new HashRunner(), capacity });
+      for (const request of requests) engine.submit(request);
+      while (engine.busy) await engine.step();
+      const reads = events.filter((event) => event.type === 'read');
+      return { reads, preemptions: engine.counters.preemptions };
+    };
+    const alone = await readsOf([reading]);
+    // Both have room for 24 positions; the row that goes before outgrows them while the other reads.
+    const growing = { ...makeRequest('grows', Array(18).fill(9), [], 20), stopIds: [] };
+    const beside = await readsOf([growing, reading]);
+    assert.ok(beside.preemptions > 0, 'it was preempted');
+    assert.equal(alone.preemptions, 0);
+    assert.deepEqual(beside.reads, alone.reads);
+    assert.equal(alone.reads[0]?.logprobs.length, 18);
   });
 });
