@@ -41,6 +41,7 @@ export function createMetrics(readStats: () => Promise<ServiceStats>) {
     ['num_requests_waiting', 'Requests that wait for a row.', (m) => m.waiting],
     ['kv_cache_usage_perc', 'Share of the KV budget in use, 0 … 1.', (m) => m.kvTokens / m.kvBudgetTokens],
     ['kv_cache_bytes', 'Bytes of the KV arena.', (m) => m.kvBytes],
+    ['prefix_cache_bytes', 'Bytes of keys and values kept of prompts and answers.', (m) => m.prefixBytes],
     ['encoded_images', 'Images run through the vision encoder since start.', (m) => m.counters.encodedImages],
     ['encoder_runs', 'Encoder runs since start; images over runs is the mean batch.', (m) => m.counters.encodeRuns],
     ['encoder_seconds', 'Seconds in the vision encoder since start.', (m) => m.counters.encodeMs / 1000],
@@ -57,6 +58,31 @@ export function createMetrics(readStats: () => Promise<ServiceStats>) {
       async collect() {
         this.reset();
         for (const stats of (await readEngine()).models) this.set({ model_name: stats.model }, value(stats));
+      },
+    });
+  const sumsOfModel: [name: string, help: string, value: (stats: ModelStats) => number][] = [
+    ['num_preemptions_total', 'Rows that had to give their room to others.', (m) => m.counters.preemptions],
+    [
+      'prompt_tokens_computed_total',
+      'Prompt tokens computed, again after a preemption included.',
+      (m) => m.counters.promptTokens,
+    ],
+    ['prompt_tokens_cached_total', 'Prompt tokens put back instead of computed.', (m) => m.counters.cachedTokens],
+    ['prefix_cache_queries_total', 'Tokens looked for in the prefix cache.', (m) => m.prefixes.queryTokens],
+    ['prefix_cache_hits_total', 'Tokens found in the prefix cache.', (m) => m.prefixes.hitTokens],
+    ['prefix_cache_evictions_total', 'Pieces of prompts dropped for want of room.', (m) => m.prefixes.evictions],
+    ['spec_decode_num_draft_tokens_total', 'Guessed tokens that were tried.', (m) => m.counters.draftedTokens],
+    ['spec_decode_num_accepted_tokens_total', 'Guessed tokens that were right.', (m) => m.counters.acceptedTokens],
+  ];
+  for (const [name, help, value] of sumsOfModel)
+    new Counter({
+      name: `mantis_${name}`,
+      help,
+      labelNames,
+      registers,
+      async collect() {
+        this.reset();
+        for (const stats of (await readEngine()).models) this.inc({ model_name: stats.model }, value(stats));
       },
     });
   const ofCache: [name: string, help: string, value: (cache: EngineStats['cache']) => number][] = [

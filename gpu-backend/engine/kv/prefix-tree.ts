@@ -51,6 +51,8 @@ interface Node {
 
 export interface PrefixCounters {
   queries: number;
+  /** Positions that were looked for. */
+  queryTokens: number;
   /** Queries that found at least one position. */
   hits: number;
   hitTokens: number;
@@ -62,7 +64,14 @@ export interface PrefixCounters {
 
 export class PrefixTree {
   readonly budgetBytes: number;
-  readonly counters: PrefixCounters = { queries: 0, hits: 0, hitTokens: 0, evictions: 0, refused: 0 };
+  readonly counters: PrefixCounters = {
+    queries: 0,
+    queryTokens: 0,
+    hits: 0,
+    hitTokens: 0,
+    evictions: 0,
+    refused: 0,
+  };
   readonly #roots = new Map<string, Root>();
   readonly #recency = new Set<Node>();
   #bytes = 0;
@@ -93,6 +102,7 @@ export class PrefixTree {
       pieces.push({ span: shared.span, from, to: from + partial.length });
     }
     this.counters.queries++;
+    this.counters.queryTokens += limit;
     if (length > 0) this.counters.hits++;
     this.counters.hitTokens += length;
     return { length, pieces };

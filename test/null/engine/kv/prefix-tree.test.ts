@@ -107,6 +107,7 @@ describe('PrefixTree', () => {
     assert.equal(tree.bytes, (7 + 2 + 2) * BYTES_PER_TOKEN);
     assert.deepEqual(tree.counters, {
       queries: 8,
+      queryTokens: 9 + 7 + 6 + 5 + 4 + 3 + 1 + 6,
       hits: 6,
       hitTokens: 8 + 7 + 5 + 3 + 1 + 1,
       evictions: 0,
