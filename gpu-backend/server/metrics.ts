@@ -81,8 +81,10 @@ export function createMetrics(readStats: () => Promise<ServiceStats>) {
       labelNames,
       registers,
       async collect() {
+        const { models } = await readEngine();
+        // Without a pause between the two: scrapes may overlap.
         this.reset();
-        for (const stats of (await readEngine()).models) this.inc({ model_name: stats.model }, value(stats));
+        for (const stats of models) this.inc({ model_name: stats.model }, value(stats));
       },
     });
   const ofCache: [name: string, help: string, value: (cache: EngineStats['cache']) => number][] = [
