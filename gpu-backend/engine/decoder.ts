@@ -75,7 +75,10 @@ export class Decoder {
     this.#bindOutputs(bound, B, S, batch.logitRows_R.length);
     await run.run();
     const floats = ({ data }: Tensor): Float32Array => data as Float32Array;
-    return { logits_RV: floats(bound.logits), keys: bound.keys.map(floats), values: bound.values.map(floats) };
+    return {
+      logits_RV: floats(bound.logits),
+      fresh: { keys: bound.keys.map(floats), values: bound.values.map(floats) },
+    };
   }
 
   async release(): Promise<void> {

@@ -5,6 +5,7 @@
  */
 import { EngineCounters } from './counters.ts';
 import type { FeatureCache } from './feature-cache.ts';
+import type { KvArena } from './kv/arena.ts';
 import { type EngineRequest, generatedTokens, imageRows, type Live, newLive, scheduled } from './live-request.ts';
 import { encodePending } from './pending-images.ts';
 import { PrefixCache } from './prefix-cache.ts';
@@ -201,7 +202,7 @@ export class Engine {
       logitRows_R: Int32Array.from(wanted),
     });
     const arena = this.#rows.arena(live);
-    arena.append(slot, tokens, { ...result, batchRow: 0, stride: tokens });
+    keep(arena, slot, 0, tokens, result);
     live.held = to;
     this.counters.promptTokens += tokens;
     this.counters.prefillMs += performance.now() - start;
@@ -254,7 +255,7 @@ export class Engine {
     }
     const vocabulary = result.logits_RV.length / rows.length;
     for (const [slot, row] of rows.entries()) {
-      arena.append(slot, 1, { ...result, batchRow: slot, stride: 1 });
+      keep(arena, slot, slot, 1, result);
       row.held++;
     }
     for (const [slot, row] of rows.entries())
@@ -288,7 +289,7 @@ export class Engine {
       return true;
     }
     const vocabulary = result.logits_RV.length / tokens;
-    arena.append(slot, tokens, { ...result, batchRow: 0, stride: tokens });
+    keep(arena, slot, 0, tokens, result);
     live.held += tokens;
     let right = 0;
     for (;;) {
@@ -373,6 +374,12 @@ export class Engine {
     if (event.type === 'end') this.#store(live);
     this.#rows.remove(live, event.type === 'failed');
   }
+}
+
+/** Keeps the keys and values of new tokens of one row of the batch behind what its row in the arena holds. */
+function keep(arena: KvArena, slot: number, batchRow: number, tokens: number, { fresh }: ForwardResult): void {
+  if (fresh === null) arena.extend(slot, tokens);
+  else arena.append(slot, tokens, { ...fresh, batchRow, stride: tokens });
 }
 
 function lastRow(logits_RV: Float32Array, rows: number): Float32Array {

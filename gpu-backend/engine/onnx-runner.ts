@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { type Adapter, mergeAdapter } from '../models/adapter.ts';
 import type { VlmConfig } from '../models/config.ts';
 import { decodeGraph, type KvFormat } from '../models/decode.ts';
+import { hasInPlaceGraph, inPlaceGraph } from '../models/decode-in-place.ts';
 import type { Picture } from '../models/family.ts';
 import type { WeightMap } from '../models/load.ts';
 import { GRAPH_NAMES } from '../models/manifest.ts';
@@ -15,6 +16,7 @@ import { Session, type Tensor } from '../runtime/session.ts';
 import { AdapterBank, type BatchAdapters } from './adapter-bank.ts';
 import { Decoder } from './decoder.ts';
 import { encodePictures } from './encode-pictures.ts';
+import { InPlaceDecoder } from './in-place-decoder.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
 
 export interface RunnerOptions {
@@ -27,6 +29,9 @@ export interface RunnerOptions {
   /** Default: the processor. */
   readonly placement?: Placement;
 }
+
+/** Up to so many positions a row, one kernel over the cache in place is faster than products over all of it. */
+const IN_PLACE_TOKENS = 512;
 
 /**
  * A model over ONNX Runtime, with the adapters that are loaded on it. Weights are constants of the sessions, so kernels pack them
@@ -43,6 +48,8 @@ export class OnnxRunner implements ModelRunner {
   /** Where sessions share packed weights, further graphs cost nothing: one without pictures, one for the beginnings of prompts. */
   readonly #text: Decoder | null;
   readonly #first: Decoder | null;
+  /** One token a row over an f32 cache of few positions. */
+  readonly #inPlace: InPlaceDecoder | null;
   readonly #withImages: Decoder;
   readonly #bank = new AdapterBank();
   /** Decoders with a bank, by what they adapt. */
@@ -58,6 +65,7 @@ export class OnnxRunner implements ModelRunner {
       readonly vision: Session;
       readonly text: Session | null;
       readonly first: Session | null;
+      readonly inPlace: Session | null;
       readonly withImages: Session;
     },
   ) {
@@ -71,6 +79,7 @@ export class OnnxRunner implements ModelRunner {
     this.#vision = sessions.vision;
     this.#text = sessions.text === null ? null : new Decoder(sessions.text, config, format, false);
     this.#first = sessions.first === null ? null : new Decoder(sessions.first, config, format, true, true);
+    this.#inPlace = sessions.inPlace === null ? null : new InPlaceDecoder(sessions.inPlace, config);
     this.#withImages = new Decoder(sessions.withImages, config, format, true);
   }
 
@@ -100,14 +109,16 @@ export class OnnxRunner implements ModelRunner {
     const first = hasFirst
       ? await compile(prefillGraph(config, { images: true, ...(storage === undefined ? {} : { storage }) }))
       : null;
-    return new OnnxRunner(config, options, { constants, prepacked }, { vision, text, first, withImages });
+    const hasInPlace = sharesWeights && options.kv !== 'int8' && hasInPlaceGraph(config);
+    const inPlace = hasInPlace ? await compile(inPlaceGraph(config, storage === undefined ? {} : { storage })) : null;
+    return new OnnxRunner(config, options, { constants, prepacked }, { vision, text, first, inPlace, withImages });
   }
 
   /** Opens the graphs of an imported model, whose weights lie in the file beside them. They were lowered for the processor and run there. */
   static async open(dir: string, config: VlmConfig, threads: number): Promise<OnnxRunner> {
     const open = (name: string) => Session.open(join(dir, name), { threads, foldConstants: true });
     const [vision, withImages] = [await open(GRAPH_NAMES.vision), await open(GRAPH_NAMES.decode)];
-    const sessions = { vision, text: null, first: null, withImages };
+    const sessions = { vision, text: null, first: null, inPlace: null, withImages };
     const shared = { constants: new Map(), prepacked: new PrepackedWeights() };
     return new OnnxRunner(config, { threads }, shared, sessions);
   }
@@ -144,13 +155,17 @@ export class OnnxRunner implements ModelRunner {
     const adapters = this.#bank.forRows(batch.adapters);
     if (adapters !== null) return await (await this.#decoderWith(adapters)).forward(batch, adapters);
     if (batch.isPastEmpty && this.#first !== null) return await this.#first.forward(batch, null);
+    if (batch.newTokens === 1 && batch.pastTokens <= IN_PLACE_TOKENS && this.#inPlace !== null)
+      return await this.#inPlace.forward(batch);
     const decoder = batch.imageRows.length === 0 && this.#text !== null ? this.#text : this.#withImages;
     return await decoder.forward(batch, null);
   }
 
   async dispose(): Promise<void> {
     const adapted = await Promise.all(this.#adapted.values());
-    const decoders = [this.#withImages, this.#text, this.#first, ...adapted].filter((decoder) => decoder !== null);
+    const decoders = [this.#withImages, this.#text, this.#first, this.#inPlace, ...adapted].filter(
+      (decoder) => decoder !== null,
+    );
     for (const decoder of decoders) await decoder.release();
     for (const session of [this.#vision, ...this.#visionOf.values()]) await session.release();
   }

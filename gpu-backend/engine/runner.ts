@@ -47,7 +47,12 @@ export interface ForwardBatch {
 export interface ForwardResult {
   /** [R, V] */
   readonly logits_RV: Float32Array;
-  /** Per layer [B, kvHeads, S, headDim]: keys (rotary applied) and values of the new tokens only. */
+  /** Keys and values of the new tokens; `null` where the run has written them behind each row's own in the arena. */
+  readonly fresh: NewKv | null;
+}
+
+/** Per layer [B, kvHeads, S, headDim]: keys (rotary applied) and values of the new tokens only. */
+export interface NewKv {
   readonly keys: readonly Float32Array[];
   readonly values: readonly Float32Array[];
 }

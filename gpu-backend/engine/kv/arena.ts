@@ -140,6 +140,12 @@ export class KvArena {
     this.#lengths[slot] = start + tokens;
   }
 
+  /** Counts `tokens` new positions that were written into the row's own memory by others. Of an f32 arena only. */
+  extend(slot: number, tokens: number): void {
+    if (this.shape.format !== 'f32') throw new Error('internal: a quantised row is extended by append alone');
+    this.#lengths[slot] = this.#room(slot, tokens) + tokens;
+  }
+
   /** Forgets the last `tokens` positions of a row. */
   truncate(slot: number, tokens: number): void {
     const length = this.length(slot);
