@@ -83,8 +83,13 @@ interface LocalTokens {
 const MAX_PLACES = 4096;
 /** Of masks kept with places, and again of those kept by state. */
 const MAX_MASK_BYTES = 4 * 2 ** 20;
-/** Configurations of one place; more come only from schemas that are ambiguous on purpose. */
-const MAX_CONFIGURATIONS = 512;
+/**
+ * Configurations of one place. More come only from schemas that are ambiguous on purpose; the ones nearest to an end are kept then:
+ * what they allow still fits.
+ */
+const MAX_CONFIGURATIONS = 48;
+/** Configurations met on the way to a place's own; a bound that only a defect can reach. */
+const MAX_REACHED = 50_000;
 const FEW = 8;
 
 export class GrammarMatcher {
@@ -219,7 +224,7 @@ export class GrammarMatcher {
           targets.push({ state: edgeTo[e]!, stack });
           break; // edges of a state are disjoint
         }
-    const to = targets.length === 0 ? null : this.#place(targets);
+    const to = targets.length === 0 ? null : this.#place(this.#nearest(targets));
     from.next[cls] = to;
     return to;
   }
@@ -229,13 +234,13 @@ export class GrammarMatcher {
     const { edgeStart, callStart, callRule, callReturn, accepts, distance } = this.#grammar;
     const seen = new Set<string>();
     const todo: Configuration[] = [];
-    const kept: (Configuration & { readonly key: string })[] = [];
+    let kept: (Configuration & { readonly key: string })[] = [];
     let [canEnd, exits, isOpen, nearest] = [false, false, false, Number.POSITIVE_INFINITY];
     const reach = (state: number, stack: Frame) => {
       const key = `${state} ${stack.id}`;
       if (seen.has(key)) return;
       seen.add(key);
-      if (seen.size > 4 * MAX_CONFIGURATIONS) throw new Error(TOO_AMBIGUOUS);
+      if (seen.size > MAX_REACHED) throw new Error('internal: a place of the constraint has too many configurations');
       todo.push({ state, stack });
       const isLive = distance[state]! >= 0;
       if (isLive) nearest = Math.min(nearest, distance[state]! + stack.distance);
@@ -258,8 +263,7 @@ export class GrammarMatcher {
       }
     }
     if (kept.length === 0 && !canEnd && !exits) return null;
-    if (kept.length > MAX_CONFIGURATIONS) throw new Error(TOO_AMBIGUOUS);
-    kept.sort((a, b) => (a.key < b.key ? -1 : 1));
+    kept = this.#nearest(kept).sort((a, b) => (a.key < b.key ? -1 : 1));
     const key = `${canEnd ? '.' : ''}${exits ? '^' : ''}${kept.map((one) => one.key).join()}`;
     let place = this.#places.get(key);
     if (place === undefined) {
@@ -267,6 +271,14 @@ export class GrammarMatcher {
       this.#places.set(key, place);
     }
     return place;
+  }
+
+  #nearest<C extends Configuration>(configurations: C[]): C[] {
+    if (configurations.length <= MAX_CONFIGURATIONS) return configurations;
+    const { distance } = this.#grammar;
+    const length = ({ state, stack }: Configuration) =>
+      distance[state]! < 0 ? Number.POSITIVE_INFINITY : distance[state]! + stack.distance;
+    return configurations.sort((a, b) => length(a) - length(b) || a.stack.id - b.stack.id).slice(0, MAX_CONFIGURATIONS);
   }
 
   readonly #nextFrame = (): number => this.#frames++;
@@ -281,9 +293,6 @@ export class GrammarMatcher {
     this.#start = this.#skipsFirstSpace ? withOptionalSpace(root, this.#grammar) : root;
   }
 }
-
-const TOO_AMBIGUOUS =
-  'The constraint is too ambiguous: too many of its alternatives fit the answer so far. Make them differ earlier.';
 
 function isAlive(place: Place): boolean {
   return place.distance !== Number.POSITIVE_INFINITY;

@@ -23,12 +23,14 @@ export interface TokenTrie {
  * @param bytesOf bytes that an id writes; `null` for special tokens and ids without a token, which no text contains
  */
 export function buildTokenTrie(vocabulary: number, bytesOf: (id: number) => Uint8Array | null): TokenTrie {
-  const tokens: { readonly id: number; readonly bytes: Uint8Array }[] = [];
+  const tokens: { readonly id: number; readonly bytes: Uint8Array; readonly key: string }[] = [];
   for (let id = 0; id < vocabulary; id++) {
     const bytes = bytesOf(id);
-    if (bytes !== null && bytes.length > 0 && bytes.length < 2 ** 16) tokens.push({ id, bytes });
+    if (bytes === null || bytes.length === 0 || bytes.length >= 2 ** 16) continue;
+    // One character a byte: strings compare several times faster than arrays.
+    tokens.push({ id, bytes, key: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1') });
   }
-  tokens.sort((a, b) => Buffer.compare(a.bytes, b.bytes) || a.id - b.id);
+  tokens.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : a.id - b.id));
 
   let nodes = 1;
   let maxDepth = 0;

@@ -34,7 +34,9 @@ export function generateRoutes(context: AppContext): Hono<SignedEnv> {
   app.post('/v1/score', async (c) => {
     checkRoom();
     const { request, blobs } = parseFrame(c.get('body'), BackendScoreRequest);
-    return c.json(await service.score(request, blobs, c.req.raw.signal));
+    const scored = await service.score(request, blobs, c.req.raw.signal);
+    metrics.promptTokens.inc({ model_name: request.adapter?.base ?? request.model }, scored.usage.promptTokens);
+    return c.json(scored);
   });
 
   app.post('/v1/generate', async (c) => {

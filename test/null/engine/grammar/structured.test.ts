@@ -171,6 +171,30 @@ describe('other constraints', () => {
   });
 });
 
+describe('ambiguous schemas', () => {
+  it('whose readings double with every level are followed in bounded time', () => {
+    const schema = {
+      $ref: '#/$defs/n',
+      $defs: {
+        n: {
+          anyOf: [
+            { type: 'array', items: { $ref: '#/$defs/n' }, minItems: 1 },
+            { type: 'array', items: { anyOf: [{ $ref: '#/$defs/n' }, { type: 'null' }] } },
+            { type: 'array', items: { anyOf: [{ $ref: '#/$defs/n' }, { type: 'boolean' }] } },
+          ],
+        },
+      },
+    };
+    const validate = ajv.compile(schema);
+    const start = performance.now();
+    for (let seed = 0; seed < 3; seed++) {
+      const { text } = randomAnswer({ type: 'json_schema', schema }, NANO, seed, 150);
+      assert.ok(validate(JSON.parse(text)), text);
+    }
+    assert.ok(performance.now() - start < 20_000);
+  });
+});
+
 describe('what is refused', () => {
   const refusal = (spec: ConstraintSpec): GrammarError => {
     try {
