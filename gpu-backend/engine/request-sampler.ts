@@ -1,5 +1,7 @@
 import type { Constraint } from './grammar/constraint.ts';
-import { GrammarMatcher, type Place, type TokenMask } from './grammar/matcher.ts';
+import { GrammarMatcher } from './grammar/matcher.ts';
+import type { Place } from './grammar/place.ts';
+import type { TokenMask } from './grammar/token-mask.ts';
 import { tokenText } from './grammar/token-trie.ts';
 import type { EngineRequest } from './live-request.ts';
 import { choose, type SampledToken, withLogprobs } from './sampler.ts';

@@ -8,71 +8,9 @@
  * are listed) are followed further with the real stack.
  */
 import type { Grammar } from './grammar.ts';
+import { type Configuration, Frame, Place } from './place.ts';
+import { maskOf, type TokenMask } from './token-mask.ts';
 import type { TokenTrie } from './token-trie.ts';
-
-/** Tokens that may come next. */
-export interface TokenMask {
-  /** Bit per token id. */
-  readonly bits: Uint32Array;
-  readonly count: number;
-  /** The allowed ids, ascending, where they are few enough to be faster than the bits; else `null`. */
-  readonly ids: Int32Array | null;
-}
-
-/** A stack of places to return to; equal stacks are one object. */
-class Frame {
-  readonly #above = new Map<number, Frame>();
-
-  constructor(
-    /** State to go on in; -1 at the bottom. */
-    readonly state: number,
-    readonly below: Frame | null,
-    /** Least bytes to the end of everything on the stack. */
-    readonly distance: number,
-    readonly id: number,
-  ) {}
-
-  push(state: number, distance: number, nextId: () => number): Frame {
-    let frame = this.#above.get(state);
-    if (frame === undefined) {
-      frame = new Frame(state, this, this.distance + distance, nextId());
-      this.#above.set(state, frame);
-    }
-    return frame;
-  }
-}
-
-interface Configuration {
-  readonly state: number;
-  readonly stack: Frame;
-}
-
-/** A place in the grammar between two bytes. */
-export class Place {
-  /** By byte class; `null` = nothing fits, undefined = not computed yet. */
-  readonly next: (Place | null | undefined)[] = [];
-  mask: TokenMask | null = null;
-
-  constructor(
-    /** Those that can take a byte. */
-    readonly configurations: readonly Configuration[],
-    /** The text may end here. */
-    readonly canEnd: boolean,
-    /** The rule at the bottom ended here; only where a state's own tokens are computed. */
-    readonly exits: boolean,
-    /** Least number of one-byte tokens to an end; infinite = none is known. */
-    readonly distance: number,
-    /** Some way to an end takes at least one more byte. */
-    readonly continues: boolean,
-    /** A space may come first that the answer's text will not show. */
-    readonly skipsSpace = false,
-  ) {}
-
-  /** The text is complete: nothing can follow. */
-  get isComplete(): boolean {
-    return this.canEnd && !this.continues;
-  }
-}
 
 /** Tokens that stay within one rule, and the trie nodes at which tokens leave it. */
 interface LocalTokens {
@@ -90,12 +28,13 @@ const MAX_MASK_BYTES = 4 * 2 ** 20;
 const MAX_CONFIGURATIONS = 48;
 /** Configurations met on the way to a place's own; a bound that only a defect can reach. */
 const MAX_REACHED = 50_000;
-const FEW = 8;
 
 export class GrammarMatcher {
   readonly #grammar: Grammar;
   readonly #trie: TokenTrie;
   readonly #places = new Map<string, Place>();
+  /** Places of one configuration with nothing behind it, by `#keyOf`. */
+  readonly #single = new Map<number, Place>();
   readonly #local = new Map<number, LocalTokens>();
   readonly #path: (Place | null)[];
   #frames = 0;
@@ -129,7 +68,7 @@ export class GrammarMatcher {
   maskWithin(place: Place, budget: number): TokenMask {
     const bits = this.#emptyBits();
     this.#walk(place, 0, bits, (next) => next.isComplete || next.distance <= budget);
-    return finish(bits);
+    return maskOf(bits);
   }
 
   /** The place after a token; `null` when the token does not fit. */
@@ -145,7 +84,7 @@ export class GrammarMatcher {
   #computeMask(place: Place): TokenMask {
     const bits = this.#emptyBits();
     this.#maskBytes += bits.byteLength;
-    if (this.#places.size > MAX_PLACES || this.#maskBytes > MAX_MASK_BYTES) this.#forget();
+    if (this.#places.size + this.#single.size > MAX_PLACES || this.#maskBytes > MAX_MASK_BYTES) this.#forget();
     // The start of a tokenizer that skips a space has a transition of its own, which configurations do not show.
     if (place.skipsSpace) this.#walk(place, 0, bits, isAlive);
     else
@@ -159,7 +98,7 @@ export class GrammarMatcher {
           if (below !== null) this.#walk(below, node, bits, isAlive);
         }
       }
-    return finish(bits);
+    return maskOf(bits);
   }
 
   #localTokens(state: number): LocalTokens {
@@ -231,46 +170,69 @@ export class GrammarMatcher {
 
   /** The place of these configurations and all they reach by calls and returns; `null` when none can take a byte or end. */
   #place(from: readonly Configuration[]): Place | null {
+    const { callStart, accepts, edgeStart, distance } = this.#grammar;
+    const [only] = from;
+    if (from.length === 1 && accepts[only!.state] === 0) {
+      const { state, stack } = only!;
+      if (callStart[state + 1]! === callStart[state]! && edgeStart[state + 1]! > edgeStart[state]!) {
+        // Nothing to look up behind it, as within a literal or a string: most places are like this.
+        const key = this.#keyOf(state, stack);
+        let place = this.#single.get(key);
+        if (place === undefined) {
+          const isLive = distance[state]! >= 0;
+          const nearest = isLive ? distance[state]! + stack.distance : Number.POSITIVE_INFINITY;
+          place = new Place([only!], false, false, nearest, isLive);
+          this.#single.set(key, place);
+        }
+        return place;
+      }
+    }
+    return this.#closure(from);
+  }
+
+  #closure(from: readonly Configuration[]): Place | null {
     const { edgeStart, callStart, callRule, callReturn, accepts, distance } = this.#grammar;
-    const seen = new Set<string>();
-    const todo: Configuration[] = [];
-    let kept: (Configuration & { readonly key: string })[] = [];
+    const seen = new Set<number>();
+    const reached: Configuration[] = [...from];
+    const kept: Configuration[] = [];
     let [canEnd, exits, isOpen, nearest] = [false, false, false, Number.POSITIVE_INFINITY];
-    const reach = (state: number, stack: Frame) => {
-      const key = `${state} ${stack.id}`;
-      if (seen.has(key)) return;
+    for (let next = 0; next < reached.length; next++) {
+      const { state, stack } = reached[next]!;
+      const key = this.#keyOf(state, stack);
+      if (seen.has(key)) continue;
       seen.add(key);
       if (seen.size > MAX_REACHED) throw new Error('internal: a place of the constraint has too many configurations');
-      todo.push({ state, stack });
       const isLive = distance[state]! >= 0;
       if (isLive) nearest = Math.min(nearest, distance[state]! + stack.distance);
-      if (edgeStart[state + 1]! === edgeStart[state]!) return;
-      kept.push({ state, stack, key });
-      isOpen ||= isLive;
-    };
-    for (const { state, stack } of from) reach(state, stack);
-    for (let one = todo.pop(); one !== undefined; one = todo.pop()) {
-      const { state, stack } = one;
+      if (edgeStart[state + 1]! > edgeStart[state]!) {
+        kept.push(reached[next]!);
+        isOpen ||= isLive;
+      }
       if (accepts[state] === 1) {
         if (stack === this.#exit) exits = true;
         else if (stack.below === null) canEnd = true;
-        else reach(stack.state, stack.below);
+        else reached.push({ state: stack.state, stack: stack.below });
       }
       for (let c = callStart[state]!; c < callStart[state + 1]!; c++) {
         const after = distance[callReturn[c]!]!;
         if (after < 0 || distance[callRule[c]!]! < 0) continue; // no way to an end leads through it
-        reach(callRule[c]!, stack.push(callReturn[c]!, after, this.#nextFrame));
+        reached.push({ state: callRule[c]!, stack: stack.push(callReturn[c]!, after, this.#nextFrame) });
       }
     }
     if (kept.length === 0 && !canEnd && !exits) return null;
-    kept = this.#nearest(kept).sort((a, b) => (a.key < b.key ? -1 : 1));
-    const key = `${canEnd ? '.' : ''}${exits ? '^' : ''}${kept.map((one) => one.key).join()}`;
+    const near = this.#nearest(kept);
+    const keys = near.map(({ state, stack }) => this.#keyOf(state, stack)).sort((a, b) => a - b);
+    const key = `${canEnd ? '.' : ''}${exits ? '^' : ''}${keys.join()}`;
     let place = this.#places.get(key);
     if (place === undefined) {
-      place = new Place(kept, canEnd, exits, nearest, isOpen);
+      place = new Place(near, canEnd, exits, nearest, isOpen);
       this.#places.set(key, place);
     }
     return place;
+  }
+
+  #keyOf(state: number, stack: Frame): number {
+    return stack.id * this.#grammar.accepts.length + state;
   }
 
   #nearest<C extends Configuration>(configurations: C[]): C[] {
@@ -286,6 +248,7 @@ export class GrammarMatcher {
   /** Bounds memory: places in use by running answers stay valid, they are only no longer shared. */
   #forget(): void {
     this.#places.clear();
+    this.#single.clear();
     this.#maskBytes = 0;
     this.#bottom = new Frame(-1, null, 0, this.#frames++);
     this.#exit = new Frame(-1, null, 0, this.#frames++);
@@ -308,21 +271,4 @@ function withOptionalSpace(root: Place, { classOf }: Grammar): Place {
   const start = new Place(configurations, canEnd, exits, distance, continues, true);
   start.next[classOf[0x20]!] = root;
   return start;
-}
-
-function finish(bits: Uint32Array): TokenMask {
-  let count = 0;
-  for (const word of bits) count += ones(word);
-  if (count * FEW > bits.length * 32) return { bits, count, ids: null };
-  const ids = new Int32Array(count);
-  let at = 0;
-  for (let word = 0; word < bits.length; word++)
-    for (let rest = bits[word]!; rest !== 0; rest &= rest - 1) ids[at++] = word * 32 + (31 - Math.clz32(rest & -rest));
-  return { bits, count, ids };
-}
-
-function ones(word: number): number {
-  let bits = word - ((word >>> 1) & 0x55555555);
-  bits = (bits & 0x33333333) + ((bits >>> 2) & 0x33333333);
-  return Math.imul((bits + (bits >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
 }
