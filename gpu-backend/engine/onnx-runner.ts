@@ -155,10 +155,11 @@ export class OnnxRunner implements ModelRunner {
     const adapters = this.#bank.forRows(batch.adapters);
     if (adapters !== null) return await (await this.#decoderWith(adapters)).forward(batch, adapters);
     if (batch.isPastEmpty && this.#first !== null) return await this.#first.forward(batch, null);
+    // A chunk of a prompt may be one token, and that a picture's.
+    if (batch.imageRows.length > 0) return await this.#withImages.forward(batch, null);
     if (batch.newTokens === 1 && batch.pastTokens <= IN_PLACE_TOKENS && this.#inPlace !== null)
       return await this.#inPlace.forward(batch);
-    const decoder = batch.imageRows.length === 0 && this.#text !== null ? this.#text : this.#withImages;
-    return await decoder.forward(batch, null);
+    return await (this.#text ?? this.#withImages).forward(batch, null);
   }
 
   async dispose(): Promise<void> {
