@@ -11,11 +11,21 @@ function mix(value: number): number {
   return hash ^ (hash >>> 16);
 }
 
-/** Uniform in [0, 1) with 53 bits, from a seed (any safe integer) and a counter (a token's position in the answer). */
-export function uniform(seed: number, counter: number): number {
+/** 32 bits that name one draw: the seed's (any safe integer) at a counter (a token's position in the answer). */
+export function drawOf(seed: number, counter: number): number {
   const low = seed >>> 0;
   const high = Math.floor(seed / 2 ** 32) | 0;
-  const base = mix(mix(mix(low ^ 0x9e3779b9) ^ high) ^ Math.imul(counter + 1, 0x85157af5));
+  return mix(mix(mix(low ^ 0x9e3779b9) ^ high) ^ Math.imul(counter + 1, 0x85157af5));
+}
+
+/** Uniform in (0, 1) with 32 bits, one for each token of a draw. */
+export function uniformOfToken(draw: number, id: number): number {
+  return ((mix(mix(draw ^ Math.imul(id + 1, 0x9e3779b1)) + id) >>> 0) + 0.5) / 2 ** 32;
+}
+
+/** Uniform in [0, 1) with 53 bits, from a seed and a counter. */
+export function uniform(seed: number, counter: number): number {
+  const base = drawOf(seed, counter);
   const first = mix(base + 0x3c6ef372) >>> 5; // 27 bits
   const second = mix(base ^ 0x1b873593) >>> 6; // 26 bits
   return (first * 2 ** 26 + second) / 2 ** 53;

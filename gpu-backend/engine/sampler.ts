@@ -1,10 +1,10 @@
 /**
  * From one row of logits to one token id. Everything here is per row and deterministic: temperature 0 is greedy (first of
- * equals), above that one counter-based uniform decides, so batch mates can never change an answer. What a request remembers
+ * equals), above that counter-based random numbers decide, so batch mates can never change an answer. What a request remembers
  * between its tokens (penalties, constraints) is in `request-sampler.ts`.
  */
 import type { Constraint } from './grammar/constraint.ts';
-import { uniform } from './random.ts';
+import { drawOf, uniformOfToken } from './random.ts';
 
 export interface SamplingParams {
   /** 0 = greedy. Range 0 … 2. */
@@ -137,21 +137,37 @@ export function choose(
     weights[count++] = weight;
     sum += weight;
   }
-  if (topP < 1) [count, sum] = nucleus(count, topP * sum, minP);
-  let target = uniform(seed, counter) * sum;
+  if (topP < 1) count = nucleus(count, topP * sum, minP);
+  return race(drawOf(seed, counter), count);
+}
+
+/**
+ * Draws a candidate in proportion to its weight: each one's exponential clock runs at the speed of its weight, and the first to ring
+ * wins (the Gumbel-max trick). Every token has a random number of its own, so that rounding differences between batches can change
+ * the outcome only where two clocks ring at the same time; with one number for the sum of all, they could wherever two tokens meet.
+ */
+function race(draw: number, count: number): number {
+  let winner = ids[0]!;
+  let first = Number.POSITIVE_INFINITY;
   for (let index = 0; index < count; index++) {
-    target -= weights[index]!;
-    if (target < 0) return ids[index]!;
+    const unit = uniformOfToken(draw, ids[index]!);
+    const weight = weights[index]!;
+    if (1 - unit >= first * weight) continue; // -log(u) ≥ 1-u: most need no logarithm
+    const time = -Math.log(unit) / weight;
+    if (time < first) {
+      first = time;
+      winner = ids[index]!;
+    }
   }
-  return ids[Math.max(count - 1, 0)]!; // rounding of the running sum: the last kept token
+  return winner;
 }
 
 /**
  * Keeps the likeliest candidates until they have the mass, and of those the ones that are `minP` as likely as the best. Whole classes
  * of likelihood are kept or dropped; only the one in which the mass is reached is sorted.
- * @returns their number and their sum
+ * @returns their number
  */
-function nucleus(count: number, mass: number, minP: number): [count: number, sum: number] {
+function nucleus(count: number, mass: number, minP: number): number {
   massOfClass.fill(0);
   for (let index = 0; index < count; index++) massOfClass[classes[index]!]! += weights[index]!;
   let missing = mass;
@@ -166,14 +182,12 @@ function nucleus(count: number, mass: number, minP: number): [count: number, sum
     missing -= weights[index]!;
   }
   let kept = 0;
-  let sum = 0;
   for (let index = 0; index < count; index++) {
     if (classes[index]! > last || weights[index]! < minP || dropped.has(index)) continue;
     ids[kept] = ids[index]!;
-    weights[kept] = weights[index]!;
-    sum += weights[kept++]!;
+    weights[kept++] = weights[index]!;
   }
-  return [kept, sum];
+  return kept;
 }
 
 function argmaxAmong(logits_V: Float32Array, among: ArrayLike<number>): number {

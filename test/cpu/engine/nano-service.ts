@@ -35,12 +35,13 @@ export function ask(words: string, sampling: Partial<Sampling> = {}): GenerateRe
   };
 }
 
-export async function serveNano(): Promise<{
+/** @param kvTokens positions of keys and values over all rows; few of them make rows give way to each other */
+export async function serveNano(kvTokens = 16_384): Promise<{
   readonly service: EngineModelService;
   readonly tell: (request: GenerateRequest, blobs?: readonly Uint8Array[]) => Promise<Told>;
   readonly close: () => Promise<void>;
 }> {
-  const capacity = capacityFor({ maxRows: 8, kvTokens: 16_384 });
+  const capacity = capacityFor({ maxRows: 8, kvTokens });
   const decoders = new DecodePool();
   const pool = new ModelPool({
     models: [{ id: 'nano', dir: NANO_DIR }],

@@ -152,3 +152,26 @@ describe('how nano answers', () => {
     assert.equal(nano.service.inFlight, 0);
   });
 });
+
+describe('rows that give way and go on later', () => {
+  it('keep their penalties, their draws and their place in the schema', async () => {
+    const schema = { type: 'array', items: { type: 'string', minLength: 20 }, minItems: 6, maxItems: 8 };
+    const constraint = { param: 'x', spec: { type: 'json_schema' as const, schema } };
+    const requests = Array.from({ length: 6 }, (_, seed) =>
+      ask(QUESTION, { constraint, temperature: 1, seed, frequencyPenalty: 0.5, maxTokens: 350 }),
+    );
+    const roomy = await serveNano();
+    const alone: string[] = [];
+    for (const request of requests) alone.push((await roomy.tell(request)).choices[0]!.text);
+    await roomy.close();
+    const tight = await serveNano(1024);
+    const together = await Promise.all(requests.map((request) => tight.tell(request)));
+    const { preemptions } = (await tight.service.stats()).models[0]!.counters;
+    await tight.close();
+    assert.deepEqual(
+      together.map(({ choices }) => choices[0]!.text),
+      alone,
+    );
+    assert.ok(preemptions > 0, 'expected rows to be preempted');
+  });
+});
