@@ -27,6 +27,7 @@ export interface Capabilities {
   readonly matMulIntegerToFloat: boolean;
 }
 
+/** GroupQueryAttention over whole prompts is right on the processor, but slower than blocks of plain products (`group-attention.ts`). */
 export const CPU_CAPABILITIES: Capabilities = {
   device: 'cpu',
   fusedMatMul: true,
@@ -34,8 +35,8 @@ export const CPU_CAPABILITIES: Capabilities = {
   simplifiedLayerNormStats: true,
   skipSimplifiedLayerNorm: true,
   rotaryEmbedding: true,
-  groupQueryAttention: true,
-  groupQueryWindow: true,
+  groupQueryAttention: false,
+  groupQueryWindow: false,
   groupQueryCache: true,
   quickGelu: true,
   logSoftmax: true,

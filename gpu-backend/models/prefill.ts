@@ -17,8 +17,8 @@ export function hasPrefillGraph(config: VlmConfig): boolean {
 }
 
 /**
- * The first tokens of prompts: as decodeGraph with joined layers and nothing in the cache, with attention in one kernel. Faster
- * the longer they are, and the same weights.
+ * The first tokens of prompts: as decodeGraph with joined layers and nothing in the cache, with attention that makes no scores it
+ * would mask. Faster the longer they are, and the same weights.
  *
  * Inputs, legend as in decodeGraph: `ids` [B, S]; rows shorter than S are padded on the right with any id; `rows` [R], R ≥ 1,
  * flat in B·S; with images `image_features` [F, D], `image_rows` [F]; with adapters `adapter_mask` [B·S, R_lora] and their A and B.

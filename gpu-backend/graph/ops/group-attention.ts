@@ -6,16 +6,15 @@ import type { OpAttrs } from './attrs.ts';
 import { arg, expectDtype, expectRank } from './infer.ts';
 import type { OpRow } from './row.ts';
 
-/*
- * Attention of whole prompts, from the joined projections to the joined heads in one kernel: nothing of the size of the scores is
- * written to memory, and no head is moved.
- */
+/* Attention of whole prompts, from the joined projections to the joined heads. */
 
 type Attrs = OpAttrs['groupQueryAttention'];
 
 /** A score of a pair that must not attend. */
 const MASKED = -1e9;
 const INT32 = 6;
+/** Blocks of queries where there is no kernel for the whole. More copy keys more often than they save scores. */
+const BLOCKS = 8;
 
 /** Head size of projections [B, S, (heads + 2 kvHeads) D]. */
 function headDimOf(qkv: TensorType, { heads, kvHeads }: Attrs): number {
@@ -36,52 +35,90 @@ function fullLengths(ctx: LowerContext, batch: Dim, length: Dim): readonly [stri
   return [last, total];
 }
 
-/** [S, S]: 0, or MASKED where a query (row) must not see a key. */
-function lowerMask(ctx: LowerContext, length: Dim, window: number | null): string {
-  return ctx.once(`causal mask ${dimKey(length)}, ${window}`, () => {
-    const all = ctx.emit('Expand', [ctx.scalar(MASKED), ctx.shape([length, length])]);
-    const triangle = (k: number, upper: 0 | 1): string =>
-      ctx.emit('Trilu', [all, ctx.once(`scalar ${k}`, () => ctx.emit('Squeeze', [ctx.ints([k])]))], {
-        upper: { int: upper },
-      });
-    return window === null ? triangle(1, 1) : ctx.emit('Add', [triangle(1, 1), triangle(-window, 0)]);
+/** A block of queries in a lowered model: int64 vectors of one number. */
+interface Block {
+  readonly start: string;
+  readonly end: string;
+  /** [G rows, end]: 0, or MASKED where a query must not see a key. */
+  readonly mask: string;
+}
+
+/** BLOCKS blocks of queries of one length, the last somewhat longer; the same for all layers. Short rows leave some without any. */
+function lowerBlocks(ctx: LowerContext, length: Dim, group: number, window: number | null): Block[] {
+  const once = (what: string, make: () => string): string => ctx.once(`${what} of ${dimKey(length)}`, make);
+  const size = once('block', () => ctx.emit('Div', [ctx.dim(length), ctx.ints([BLOCKS])]));
+  const edge = (i: number): string =>
+    i === 0
+      ? ctx.ints([0])
+      : i === BLOCKS
+        ? ctx.dim(length)
+        : once(`edge ${i}`, () => ctx.emit('Mul', [size, ctx.ints([i])]));
+  return Array.from({ length: BLOCKS }, (_, i) => {
+    const [start, end] = [edge(i), edge(i + 1)];
+    const mask = once(`mask ${i} ${group} ${window}`, () => {
+      const shape = ctx.emit('Concat', [ctx.emit('Sub', [end, start]), end], { axis: { int: 0 } });
+      const all = ctx.emit('Expand', [ctx.scalar(MASKED), shape]);
+      // What lies from `from` columns behind the diagonal of the first key on (upper), or before it.
+      const triangle = (from: number, upper: 0 | 1): string => {
+        const k = ctx.emit('Squeeze', [ctx.emit('Add', [start, ctx.ints([from])])]);
+        return ctx.emit('Trilu', [all, k], { upper: { int: upper } });
+      };
+      const later = triangle(1, 1);
+      const seen = window === null ? later : ctx.emit('Add', [later, triangle(-window, 0)]);
+      return ctx.emit('Concat', new Array<string>(group).fill(seen), { axis: { int: 0 } });
+    });
+    return { start, end, mask };
   });
 }
 
-function lowerStandard(
-  ctx: LowerContext,
-  [qkv, cos, sin]: readonly [string, string, string],
-  type: TensorType,
-  half: number,
-  attrs: Attrs,
-): string[] {
-  const { heads, kvHeads, scale, window } = attrs;
-  const [batch, length] = type.shape as [Dim, Dim];
-  const D = headDimOf(type, attrs);
-  const shaped = (x: string, ...shape: Dim[]): string => ctx.emit('Reshape', [x, ctx.shape(shape)]);
-  const swapped = (x: string): string => ctx.emit('Transpose', [x], { perm: { ints: [0, 2, 1, 3] } });
-  const byHead = swapped(shaped(qkv, batch, length, heads + 2 * kvHeads, D));
-  const sizes = ctx.ints([heads, kvHeads, kvHeads]);
-  const [q = '', k = '', v = ''] = ctx.emitMany('Split', [byHead, sizes], 3, { axis: { int: 1 } });
+/** Keys and queries rotated: x [B, heads, S, D]. */
+function lowerRotation(ctx: LowerContext, x: string, cos: string, sin: string, length: Dim, half: number): string {
+  // One position [1] is that of the first token of every row.
+  if (ctx.capabilities.rotaryEmbedding) return ctx.emitContrib('RotaryEmbedding', [x, ctx.ints([0]), cos, sin]);
   const [c, s] = [cos, sin].map((table) =>
     ctx.once(`${table} of ${dimKey(length)}`, () =>
       ctx.emit('Slice', [table, ctx.ints([0]), ctx.dim(length), ctx.ints([0])]),
     ),
   ) as [string, string];
-  const rotated = (x: string): string => {
-    const [a = '', b = ''] = ctx.emitMany('Split', [x, ctx.ints([half, half])], 2, { axis: { int: 3 } });
-    const times = (y: string, table: string): string => ctx.emit('Mul', [y, table]);
-    const first = ctx.emit('Sub', [times(a, c), times(b, s)]);
-    const second = ctx.emit('Add', [times(b, c), times(a, s)]);
-    return ctx.emit('Concat', [first, second], { axis: { int: 3 } });
+  const [a = '', b = ''] = ctx.emitMany('Split', [x, ctx.ints([half, half])], 2, { axis: { int: 3 } });
+  const times = (y: string, table: string): string => ctx.emit('Mul', [y, table]);
+  const first = ctx.emit('Sub', [times(a, c), times(b, s)]);
+  const second = ctx.emit('Add', [times(b, c), times(a, s)]);
+  return ctx.emit('Concat', [first, second], { axis: { int: 3 } });
+}
+
+/** Blocks of queries over the keys up to their own: nearly half of the scores are never made, and what is made stays in the cache. */
+function lowerInBlocks(
+  ctx: LowerContext,
+  [qkv, cos, sin]: readonly [string, string, string],
+  type: TensorType,
+  attrs: Attrs,
+): string[] {
+  const { heads, kvHeads, scale, window } = attrs;
+  const [batch, length] = type.shape as [Dim, Dim];
+  const D = headDimOf(type, attrs);
+  const swapped = (x: string): string => ctx.emit('Transpose', [x], { perm: { ints: [0, 2, 1, 3] } });
+  const byHead = swapped(ctx.emit('Reshape', [qkv, ctx.ints([0, 0, heads + 2 * kvHeads, D])]));
+  const parted = (x: string, sizes: readonly number[]): string[] =>
+    ctx.emitMany('Split', [x, ctx.ints(sizes)], sizes.length, { axis: { int: 1 } });
+  const [turning = '', v = ''] = parted(byHead, [heads + kvHeads, kvHeads]);
+  const [q = '', k = ''] = parted(lowerRotation(ctx, turning, cos, sin, length, D / 2), [heads, kvHeads]);
+  const taken = (x: string, from: string, to: string): string => ctx.emit('Slice', [x, from, to, ctx.ints([2])]);
+  const scored = (queries: string, keys: string): string => {
+    if (ctx.capabilities.fusedMatMul)
+      return ctx.emitContrib('FusedMatMul', [queries, keys], { transB: { int: 1 }, alpha: scale });
+    const turned = ctx.emit('Transpose', [keys], { perm: { ints: [0, 1, 3, 2] } });
+    return ctx.emit('Mul', [ctx.emit('MatMul', [queries, turned]), ctx.scalar(scale)]);
   };
-  const [queries, keys] = [shaped(rotated(q), batch, kvHeads, heads / kvHeads, length, D), rotated(k)];
-  const overGroup = (x: string): string => ctx.emit('Unsqueeze', [x, ctx.ints([2])]);
-  const turned = ctx.emit('Transpose', [overGroup(keys)], { perm: { ints: [0, 1, 2, 4, 3] } });
-  const scores = ctx.emit('Mul', [ctx.emit('MatMul', [queries, turned]), ctx.scalar(scale)]);
-  const p = ctx.emit('Softmax', [ctx.emit('Add', [scores, lowerMask(ctx, length, window)])], { axis: { int: -1 } });
-  const o = shaped(ctx.emit('MatMul', [p, overGroup(v)]), batch, heads, length, D);
-  return [shaped(swapped(o), batch, length, heads * D), keys, v];
+  const outputs = lowerBlocks(ctx, length, heads / kvHeads, window).map(({ start, end, mask }, i) => {
+    const seen = (x: string): string => (i === BLOCKS - 1 ? x : taken(x, ctx.ints([0]), end));
+    const queries = ctx.emit('Reshape', [taken(q, start, end), ctx.ints([0, kvHeads, -1, D])]);
+    const scores = ctx.emit('Add', [scored(queries, seen(k)), mask]);
+    const o = ctx.emit('MatMul', [ctx.emit('Softmax', [scores], { axis: { int: -1 } }), seen(v)]);
+    return ctx.emit('Reshape', [o, ctx.ints([0, heads, -1, D])]);
+  });
+  const o = swapped(ctx.emit('Concat', outputs, { axis: { int: 2 } }));
+  return [ctx.emit('Reshape', [o, ctx.shape([batch, length, heads * D])]), k, v];
 }
 
 /**
@@ -108,8 +145,7 @@ export const groupQueryAttention: OpRow<'groupQueryAttention'> = {
     const names = node.inputs.map((v) => ctx.name(v)) as [string, string, string];
     const { heads, kvHeads, scale, window } = node.attrs;
     const isFused = ctx.capabilities.groupQueryAttention && (window === null || ctx.capabilities.groupQueryWindow);
-    if (!isFused)
-      return lowerStandard(ctx, names, qkv, arg(arg(node.inputs, 1, 'cos').shape, 1, 'half') as number, node.attrs);
+    if (!isFused) return lowerInBlocks(ctx, names, qkv, node.attrs);
     const [batch, length] = qkv.shape as [Dim, Dim];
     // Inputs by place: joined projections, no separate keys and values, no past, lengths, tables.
     return ctx.emitMany(
