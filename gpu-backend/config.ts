@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import * as z from 'zod/mini';
 import { violationsOf } from '../shared/contract/errors.ts';
 import { ADAPTER_MODES } from './engine/adapter-mode.ts';
-import { compileChoice, SERVED_PRECISIONS } from './engine/precision.ts';
+import { KV_CHOICES, PRECISION_SYNTAX, parsePrecision } from './engine/precision.ts';
 import { DEVICE_CHOICES } from './runtime/device.ts';
 import type { ServeOptions } from './server/serve.ts';
 
@@ -25,6 +25,15 @@ const integer = (least: number, most: number, byDefault: number) =>
     byDefault,
   );
 
+function isPrecision(text: string): boolean {
+  try {
+    parsePrecision(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 const Environment = z.object({
   MANTIS_EDGE_URL: z.optional(z.url()),
   MANTIS_BACKEND_SECRET: z.string().check(z.minLength(16, 'at least 16 characters')),
@@ -39,8 +48,8 @@ const Environment = z.object({
   MANTIS_KV_TOKENS: integer(64, 2 ** 30, 32_768),
   MANTIS_FEATURE_CACHE_MIB: integer(0, 2 ** 20, 64),
   MANTIS_PREFIX_CACHE_MIB: integer(0, 2 ** 20, 128),
-  MANTIS_PRECISION: z._default(z.enum(SERVED_PRECISIONS), 'auto'),
-  MANTIS_KV: z._default(z.enum(['auto', 'f32', 'int8']), 'auto'),
+  MANTIS_PRECISION: z._default(z.string().check(z.refine(isPrecision, PRECISION_SYNTAX)), 'auto'),
+  MANTIS_KV: z._default(z.enum(KV_CHOICES), 'auto'),
   MANTIS_FEATURE_DISK_MIB: integer(0, 2 ** 20, 1024),
   MANTIS_FEATURE_OBJECTS: z._default(z.enum(['on', 'off']), 'on'),
   MANTIS_FEATURE_READ_MS: integer(1, 60_000, 500),
@@ -73,7 +82,7 @@ export function parseConfig(environment: Readonly<Record<string, string | undefi
     kvTokens: env.MANTIS_KV_TOKENS,
     featureCacheBytes: env.MANTIS_FEATURE_CACHE_MIB * 2 ** 20,
     prefixCacheBytes: env.MANTIS_PREFIX_CACHE_MIB * 2 ** 20,
-    ...compileChoice(env.MANTIS_PRECISION, env.MANTIS_KV),
+    precision: { weights: parsePrecision(env.MANTIS_PRECISION), kv: env.MANTIS_KV },
     featureDiskBytes: env.MANTIS_FEATURE_DISK_MIB * 2 ** 20,
     storesFeatures: env.MANTIS_FEATURE_OBJECTS === 'on',
     featureReadMs: env.MANTIS_FEATURE_READ_MS,

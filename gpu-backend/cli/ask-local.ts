@@ -1,22 +1,33 @@
 import { ApiError } from '../../shared/contract/errors.ts';
 import { ModelPool } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
+import { choosePrecision } from '../engine/precision-choice.ts';
 import { capacityFor } from '../engine/scheduler/capacity.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { readUserFile } from './api.ts';
 import type { AskOptions } from './ask.ts';
 import { CliError } from './error.ts';
+import { readPrecision, tablesFolder } from './precision.ts';
 
 const MODEL = 'local';
+const THREADS = 1;
 /** One row, as long as the model's context may be. */
 const CAPACITY = capacityFor({ maxRows: 1, kvTokens: 131_072 });
 
 /** Answers in this process: the engine of the server, without the server. */
 export async function* askLocal(question: string, dir: string, options: AskOptions): AsyncGenerator<string> {
   const images = await Promise.all(options.image.map(readUserFile));
+  const { storage, kv } = await choosePrecision(readPrecision(options), {
+    dirs: [dir],
+    device: 'cpu',
+    threads: THREADS,
+    maxRows: CAPACITY.maxRows,
+    tables: tablesFolder(),
+  });
   const pool = new ModelPool({
     models: [{ id: MODEL, dir, ...(options.adapter === undefined ? {} : { adapterDir: options.adapter }) }],
     capacity: CAPACITY,
+    compile: { threads: THREADS, kv, ...(storage === undefined ? {} : { storage }) },
     featureCacheBytes: 0,
     maxOverlays: 0,
     fetchOverlay: () => Promise.reject(new CliError('fine-tuned models need the server', 2)),

@@ -2,10 +2,12 @@ import { extname } from 'node:path';
 import { Command } from 'commander';
 import type { MantisClient } from '../../shared/client/client.ts';
 import type { ChatRequest } from '../../shared/contract/chat.ts';
+import type { PrecisionRequest } from '../engine/precision.ts';
 import { type ApiOptions, apiOptions, readUserFile, withApi } from './api.ts';
 import { askLocal } from './ask-local.ts';
 import { CliError } from './error.ts';
 import { collect, wholeNumber, within } from './parse.ts';
+import { precisionOptions } from './precision.ts';
 
 export interface AskOptions extends ApiOptions {
   readonly image: string[];
@@ -16,6 +18,8 @@ export interface AskOptions extends ApiOptions {
   readonly temperature: number;
   readonly seed?: number;
   readonly system?: string;
+  readonly precision: string;
+  readonly kv: PrecisionRequest['kv'];
 }
 
 const MIME_OF: Readonly<Record<string, string>> = {
@@ -39,7 +43,7 @@ export function askCommand(): Command {
     .option('--temperature <t>', '0 = always the most likely token', within(0, 2), 0)
     .option('--seed <n>', 'same seed, same answer', wholeNumber)
     .option('--system <text>', 'system message');
-  for (const option of apiOptions()) command.addOption(option);
+  for (const option of [...precisionOptions(), ...apiOptions()]) command.addOption(option);
   return command.action(async (question: string, options: AskOptions) => {
     if (options.adapter !== undefined && options.local === undefined)
       throw new CliError('--adapter goes with --local; a server is told of adapters by MANTIS_MODELS', 2);

@@ -8,6 +8,7 @@ import { finetuneCommand } from './finetune.ts';
 import { importCommand } from './import.ts';
 import { inspectCommand } from './inspect.ts';
 import { modelsCommand } from './models.ts';
+import { precisionCommand } from './precision.ts';
 import { serveCommand } from './serve.ts';
 import { trainCommand } from './train.ts';
 import { verifyCommand } from './verify.ts';
@@ -33,6 +34,7 @@ Examples:
     finetuneCommand(),
     modelsCommand(),
     devicesCommand(),
+    precisionCommand(),
     importCommand(),
     inspectCommand(),
     exportCommand(),

@@ -11,10 +11,10 @@ import { FeatureStore, type FeatureTier } from '../engine/feature-store.ts';
 import { DiskTier } from '../engine/feature-store-disk.ts';
 import { ModelPool, type ServedModel } from '../engine/model-pool.ts';
 import { EngineModelService } from '../engine/model-service.ts';
+import type { PrecisionRequest } from '../engine/precision.ts';
+import { choosePrecision } from '../engine/precision-choice.ts';
 import { capacityFor } from '../engine/scheduler/capacity.ts';
 import type { ServiceStats } from '../engine/service.ts';
-import type { KvFormat } from '../models/decode.ts';
-import type { Storage } from '../models/storage.ts';
 import type { DeviceChoice } from '../runtime/device.ts';
 import { describeDevice, openDevice } from '../runtime/device-open.ts';
 import { DecodePool } from '../vision/pool.ts';
@@ -48,10 +48,8 @@ export interface ServeOptions {
   readonly kvTokens: number;
   /** Image features in the engine's memory. */
   readonly featureCacheBytes: number;
-  /** Weights of the models that are no imports; absent = f32. */
-  readonly storage?: Storage;
-  /** Format of keys and values. */
-  readonly kv: KvFormat;
+  /** Weights of the models that are no imports, and keys and values of all. */
+  readonly precision: PrecisionRequest;
   /** Keys and values kept of prompts and answers, for each model. */
   readonly prefixCacheBytes: number;
   /** Image features in `dataDir`; 0 = none. */
@@ -112,6 +110,14 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   await mkdir(options.dataDir, { recursive: true });
   const device = await openDevice(options.device, join(options.dataDir, 'devices'));
   for (const line of describeDevice(device)) log.info(line);
+  const { storage, kv, lines } = await choosePrecision(options.precision, {
+    dirs: options.models.map(({ dir }) => dir),
+    device: device.placement.device,
+    threads: options.threads,
+    maxRows: options.maxRows,
+    tables: join(options.dataDir, 'precision'),
+  });
+  for (const line of lines) log.info(line);
   const edge = options.edgeUrl === null ? null : new EdgeClient({ url: options.edgeUrl, secret: options.secret });
   const overlays = edge === null ? null : new OverlayStore(edge, options.dataDir);
   const pool = new ModelPool({
@@ -119,9 +125,9 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     capacity,
     compile: {
       threads: options.threads,
-      kv: options.kv,
+      kv,
       ...(device.placement.device === 'cpu' ? {} : { placement: device.placement }),
-      ...(options.storage === undefined ? {} : { storage: options.storage }),
+      ...(storage === undefined ? {} : { storage }),
     },
     prefixCacheBytes: options.prefixCacheBytes,
     featureCacheBytes: options.featureCacheBytes,

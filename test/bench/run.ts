@@ -9,6 +9,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   'decoder-graphs': 'graphs of the decoder against each other: weights, caches, prompts',
   'train-throughput': 'optimizer steps against PyTorch',
   'quant-agreement': 'answers of quantised weights against those of f32',
+  precision: 'answers and logits of every format of weights, keys and values against those of f32, through the engine',
   'import-large': 'importing a checkpoint of several gigabytes: rate and memory',
   'feature-tiers': 'finding features of pictures on disk and in the object store',
   'mask-cost': 'what following a JSON schema costs a token',

@@ -28,6 +28,18 @@ describe('parseConfig', () => {
     for (const wrong of ['b=/x::', 'b=::/lora', 'b=/x::/y::/z'])
       assert.throws(() => read(wrong), /expected "id=folder" or "id=folder::adapter"/);
   });
+  it('reads formats of weights, keys and values', () => {
+    const read = (more: Record<string, string>) => parseConfig({ MANTIS_BACKEND_SECRET: secret, ...more }).precision;
+    assert.deepEqual(read({}), { weights: 'auto', kv: 'auto' });
+    assert.deepEqual(read({ MANTIS_PRECISION: 'f32', MANTIS_KV: 'int8' }), { weights: { name: 'f32' }, kv: 'int8' });
+    const { weights } = read({ MANTIS_PRECISION: 'decoder=int4,head=int8' });
+    assert.ok(weights !== 'auto');
+    assert.equal(weights.storage?.precision.decoder, 'int4');
+    assert.throws(
+      () => read({ MANTIS_PRECISION: 'int3', MANTIS_KV: 'f16' }),
+      /MANTIS_PRECISION.*auto, one of f32.*MANTIS_KV/s,
+    );
+  });
   it('names every variable at fault at once and never shows the secret', () => {
     const environment = { MANTIS_BACKEND_SECRET: 'short-one', MANTIS_BACKEND_PORT: 'abc', MANTIS_THREADS: '0' };
     assert.throws(

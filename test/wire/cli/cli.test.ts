@@ -12,6 +12,9 @@ import { type Product, startProduct, stopAndForget } from '../e2e/product.ts';
 
 const BIN = fileURLToPath(new URL('../../../gpu-backend/cli/mantis.mjs', import.meta.url));
 
+/** What a server and a command line answer is compared word by word; left alone, each chooses formats for its own load. */
+const EXACT = { MANTIS_PRECISION: 'f32', MANTIS_KV: 'f32' };
+
 describe('mantis against the API', () => {
   let dir: string;
   let product: Product;
@@ -27,7 +30,7 @@ describe('mantis against the API', () => {
         ),
       ),
     );
-    product = await startProduct({ env: { MANTIS_MODELS: `mantis-nano=${join(dir, 'nano')}` } });
+    product = await startProduct({ env: { MANTIS_MODELS: `mantis-nano=${join(dir, 'nano')}`, ...EXACT } });
   });
   after(async () => {
     await stopAndForget(product);
@@ -37,7 +40,7 @@ describe('mantis against the API', () => {
   async function mantis(...args: string[]): Promise<{ code: number | null; out: string; err: string }> {
     const child = spawn(process.execPath, [BIN, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { PATH: process.env.PATH, MANTIS_BASE_URL: product.url, MANTIS_API_KEY: product.apiKey },
+      env: { PATH: process.env.PATH, MANTIS_BASE_URL: product.url, MANTIS_API_KEY: product.apiKey, ...EXACT },
     });
     let [out, err] = ['', ''];
     child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()));

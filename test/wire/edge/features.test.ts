@@ -70,6 +70,9 @@ describe('features of pictures', () => {
       MANTIS_MODELS: `nano=${join(dir, 'nano')}`,
       MANTIS_LOG_LEVEL: 'warn',
       MANTIS_JOBS: 'off',
+      // Machines choose by what they measure; features are shared by those alone that chose alike.
+      MANTIS_PRECISION: 'f32',
+      MANTIS_KV: 'f32',
       MANTIS_BACKEND_PORT: String(backendPort),
     };
     backend = new BackendProcess({ edgeUrl: edge.url, secret: SECRET, dataDir: join(dir, machine), env });

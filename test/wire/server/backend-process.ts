@@ -33,6 +33,9 @@ export class TestBackend {
         MANTIS_DATA_DIR: join(dir, 'data'),
         MANTIS_BACKEND_PORT: '0',
         MANTIS_LOG_LEVEL: 'warn',
+        // Answers are compared word by word: rows alone and in batches, in one process and the next.
+        MANTIS_PRECISION: 'f32',
+        MANTIS_KV: 'f32',
         ...environment,
       },
     });
