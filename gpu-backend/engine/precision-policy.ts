@@ -8,7 +8,7 @@ export const LEAST_AGREEMENT = 0.99;
 /** A format that is not at least so much faster than f32 is not worth what it costs. */
 export const LEAST_GAIN = 1.25;
 /** int8 keys and values are taken where a step is at least so much faster with them. */
-const LEAST_KV_GAIN = 1.05;
+const LEAST_KV_GAIN = 1.1;
 
 /** Whether a format of weights may be chosen at all, with keys and values of one format or the other. */
 export function isAccurateEnough({ rows }: AccuracyRecord, format: WeightFormat): boolean {
@@ -104,7 +104,7 @@ export function decidePrecision(
   const measured = `${accuracy.prompts} answers of ${accuracy.model} (${accuracy.task})`;
   if (found.weights === fixed.weights && found.kv === fixed.kv)
     return { ...fixed, reason: `the fastest of what keeps ${percent(LEAST_AGREEMENT)} of ${measured}`, lines };
-  const needed = found.weights === fixed.weights ? LEAST_KV_GAIN : LEAST_GAIN;
+  const needed = asked.weights === 'auto' ? LEAST_GAIN : LEAST_KV_GAIN;
   if (gain < needed)
     return {
       ...fixed,

@@ -101,7 +101,7 @@ describe('the choice of a format', () => {
     assert.deepEqual([one.weights, one.kv], ['int8', 'f32']);
   });
   it('stays with f32 where little is gained', () => {
-    const few = [timing('f32', 'f32', 10, 20), timing('w8a8', 'f32', 9, 17)];
+    const few = [timing('f32', 'f32', 10, 20), timing('w8a8', 'f32', 9, 17), timing('f32', 'int8', 9, 17.1)];
     const { weights, kv, reason } = decidePrecision({ timings: few, faults: NO_FAULTS }, accuracy, 8);
     assert.deepEqual([weights, kv], ['f32', 'f32']);
     assert.match(reason, /1\.18 times as fast .* less than the 1\.25/);
