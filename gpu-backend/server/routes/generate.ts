@@ -95,6 +95,7 @@ function eventStream(
 ): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   let ping: NodeJS.Timeout | undefined;
+  let hasReader = true;
   return new ReadableStream<Uint8Array>({
     start(controller) {
       controller.enqueue(encoder.encode(encodeSseJson(first)));
@@ -103,12 +104,14 @@ function eventStream(
     async pull(controller) {
       try {
         const next = await rest.next();
+        if (!hasReader) return;
         if (next.done !== true) {
           controller.enqueue(encoder.encode(encodeSseJson(next.value)));
           return;
         }
       } catch (error) {
         if (!(error instanceof ApiError)) onError(error);
+        if (!hasReader) return;
         const event: GenerateEvent = { type: 'error', ...errorBody(error) };
         controller.enqueue(encoder.encode(encodeSseJson(event)));
       }
@@ -116,6 +119,7 @@ function eventStream(
       controller.close();
     },
     async cancel() {
+      hasReader = false;
       clearInterval(ping);
       abort.abort();
       await rest.return();
