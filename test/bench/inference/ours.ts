@@ -1,20 +1,21 @@
 /** This project's engine as the benchmark drives it: the class that the engine thread runs, with the real runner. */
 import { Engine, type EngineEvent } from '../../../gpu-backend/engine/engine.ts';
 import { FeatureCache } from '../../../gpu-backend/engine/feature-cache.ts';
+import { KvArena } from '../../../gpu-backend/engine/kv/arena.ts';
 import { ModelLoader } from '../../../gpu-backend/engine/load-model.ts';
 import type { ModelRunner } from '../../../gpu-backend/engine/runner.ts';
 import { capacityFor } from '../../../gpu-backend/engine/scheduler/capacity.ts';
 import type { Capacity } from '../../../gpu-backend/engine/scheduler/types.ts';
 import { chooseStorage, type Storage } from '../../../gpu-backend/models/storage.ts';
 import { type Contender, type ServedRequest, stopwatch, type Timing } from './contender.ts';
-import { BENCH_CONFIG } from './model.ts';
 
 /** Formats of weights under the names that results have: `w8a8` is int8 with activations rounded too. */
 export const OUR_STORAGE = {
   f32: undefined,
   w8a8: { ...chooseStorage({ precision: 'int8' }), w8a8: true },
   int8: chooseStorage({ precision: 'int8' }),
-  int4: chooseStorage({ precision: 'int4' }),
+  // Every token of a single row reads all of these: few scales, and four bits in the head too, as Q4_0 has.
+  int4: chooseStorage({ precision: 'int4', head: 'int4', blockSize: 128 }),
 } as const satisfies Readonly<Record<string, Storage | undefined>>;
 
 export interface OursOptions {
@@ -34,8 +35,6 @@ const PREFIX_CACHE_BYTES = 256 << 20;
 
 /** Positions that rows may be from the case's context when a window starts; further on, their requests are sent anew. */
 const DRIFT_TOKENS = 48;
-
-const LOGPROBS = 20;
 
 export class Ours implements Contender {
   #engine: Engine;
@@ -57,14 +56,33 @@ export class Ours implements Contender {
     return new Ours(runner);
   }
 
-  /** The log-probabilities that the engine reports, and NaN for the rest of the vocabulary. */
+  /** Of the runner itself, over the whole vocabulary: the engine reports the likeliest tokens only, whose errors are not typical. */
   async logits(ids: readonly number[]): Promise<Float32Array> {
-    const logprobs = new Float32Array(BENCH_CONFIG.text.vocab).fill(Number.NaN);
-    this.#submit(ids, 1, LOGPROBS);
-    await this.#finishAll();
-    for (const event of this.#take())
-      if (event.type === 'token') for (const { id, logprob } of event.token.top) logprobs[id] = logprob;
-    return logprobs;
+    const arena = new KvArena(this.runner.kv);
+    arena.addRow();
+    const run = async (from: number, to: number): Promise<Float32Array> => {
+      const tokens = to - from;
+      arena.ensureCapacity(to);
+      const { logits_RV, fresh } = await this.runner.forward({
+        rows: 1,
+        newTokens: tokens,
+        pastTokens: arena.capacityTokens,
+        ids_BS: Int32Array.from(ids.slice(from, to)),
+        positions_BS: Int32Array.from({ length: tokens }, (_, index) => from + index),
+        imageRows: [],
+        past: arena.views(0, 1),
+        pastBias_B11T: arena.biasFor(0, 1),
+        isPastEmpty: from === 0,
+        logitRows_R: Int32Array.of(tokens - 1),
+        adapters: [null],
+      });
+      if (fresh === null) arena.extend(0, tokens);
+      else arena.append(0, tokens, { ...fresh, batchRow: 0, stride: tokens });
+      return logits_RV.slice();
+    };
+    // The last token goes through the cache.
+    await run(0, ids.length - 1);
+    return await run(ids.length - 1, ids.length);
   }
 
   async prepare(prompts: readonly (readonly number[])[]): Promise<void> {
@@ -133,7 +151,7 @@ export class Ours implements Contender {
     });
   }
 
-  #submit(ids: readonly number[], maxNewTokens: number, topLogprobs = -1): string {
+  #submit(ids: readonly number[], maxNewTokens: number): string {
     const id = `request ${this.#sent++}`;
     this.#engine.submit({
       id,
@@ -146,7 +164,7 @@ export class Ours implements Contender {
       maxNewTokens,
       sampling: { temperature: 0, topP: 1, topK: 0, seed: 0 },
       stopIds: [],
-      topLogprobs,
+      topLogprobs: -1,
       deadlineAtMs: null,
     });
     return id;
