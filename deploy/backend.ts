@@ -48,6 +48,8 @@ export class BackendProcess {
         cwd: ROOT,
         stdio: ['ignore', process.stderr, process.stderr, 'ipc'],
         env: {
+          // Weights in huge pages (Linux, glibc): a step that reads all of them is up to 8 % faster. Elsewhere it means nothing.
+          GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1',
           ...process.env,
           MANTIS_EDGE_URL: edgeUrl,
           MANTIS_BACKEND_SECRET: secret,

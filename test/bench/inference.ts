@@ -55,7 +55,9 @@ function chosen<T>(all: readonly T[], nameOf: (one: T) => string): readonly T[] 
 }
 
 async function start(spec: ContenderSpec): Promise<Child> {
-  return Child.start(await spec.command(), pinned, { OMP_NUM_THREADS: values.threads });
+  // Huge pages as the product's start gives them to its backend; all contenders get them.
+  const tunables = { GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1' };
+  return Child.start(await spec.command(), pinned, { OMP_NUM_THREADS: values.threads, ...tunables });
 }
 
 /** @throws Error when the contender does not compute what the model does */
