@@ -1,15 +1,27 @@
 /**
  * Batches of the shipped model: exact in f32, reuse of prefixes included. With int8 weights, activations, keys and values, batches
- * and speculation change nothing either; a reused prefix, whose keys and values were rounded, changes a few tokens.
+ * and speculation hardly ever change a token; a reused prefix, whose keys and values were rounded, changes one or two in a hundred.
  */
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
-import { agreement, fixtureQuestions, NLVR_DIR, nlvrQuestions } from './batching-nano.ts';
+import {
+  agreement,
+  answersAlone,
+  answersTogether,
+  fixtureQuestions,
+  longAndShortQuestions,
+  NLVR_DIR,
+  nlvrQuestions,
+  openNano,
+} from './batching-nano.ts';
 
 function check(found: Awaited<ReturnType<typeof agreement>>): void {
   assert.equal(found.f32.reusedAsAlone, 1);
-  assert.ok(found.int8.batchedAsAlone >= 0.99, `${found.int8.batchedAsAlone} of the tokens are the solo ones`);
-  assert.ok(found.int8.reusedAsAlone >= 0.95, `${found.int8.reusedAsAlone} with reused prefixes`);
+  // Among a hundred tokens, one that hung by a thread is a percent already.
+  const few = 2 / found.tokens;
+  const { batchedAsAlone, reusedAsAlone } = found.int8;
+  assert.ok(1 - batchedAsAlone <= Math.max(0.01, few), `${batchedAsAlone} of the tokens are the solo ones`);
+  assert.ok(1 - reusedAsAlone <= Math.max(0.03, 2 * few), `${reusedAsAlone} with reused prefixes`);
   assert.ok(found.cachedTokens > 500 && found.tokensPerRun > 2, 'prefixes were reused and rows batched');
 }
 
@@ -28,4 +40,15 @@ it('statements about the NLVR dev pictures', async (t) => {
   const found = await agreement(questions);
   t.diagnostic(JSON.stringify(found));
   check(found);
+});
+
+it('short rows answer the same beside long ones, where the decoder is another graph', async () => {
+  const runner = await openNano('f32', 'f32');
+  const questions = longAndShortQuestions();
+  const alone = await answersAlone(runner, questions);
+  // One arena for all: its rows are as long as the longest.
+  const { answers, tokensPerRun } = await answersTogether(runner, questions, { classBounds: [] });
+  await runner.dispose();
+  assert.deepEqual(answers, alone);
+  assert.ok(tokensPerRun > 2, `${tokensPerRun} tokens a run`);
 });

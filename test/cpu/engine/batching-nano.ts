@@ -51,6 +51,14 @@ export function fixtureQuestions(count: number): Question[] {
   return withDescriptions(sets).slice(0, count);
 }
 
+/** Two questions about two dozen pictures each, among short ones. */
+export function longAndShortQuestions(): Question[] {
+  const short = fixtureQuestions(8);
+  const pngs = short.flatMap((question) => question.pngs);
+  const long = ['describe image 1', 'describe image 20'].map((text) => ({ pngs: pngs.slice(0, 24), text }));
+  return [...short.slice(0, 3), long[0]!, ...short.slice(3), long[1]!];
+}
+
 /** From NLVR's dev split; `null` where it is not there. */
 export async function nlvrQuestions(count: number): Promise<Question[] | null> {
   if (!existsSync(join(NLVR_DIR, 'dev.jsonl'))) return null;
@@ -122,11 +130,19 @@ export async function answersAlone(runner: OnnxRunner, questions: readonly Quest
 export async function answersTogether(
   runner: OnnxRunner,
   questions: readonly Question[],
-  options: { readonly prefixCacheBytes?: number; readonly speculate?: boolean } = {},
+  {
+    classBounds,
+    ...options
+  }: {
+    readonly prefixCacheBytes?: number;
+    readonly speculate?: boolean;
+    readonly classBounds?: readonly number[];
+  } = {},
 ): Promise<{ readonly answers: number[][]; readonly cachedTokens: number; readonly tokensPerRun: number }> {
   const front = await loadFront('nano', NANO_DIR);
   const requests = await requestsOf(questions, front);
-  const capacity = capacityFor({ maxRows: 16, kvTokens: 8192 });
+  const usual = capacityFor({ maxRows: 16, kvTokens: 8192 });
+  const capacity = { ...usual, classBounds: classBounds ?? usual.classBounds };
   const { engine, tokens } = startEngine({ runner, capacity, prefixCacheBytes: 32 << 20, ...options });
   for (let step = 0; step < 2 * requests.length || engine.busy; step++) {
     if (step % 2 === 0 && step < 2 * requests.length) engine.submit(requests[step / 2]!);
