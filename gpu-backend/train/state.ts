@@ -37,6 +37,9 @@ const MAX_MEMORY_BYTES = 4 * 1024 ** 3 - PAGE_BYTES;
 export class ParameterState {
   readonly parameters: readonly Parameter[];
   private readonly byName: ReadonlyMap<string, Parameter>;
+  /** Names of tensors that got a gradient since zeroGradients. */
+  private readonly withGradient = new Set<string>();
+  private readonly further = new Map<string, Float32Array>();
   /** Updates made so far. */
   step = 0;
 
@@ -98,6 +101,29 @@ export class ParameterState {
 
   zeroGradients(): void {
     for (const p of this.parameters) p.grad.fill(0);
+    this.withGradient.clear();
+  }
+
+  /**
+   * Where a micro-batch's gradient is to be written: the first since zeroGradients where gradients are summed, others
+   * beside it, in memory that is made when there is one.
+   */
+  placeForGradient(name: string): Float32Array {
+    const { grad } = this.get(name);
+    if (!this.withGradient.has(name)) return grad;
+    let further = this.further.get(name);
+    if (further === undefined) {
+      further = new Float32Array(grad.length);
+      this.further.set(name, further);
+    }
+    return further;
+  }
+
+  /** Counts what was written where placeForGradient said. */
+  takeGradient(name: string): void {
+    const place = this.placeForGradient(name);
+    if (this.withGradient.has(name)) this.addGradient(name, place);
+    else this.withGradient.add(name);
   }
 
   /** Adds one micro-batch's gradient. */
@@ -106,6 +132,7 @@ export class ParameterState {
     if (gradient.length !== grad.length)
       throw new Error(`gradient of ${name} has ${gradient.length} elements, the tensor ${grad.length}`);
     for (let i = 0; i < grad.length; i++) grad[i] = (grad[i] as number) + (gradient[i] as number);
+    this.withGradient.add(name);
   }
 
   /** Global norm of the gradients; sums are kept in double precision, per tensor. NaN or infinite when any gradient is. */

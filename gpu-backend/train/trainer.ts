@@ -1,4 +1,3 @@
-import { collectGarbage } from '../runtime/garbage.ts';
 import type { Session, Tensor } from '../runtime/session.ts';
 import type { AdamWOptions, DecayRule } from './adamw.ts';
 import {
@@ -10,6 +9,7 @@ import {
   type TrainingSample,
 } from './batch.ts';
 import type { Progress } from './checkpoint.ts';
+import { GradientRun } from './gradient-run.ts';
 import type { ParameterState } from './state.ts';
 
 /** What one optimizer step measured. */
@@ -49,13 +49,10 @@ export interface GradientComputer {
   accumulate(state: ParameterState, batches: readonly CollatedBatch[]): Promise<StepTotals>;
 }
 
-/** Prefix of the graph outputs that hold gradients. */
-export const GRADIENT_PREFIX = 'grad.';
-
 /**
- * One session in this process. Weights are fed as views of the state (trainable) and as given (frozen): nothing is copied.
+ * One session in this process, see GradientRun.
  * @param feedsOf data inputs of the graph for a micro-batch
- * @param trained parameters this graph has gradients of, where it has not all (a text-only graph has none of the projector)
+ * @param trained parameters this graph has gradients of, where it has not all
  */
 export function sessionComputer(
   session: Session,
@@ -63,39 +60,19 @@ export function sessionComputer(
   feedsOf: (batch: CollatedBatch) => Readonly<Record<string, Tensor>>,
   trained?: readonly string[],
 ): GradientComputer {
+  const run = new GradientRun(session, frozen, { trained, wantsLogits: true });
   return {
     async accumulate(state, batches) {
-      const weights: Record<string, Tensor> = { ...frozen };
-      const own = trained === undefined ? state.parameters : trained.map((name) => state.get(name));
-      for (const p of own) weights[p.name] = { dtype: 'f32', shape: p.shape, data: p.value };
-      // The results live in a function of their own, so that they are dead when they are collected.
-      const compute = async (batch: CollatedBatch): Promise<StepTotals> => {
-        const results = await session.run({ ...weights, ...feedsOf(batch) });
-        for (const p of own) {
-          const gradient = results[GRADIENT_PREFIX + p.name];
-          if (gradient === undefined) throw new Error(`the training graph gives no gradient for ${p.name}`);
-          state.addGradient(p.name, gradient.data as Float32Array);
-        }
-        return {
-          loss: Number(results.loss?.data[0]),
-          correct: countCorrect(results.logits, batch.targets),
-          supervised: batch.rows.length,
-          tokens: batch.tokens,
-        };
-      };
-      const isLarge = own.reduce((bytes, p) => bytes + 4 * p.value.length, 0) >= COLLECT_BYTES;
       let totals: StepTotals = { loss: 0, correct: 0, supervised: 0, tokens: 0 };
       for (const batch of batches) {
-        totals = addTotals(totals, await compute(batch));
-        if (isLarge) collectGarbage();
+        const { loss, logits } = await run.add(state, feedsOf(batch), batch.rows.length);
+        const correct = countCorrect(logits, batch.targets);
+        totals = addTotals(totals, { loss, correct, supervised: batch.rows.length, tokens: batch.tokens });
       }
       return totals;
     },
   };
 }
-
-/** Gradients of this size are not left to V8's own timing; smaller ones cost less than a collection. */
-export const COLLECT_BYTES = 64 * 1024 ** 2;
 
 /** Sums of two parts of a step. */
 export function addTotals(a: StepTotals, b: StepTotals): StepTotals {

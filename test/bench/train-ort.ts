@@ -14,10 +14,9 @@ import { loadAdapter } from '../../gpu-backend/models/adapter.ts';
 import { loadCheckpoint } from '../../gpu-backend/models/load.ts';
 import { trainGraph } from '../../gpu-backend/models/train-graph.ts';
 import { causalBias } from '../../gpu-backend/models/vlm.ts';
-import { collectGarbage } from '../../gpu-backend/runtime/garbage.ts';
 import { f32, ints, Session, type Tensor } from '../../gpu-backend/runtime/session.ts';
+import { GradientRun } from '../../gpu-backend/train/gradient-run.ts';
 import { ParameterState } from '../../gpu-backend/train/state.ts';
-import { COLLECT_BYTES } from '../../gpu-backend/train/trainer.ts';
 import { findCase, type TrainCase } from './train-cases.ts';
 
 /** Feeds of one micro-batch, rows from..to of the written batch, each padded at the end to a multiple of the causal blocks. */
@@ -110,13 +109,8 @@ async function measure(c: TrainCase): Promise<void> {
     ...(profilePrefix === undefined ? {} : { profilePrefix }),
   });
   const readyMs = performance.now() - started;
-  // As the trainer's sessionComputer does it, without the logits that it counts right tokens with.
-  const collects = state.elementCount * 4 >= COLLECT_BYTES;
-  const accumulate = async (feeds: Record<string, Tensor>): Promise<number> => {
-    const results = await session.run({ ...fixed, ...feeds });
-    for (const key of model.trainable) state.addGradient(key, results[`grad.${key}`]?.data as Float32Array);
-    return Number(results.loss?.data[0]);
-  };
+  // As the trainer does it, without the logits that it counts right tokens with.
+  const run = new GradientRun(session, fixed, { trained: model.trainable, wantsLogits: false });
   const wallMs: number[] = [];
   const cpuMs: number[] = [];
   const losses: number[] = [];
@@ -125,10 +119,7 @@ async function measure(c: TrainCase): Promise<void> {
     const start = performance.now();
     state.zeroGradients();
     let loss = 0;
-    for (const feeds of micro) {
-      loss += await accumulate(feeds);
-      if (collects) collectGarbage();
-    }
+    for (const feeds of micro) loss += (await run.add(state, feeds, 0)).loss;
     state.update(1e-4, { adamw: { weightDecay: 0.01 }, maxNorm: 1, decay: 'all' });
     losses.push(loss);
     if (step < Number(warmup)) continue;

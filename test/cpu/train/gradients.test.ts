@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { initWeights, nanoConfig } from '../../../gpu-backend/models/presets.ts';
 import type { TrainOptions } from '../../../gpu-backend/models/train-graph.ts';
+import { f32 } from '../../../gpu-backend/runtime/session.ts';
 import type { TrainingSample } from '../../../gpu-backend/train/batch.ts';
 import { ParallelComputer } from '../../../gpu-backend/train/parallel.ts';
 import { ParameterState } from '../../../gpu-backend/train/state.ts';
@@ -91,6 +92,38 @@ test('micro-batches add up to the full batch', async () => {
   assert.ok(Math.abs(whole.loss - parts.loss) < 1e-5);
   assert.equal(whole.supervised, parts.supervised);
   assert.ok(difference(whole.gradients, parts.gradients) < 1e-5, `${difference(whole.gradients, parts.gradients)}`);
+});
+
+test('bound gradients are the bits of runs that bind nothing, in later steps and after a refused micro-batch too', async () => {
+  const { spec, state, computer } = await setUp();
+  const { graph, session, feeds } = await createTrainSession(spec);
+  const batches = microBatches(samples(6), { padId: 39, lengthMultiple: 1, microBatchTokens: 60 });
+  assert.ok(batches.length > 1);
+  const [first] = batches;
+  assert.ok(first !== undefined);
+  const weights = Object.fromEntries(state.parameters.map((p) => [p.name, f32(p.value, p.shape)]));
+  for (let step = 0; step < 3; step++) {
+    const expected = new Map<string, Float32Array>();
+    let loss = 0;
+    for (const batch of batches) {
+      const results = await session.run({ ...weights, ...feeds(batch) });
+      loss += Number(results.loss?.data[0]);
+      for (const name of graph.trainable) {
+        const gradient = results[`grad.${name}`]?.data as Float32Array;
+        expected.set(name, expected.get(name)?.map((sum, i) => sum + (gradient[i] as number)) ?? gradient);
+      }
+    }
+    if (step === 1) {
+      state.zeroGradients();
+      const broken = { ...first, targets: first.targets.subarray(1) };
+      await assert.rejects(computer.accumulate(state, [broken]));
+    }
+    state.zeroGradients();
+    assert.equal((await computer.accumulate(state, batches)).loss, loss);
+    assert.deepEqual(gradientsOf(state), expected);
+    state.update(1e-2);
+  }
+  await session.release();
 });
 
 test('recomputation and causal blocks do not change gradients', async () => {

@@ -67,6 +67,23 @@ test('the norm is summed in double precision', () => {
   assert.ok(Math.abs(state.gradientNorm() - exact) < 1e-9);
 });
 
+test('the first gradient of a step takes the place of the zeros, others are added from beside', () => {
+  const state = new ParameterState([{ name: 'w', shape: [3] }]);
+  for (let step = 0; step < 2; step++) {
+    state.zeroGradients();
+    for (const values of [
+      [1, 2, 3],
+      [10, 20, 30],
+      [100, 200, 300],
+    ]) {
+      state.placeForGradient('w').set(values);
+      state.takeGradient('w');
+    }
+    assert.deepEqual([...state.get('w').grad], [111, 222, 333]);
+  }
+  assert.throws(() => state.placeForGradient('v'), /v is not a trainable tensor/);
+});
+
 test('a non-finite gradient changes nothing', () => {
   const state = new ParameterState([{ name: 'w', shape: [8] }]);
   const w = state.get('w');
