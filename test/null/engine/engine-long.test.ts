@@ -99,7 +99,7 @@ describe('the engine on a tiny pool', () => {
     let preemptions = 0;
     for (const a of kinds)
       for (const b of kinds)
-        for (const c of kinds)
+        for (const c of isLong ? kinds : kinds.slice(1, 5))
           for (const later of arrivals)
             for (const prefixCacheBytes of [0, 600]) {
               const all = [a, b, c].map(([prompt, pictures, newTokens, priority, cancelAt], i): Asked => {
@@ -127,7 +127,7 @@ describe('the engine on a tiny pool', () => {
     assert.ok(preemptions > mixes / 20, `${preemptions} preemptions in ${mixes} mixes`);
   });
 
-  const steps = isLong ? 100_000 : 20_000;
+  const steps = isLong ? 100_000 : 10_000;
   it(`${steps} steps of random load: everything ends, memory is flat`, async () => {
     const next = randomOf(17);
     const pick = (below: number) => Math.floor(next() * below);
