@@ -18,9 +18,19 @@ export function drawOf(seed: number, counter: number): number {
   return mix(mix(mix(low ^ 0x9e3779b9) ^ high) ^ Math.imul(counter + 1, 0x85157af5));
 }
 
+/** 32 bits (signed), one for each token of a draw. */
+export function bitsOfToken(draw: number, id: number): number {
+  return mix(mix(draw ^ Math.imul(id + 1, 0x9e3779b1)) + id);
+}
+
+/** Uniform in (0, 1) from 32 bits. */
+export function unitOf(bits: number): number {
+  return ((bits >>> 0) + 0.5) / 2 ** 32;
+}
+
 /** Uniform in (0, 1) with 32 bits, one for each token of a draw. */
 export function uniformOfToken(draw: number, id: number): number {
-  return ((mix(mix(draw ^ Math.imul(id + 1, 0x9e3779b1)) + id) >>> 0) + 0.5) / 2 ** 32;
+  return unitOf(bitsOfToken(draw, id));
 }
 
 /** Uniform in [0, 1) with 53 bits, from a seed and a counter. */

@@ -1,3 +1,4 @@
+import { chooseWhere } from './draw-where.ts';
 import type { Constraint } from './grammar/constraint.ts';
 import { GrammarMatcher } from './grammar/matcher.ts';
 import type { Place } from './grammar/place.ts';
@@ -76,39 +77,75 @@ export class RequestSampler {
 
   /** Draws among the tokens that the constraint allows, and moves on in it. */
   #constrained(logits_V: Float32Array, place: Place): number {
-    const { stopIds, maxNewTokens } = this.#request;
-    const matcher = this.#matcher!;
-    const { trie } = this.#request.sampling.constraint!;
+    const { maxNewTokens } = this.#request;
     const left = maxNewTokens - this.#drawn - 1;
-    const ends = place.canEnd ? stopIds : [];
-    let id = this.#drawAmong(logits_V, matcher.mask(place), ends);
-    if (ends.includes(id)) return id;
-    let after = matcher.after(place, tokenText(trie, id))!;
+    let drawn = this.#drawFrom(logits_V, place, Number.POSITIVE_INFINITY);
+    if (drawn === null) throw new Error('internal: the constraint allows no token although its text is not complete');
     // Near the token limit only tokens that leave room for an end are drawn from, so that the answer is whole; unless there was
     // never enough room. One token is kept for the end itself.
-    if (place.distance <= left && after.distance > left - 1 && !after.isComplete) {
-      const closing = matcher.maskWithin(place, left - 1);
-      if (closing.count + ends.length > 0) {
-        id = this.#drawAmong(logits_V, closing, ends);
-        if (ends.includes(id)) return id;
-        after = matcher.after(place, tokenText(trie, id))!;
-      }
-    }
-    this.#place = after;
-    return id;
+    if (place.distance <= left && !leavesRoom(drawn.after, left - 1))
+      drawn = this.#drawFrom(logits_V, place, left - 1) ?? drawn;
+    this.#place = drawn.after ?? place;
+    return drawn.id;
   }
 
-  #drawAmong(logits_V: Float32Array, { bits, count, ids }: TokenMask, ends: readonly number[]): number {
+  /**
+   * Draws among the tokens that fit at a place and leave room for an end within `budget` one-byte tokens.
+   * @returns the token and the place after it, `null` for one that ends the answer; or `null` when there is no such token
+   */
+  #drawFrom(
+    logits_V: Float32Array,
+    place: Place,
+    budget: number,
+  ): { readonly id: number; readonly after: Place | null } | null {
+    const { stopIds, sampling } = this.#request;
+    const { trie } = sampling.constraint!;
+    const matcher = this.#matcher!;
+    const ends = place.canEnd ? stopIds : [];
+    const afterOf = (id: number) => {
+      if (id >= trie.vocabulary) return null;
+      const bytes = tokenText(trie, id);
+      return bytes.length === 0 ? null : matcher.after(place, bytes);
+    };
+    const known = budget === Number.POSITIVE_INFINITY ? place.mask : null;
+    if (known === null || known.ids === null) {
+      const id = chooseWhere(logits_V, sampling, this.#drawn, (candidate) => {
+        if (ends.includes(candidate)) return true;
+        if (known !== null && !isIn(known, candidate)) return false;
+        const after = afterOf(candidate);
+        return after !== null && leavesRoom(after, budget);
+      });
+      if (id !== null) return { id, after: ends.includes(id) ? null : afterOf(id) };
+    }
+    const mask =
+      budget === Number.POSITIVE_INFINITY ? (known ?? matcher.mask(place)) : matcher.maskWithin(place, budget);
+    if (mask.count + ends.length === 0) return null;
+    const id = this.#drawAmong(logits_V, mask, ends);
+    if (ends.includes(id)) return { id, after: null };
+    const after = afterOf(id);
+    // Only where a place of too many readings kept the nearest ones: a mask is made reading by reading.
+    if (after === null) return this.#drawFrom(logits_V, place, Number.MAX_VALUE);
+    return { id, after };
+  }
+
+  #drawAmong(logits_V: Float32Array, mask: TokenMask, ends: readonly number[]): number {
     const { sampling } = this.#request;
-    if (count + ends.length === 0)
-      throw new Error('internal: the constraint allows no token although its text is not complete');
+    const { ids } = mask;
     if (ids !== null) return choose(logits_V, sampling, this.#drawn, ends.length === 0 ? ids : [...ids, ...ends]);
     const masked = logits_V === scratch || logits_V.buffer === scratch.buffer ? logits_V.slice() : copyOf(logits_V);
-    for (let id = 0; id < masked.length; id++)
-      if (((bits[id >>> 5] ?? 0) & (1 << (id & 31))) === 0) masked[id] = Number.NEGATIVE_INFINITY;
+    for (let id = 0; id < masked.length; id++) if (!isIn(mask, id)) masked[id] = Number.NEGATIVE_INFINITY;
     for (const id of ends) masked[id] = logits_V[id]!;
     return choose(masked, sampling, this.#drawn);
   }
+}
+
+/** Whether the answer can end within `budget` one-byte tokens, or has. `null`: it has. */
+function leavesRoom(after: Place | null, budget: number): boolean {
+  return after === null || after.isComplete || after.distance <= budget;
+}
+
+function isIn({ bits }: TokenMask, id: number): boolean {
+  return ((bits[id >>> 5] ?? 0) & (1 << (id & 31))) !== 0;
 }
 
 function copyOf(logits_V: Float32Array): Float32Array {

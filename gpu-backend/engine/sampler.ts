@@ -3,8 +3,9 @@
  * equals), above that counter-based random numbers decide, so batch mates can never change an answer. What a request remembers
  * between its tokens (penalties, constraints) is in `request-sampler.ts`.
  */
+import { argmax, argmaxAmong, mostLikely, race, raceAmong } from './candidates.ts';
 import type { Constraint } from './grammar/constraint.ts';
-import { drawOf, uniformOfToken } from './random.ts';
+import { drawOf } from './random.ts';
 
 export interface SamplingParams {
   /** 0 = greedy. Range 0 … 2. */
@@ -38,20 +39,6 @@ export interface TokenLogprob {
 export interface SampledToken extends TokenLogprob {
   /** The most likely tokens with their log-probabilities, best first; as many as asked for. */
   readonly top: readonly TokenLogprob[];
-}
-
-/** Index of the largest value; the first of equals. NaN never wins. */
-export function argmax(logits_V: Float32Array): number {
-  let best = 0;
-  let bestValue = Number.NEGATIVE_INFINITY;
-  for (let id = 0; id < logits_V.length; id++) {
-    const value = logits_V[id]!;
-    if (value > bestValue) {
-      bestValue = value;
-      best = id;
-    }
-  }
-  return best;
 }
 
 /** log Σ exp(x), shifted by the maximum so that it cannot overflow. */
@@ -114,6 +101,9 @@ export function choose(
     throw new Error(`Expected finite logits, got none among ${logits_V.length}; the weights are damaged or diverged.`);
   if (temperature === 0) return best;
 
+  const draw = drawOf(seed, counter);
+  if (!truncates({ topK, topP, minP }))
+    return among === null ? race(logits_V, temperature, draw, best) : raceAmong(logits_V, temperature, draw, among);
   const from = topK > 0 && topK < (among?.length ?? logits_V.length) ? mostLikely(logits_V, topK, among) : among;
   const candidates = from?.length ?? logits_V.length;
   if (ids.length < candidates) {
@@ -121,9 +111,7 @@ export function choose(
     weights = new Float64Array(candidates);
     classes = new Uint16Array(candidates);
   }
-  // Without top-p, min-p is a threshold that needs no weights.
-  const least = topP < 1 || minP === 0 ? NEGLIGIBLE : Math.min(NEGLIGIBLE, -Math.log(minP));
-  const threshold = most - temperature * least;
+  const threshold = thresholdOf(most, { temperature, topP, minP });
   let count = 0;
   let sum = 0;
   for (let index = 0; index < candidates; index++) {
@@ -131,35 +119,31 @@ export function choose(
     const value = logits_V[id]!;
     if (!(value >= threshold)) continue;
     const below = (most - value) / temperature;
-    const weight = Math.exp(-below);
     ids[count] = id;
-    classes[count] = below * CLASSES_PER_NAT;
-    weights[count++] = weight;
-    sum += weight;
+    if (topP < 1) {
+      const weight = Math.exp(-below);
+      classes[count] = below * CLASSES_PER_NAT;
+      weights[count] = weight;
+      sum += weight;
+    }
+    count++;
   }
-  if (topP < 1) count = nucleus(count, topP * sum, minP);
-  return race(drawOf(seed, counter), count);
+  if (topP < 1) count = nucleus(logits_V, count, topP * sum, minP);
+  return raceAmong(logits_V, temperature, draw, ids, count);
 }
 
-/**
- * Draws a candidate in proportion to its weight: each one's exponential clock runs at the speed of its weight, and the first to ring
- * wins (the Gumbel-max trick). Every token has a random number of its own, so that rounding differences between batches can change
- * the outcome only where two clocks ring at the same time; with one number for the sum of all, they could wherever two tokens meet.
- */
-function race(draw: number, count: number): number {
-  let winner = ids[0]!;
-  let first = Number.POSITIVE_INFINITY;
-  for (let index = 0; index < count; index++) {
-    const unit = uniformOfToken(draw, ids[index]!);
-    const weight = weights[index]!;
-    if (1 - unit >= first * weight) continue; // -log(u) ≥ 1-u: most need no logarithm
-    const time = -Math.log(unit) / weight;
-    if (time < first) {
-      first = time;
-      winner = ids[index]!;
-    }
-  }
-  return winner;
+/** Whether some tokens are left out of the draw: which ones depends on all that may be drawn. */
+export function truncates({ topK, topP, minP = 0 }: Pick<SamplingParams, 'topK' | 'topP' | 'minP'>): boolean {
+  return topK > 0 || topP < 1 || minP > 0;
+}
+
+/** Logits below it are not drawn. Without top-p, min-p is a threshold that needs no weights. */
+export function thresholdOf(
+  most: number,
+  { temperature, topP, minP = 0 }: Pick<SamplingParams, 'temperature' | 'topP' | 'minP'>,
+): number {
+  const least = topP < 1 || minP === 0 ? NEGLIGIBLE : Math.min(NEGLIGIBLE, -Math.log(minP));
+  return most - temperature * least;
 }
 
 /**
@@ -167,7 +151,7 @@ function race(draw: number, count: number): number {
  * of likelihood are kept or dropped; only the one in which the mass is reached is sorted.
  * @returns their number
  */
-function nucleus(count: number, mass: number, minP: number): number {
+function nucleus(logits_V: Float32Array, count: number, mass: number, minP: number): number {
   massOfClass.fill(0);
   for (let index = 0; index < count; index++) massOfClass[classes[index]!]! += weights[index]!;
   let missing = mass;
@@ -175,7 +159,7 @@ function nucleus(count: number, mass: number, minP: number): number {
   while (last < CLASSES - 1 && massOfClass[last]! < missing) missing -= massOfClass[last++]!;
   const edge: number[] = [];
   for (let index = 0; index < count; index++) if (classes[index] === last) edge.push(index);
-  edge.sort((a, b) => weights[b]! - weights[a]! || ids[a]! - ids[b]!);
+  edge.sort((a, b) => logits_V[ids[b]!]! - logits_V[ids[a]!]! || ids[a]! - ids[b]!);
   const dropped = new Set<number>();
   for (const index of edge) {
     if (missing <= 0 && index !== edge[0]) dropped.add(index); // the likeliest token stays, also at top-p 0
@@ -188,62 +172,4 @@ function nucleus(count: number, mass: number, minP: number): number {
     weights[kept++] = weights[index]!;
   }
   return kept;
-}
-
-function argmaxAmong(logits_V: Float32Array, among: ArrayLike<number>): number {
-  let best = among[0] ?? 0;
-  let bestValue = Number.NEGATIVE_INFINITY;
-  for (let index = 0; index < among.length; index++) {
-    const value = logits_V[among[index]!]!;
-    if (value > bestValue) {
-      bestValue = value;
-      best = among[index]!;
-    }
-  }
-  return best;
-}
-
-/**
- * Ids of the `count` largest logits, best first; equals by id. A heap of that size holds the best so far, the worst of them on top:
- * most of a vocabulary costs one comparison each.
- */
-function mostLikely(logits_V: Float32Array, count: number, among: ArrayLike<number> | null = null): number[] {
-  if (count <= 0) return [];
-  const heap: number[] = [];
-  const isWorse = (a: number, b: number) => logits_V[a]! < logits_V[b]! || (logits_V[a] === logits_V[b] && a > b);
-  const sink = () => {
-    for (let at = 0; ; ) {
-      let child = 2 * at + 1;
-      if (child >= heap.length) return;
-      if (child + 1 < heap.length && isWorse(heap[child + 1]!, heap[child]!)) child++;
-      if (!isWorse(heap[child]!, heap[at]!)) return;
-      [heap[at], heap[child]] = [heap[child]!, heap[at]!];
-      at = child;
-    }
-  };
-  const rise = () => {
-    for (let at = heap.length - 1; at > 0; ) {
-      const parent = (at - 1) >>> 1;
-      if (!isWorse(heap[at]!, heap[parent]!)) return;
-      [heap[at], heap[parent]] = [heap[parent]!, heap[at]!];
-      at = parent;
-    }
-  };
-  const candidates = among?.length ?? logits_V.length;
-  let worst = Number.NEGATIVE_INFINITY;
-  for (let index = 0; index < candidates; index++) {
-    const id = among === null ? index : among[index]!;
-    const value = logits_V[id]!;
-    if (heap.length < count) {
-      if (Number.isNaN(value) || value === undefined) continue;
-      heap.push(id);
-      rise();
-    } else {
-      if (!(value >= worst) || !isWorse(heap[0]!, id)) continue;
-      heap[0] = id;
-      sink();
-    }
-    worst = logits_V[heap[0]!]!;
-  }
-  return heap.sort((a, b) => logits_V[b]! - logits_V[a]! || a - b);
 }

@@ -71,20 +71,21 @@ export class GrammarMatcher {
     return maskOf(bits);
   }
 
-  /** The place after a token; `null` when the token does not fit. */
+  /** The place after a token; `null` when the token does not fit, or no end can be reached from there. */
   after(place: Place, bytes: Uint8Array): Place | null {
+    if (this.#places.size + this.#single.size > MAX_PLACES) this.#forget();
     let at: Place | null = place;
     for (const byte of bytes) {
       at = this.#step(at, byte);
       if (at === null) return null;
     }
-    return at;
+    return isAlive(at) ? at : null;
   }
 
   #computeMask(place: Place): TokenMask {
     const bits = this.#emptyBits();
     this.#maskBytes += bits.byteLength;
-    if (this.#places.size + this.#single.size > MAX_PLACES || this.#maskBytes > MAX_MASK_BYTES) this.#forget();
+    if (this.#maskBytes > MAX_MASK_BYTES) this.#forget();
     // The start of a tokenizer that skips a space has a transition of its own, which configurations do not show.
     if (place.skipsSpace) this.#walk(place, 0, bits, isAlive);
     else

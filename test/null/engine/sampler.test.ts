@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { argmax } from '../../../gpu-backend/engine/candidates.ts';
 import { choiceSeed, drawOf, uniform, uniformOfToken } from '../../../gpu-backend/engine/random.ts';
 import { RequestSampler } from '../../../gpu-backend/engine/request-sampler.ts';
-import { argmax, choose, logSumExp, type SamplingParams, sample } from '../../../gpu-backend/engine/sampler.ts';
+import { choose, logSumExp, type SamplingParams, sample } from '../../../gpu-backend/engine/sampler.ts';
 
 const greedy = { temperature: 0, topP: 1, topK: 0, seed: 0 };
 const logits = Float32Array.from([1, 3, 2, 3, -1]);
