@@ -81,6 +81,8 @@ async function open(dir: string, reuse: boolean): Promise<Served> {
 interface Asked {
   readonly firstTokenMs: number;
   readonly totalMs: number;
+  /** Of this process, the engine's thread included; pictures are decoded in others. */
+  readonly cpuMs: number;
   readonly cachedTokens: number;
   readonly promptTokens: number;
 }
@@ -103,6 +105,7 @@ async function ask({ service }: Served, pictures: readonly Uint8Array[], text: s
     deadlineMs: 600_000,
   };
   const start = performance.now();
+  const cpu = process.cpuUsage();
   let firstTokenMs = Number.NaN;
   for await (const event of service.generate(request, pictures, new AbortController().signal)) {
     if (event.type === 'error') throw new Error(event.error.message);
@@ -112,11 +115,17 @@ async function ask({ service }: Served, pictures: readonly Uint8Array[], text: s
       return {
         firstTokenMs,
         totalMs: performance.now() - start,
+        cpuMs: cpuMsSince(cpu),
         cachedTokens: event.usage.cachedTokens,
         promptTokens: event.usage.promptTokens,
       };
   }
   throw new Error('the answer has no end');
+}
+
+function cpuMsSince(start: NodeJS.CpuUsage): number {
+  const { user, system } = process.cpuUsage(start);
+  return (user + system) / 1000;
 }
 
 const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!;
@@ -129,6 +138,10 @@ interface Found {
   readonly cachedTokens: number;
   readonly firstTokenMs: number;
   readonly repeatFirstTokenMs: number;
+  /** CPU time; on a machine that others use too, it says more than the clock. */
+  readonly firstCpuMs: number;
+  readonly repeatCpuMs: number;
+  readonly tenAtOnceCpuMs: number;
   readonly tenPerSecond: number;
   /** Without the first of the ten. */
   readonly repeatsPerSecond: number;
@@ -147,14 +160,19 @@ async function measure(dir: string, reuse: boolean, seed: number): Promise<Found
       for (const question of QUESTIONS) asked.push(await ask(served, pictures, question, reuse));
       const others = await scenePictures(seed + 2 + 2 * round, PICTURES);
       const start = performance.now();
+      const cpu = process.cpuUsage();
       await Promise.all(QUESTIONS.map((question) => ask(served, others, question, reuse)));
       const togetherMs = performance.now() - start;
+      const tenAtOnceCpuMs = cpuMsSince(cpu);
       const [first, ...repeats] = asked;
       found.push({
         promptTokens: first!.promptTokens,
         cachedTokens: repeats.at(-1)!.cachedTokens,
         firstTokenMs: first!.firstTokenMs,
         repeatFirstTokenMs: median(repeats.map(({ firstTokenMs }) => firstTokenMs)),
+        firstCpuMs: first!.cpuMs,
+        repeatCpuMs: median(repeats.map(({ cpuMs }) => cpuMs)),
+        tenAtOnceCpuMs,
         tenPerSecond: (1000 * asked.length) / sum(asked.map(({ totalMs }) => totalMs)),
         repeatsPerSecond: (1000 * repeats.length) / sum(repeats.map(({ totalMs }) => totalMs)),
         tenAtOncePerSecond: (1000 * QUESTIONS.length) / togetherMs,
@@ -166,6 +184,9 @@ async function measure(dir: string, reuse: boolean, seed: number): Promise<Found
       cachedTokens: medianOf('cachedTokens'),
       firstTokenMs: medianOf('firstTokenMs'),
       repeatFirstTokenMs: medianOf('repeatFirstTokenMs'),
+      firstCpuMs: medianOf('firstCpuMs'),
+      repeatCpuMs: medianOf('repeatCpuMs'),
+      tenAtOnceCpuMs: medianOf('tenAtOnceCpuMs'),
       tenPerSecond: medianOf('tenPerSecond'),
       repeatsPerSecond: medianOf('repeatsPerSecond'),
       tenAtOncePerSecond: medianOf('tenAtOncePerSecond'),
@@ -186,6 +207,11 @@ for (const model of flags.models.split(',')) {
     tenInARow: rounded(reused.tenPerSecond / without.tenPerSecond),
     tenAtOnce: rounded(reused.tenAtOncePerSecond / without.tenAtOncePerSecond),
     repeats: rounded(reused.repeatsPerSecond / without.repeatsPerSecond),
+    tenInARowByCpu: rounded(
+      (without.firstCpuMs + 9 * without.repeatCpuMs) / (reused.firstCpuMs + 9 * reused.repeatCpuMs),
+    ),
+    tenAtOnceByCpu: rounded(without.tenAtOnceCpuMs / reused.tenAtOnceCpuMs),
+    repeatsByCpu: rounded(without.repeatCpuMs / reused.repeatCpuMs),
     repeatFirstTokenShare: rounded(reused.repeatFirstTokenMs / reused.firstTokenMs),
   };
   console.error(`${model}: ${JSON.stringify({ without, reused, ratios }, null, 2)}`);
