@@ -27,10 +27,12 @@ export async function findKernelFaults(threads: number): Promise<KernelFaults> {
   const weights: Partial<Record<WeightFormat, string>> = {};
   const constant = await faultOfInt8('signed', 'param', threads);
   if (constant !== null) weights.w8a8 = constant;
+  const mixed = constant ?? (await faultOfBlocks(8, 32, threads));
+  if (mixed !== null) weights['w8a8/32'] = mixed;
   // Keys and values change with every run, so that other kernels may read them than weights.
   const kv = (await faultOfInt8('signed', 'data', threads)) ?? (await faultOfInt8('unsigned', 'data', threads));
   for (const format of WEIGHT_FORMATS) {
-    if (format === 'f32' || format === 'w8a8') continue;
+    if (format === 'f32' || format.startsWith('w8a8')) continue;
     const [kind, blockSize = '64'] = format.split('/');
     const fault = await faultOfBlocks(kind === 'int4' ? 4 : 8, Number(blockSize), threads);
     if (fault !== null) weights[format] = fault;

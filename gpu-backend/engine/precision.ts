@@ -2,11 +2,12 @@ import type { KvFormat } from '../models/decode.ts';
 import { BLOCK_SIZES, chooseStorage, PARTS, type Part, type Precision, type Storage } from '../models/storage.ts';
 
 /**
- * How the weights of a served model are computed with. `w8a8`: int8 columns and activations rounded row by row. `int8`, `int4`:
+ * How the weights of a served model are computed with. `w8a8`: int8 columns and activations rounded row by row; with
+ * `/32` the last layer of the decoder's MLP, whose inputs have spikes, keeps int8 blocks of 32. `int8`, `int4`:
  * blocks of 64 values (or as many as the name says), activations rounded block by block by the kernel. What each costs in time is
  * measured on the machine (precision-probe.ts), what it costs in accuracy is stored (precision-accuracy.ts).
  */
-export const WEIGHT_FORMATS = ['f32', 'w8a8', 'int8', 'int4/32', 'int4', 'int4/128'] as const;
+export const WEIGHT_FORMATS = ['f32', 'w8a8', 'w8a8/32', 'int8', 'int4/32', 'int4', 'int4/128'] as const;
 export type WeightFormat = (typeof WEIGHT_FORMATS)[number];
 
 /** Formats of parts of a model. f16 would be widened in every run. */
@@ -19,7 +20,8 @@ const BLOCK_SIZE = 64;
 /** Storage of a format; undefined = f32. */
 export function storageFor(format: WeightFormat): Storage | undefined {
   if (format === 'f32') return undefined;
-  if (format === 'w8a8') return { ...chooseStorage({ precision: 'int8' }), w8a8: true };
+  if (format === 'w8a8' || format === 'w8a8/32')
+    return { ...chooseStorage({ precision: 'int8', blockSize: 32 }), w8a8: format === 'w8a8' ? 'all' : 'smooth' };
   const [precision, blockSize = BLOCK_SIZE] = format.split('/') as ['int8' | 'int4', string?];
   return chooseStorage({ precision, blockSize: Number(blockSize) });
 }
@@ -99,5 +101,5 @@ function storageOfParts(
     ...(Object.fromEntries(chosen) as Partial<Record<Part, Precision>>),
   });
   if (PARTS.every((part) => storage.precision[part] === 'f32')) return {};
-  return { storage: isW8A8 ? { ...storage, w8a8: true } : storage };
+  return { storage: isW8A8 ? { ...storage, w8a8: 'all' } : storage };
 }

@@ -107,7 +107,7 @@ export class RequestSampler {
       const bytes = tokenText(trie, id);
       return bytes.length === 0 ? null : matcher.after(place, bytes);
     };
-    const known = budget === Number.POSITIVE_INFINITY ? place.mask : null;
+    const known = budget === Number.POSITIVE_INFINITY ? matcher.quickMask(place) : null;
     if (known === null || known.ids === null) {
       const id = chooseWhere(logits_V, sampling, this.#drawn, (candidate) => {
         if (ends.includes(candidate)) return true;
@@ -130,8 +130,8 @@ export class RequestSampler {
 
   #drawAmong(logits_V: Float32Array, mask: TokenMask, ends: readonly number[]): number {
     const { sampling } = this.#request;
-    const { ids } = mask;
-    if (ids !== null) return choose(logits_V, sampling, this.#drawn, ends.length === 0 ? ids : [...ids, ...ends]);
+    if (mask.ids !== null)
+      return choose(logits_V, sampling, this.#drawn, ends.length === 0 ? mask.ids : [...mask.ids, ...ends]);
     const masked = logits_V === scratch || logits_V.buffer === scratch.buffer ? logits_V.slice() : copyOf(logits_V);
     for (let id = 0; id < masked.length; id++) if (!isIn(mask, id)) masked[id] = Number.NEGATIVE_INFINITY;
     for (const id of ends) masked[id] = logits_V[id]!;
@@ -144,7 +144,7 @@ function leavesRoom(after: Place | null, budget: number): boolean {
   return after === null || after.isComplete || after.distance <= budget;
 }
 
-function isIn({ bits }: TokenMask, id: number): boolean {
+function isIn({ bits }: TokenMask & { readonly ids: null }, id: number): boolean {
   return ((bits[id >>> 5] ?? 0) & (1 << (id & 31))) !== 0;
 }
 

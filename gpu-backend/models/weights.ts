@@ -200,7 +200,7 @@ export class Weights {
   private ownLinear(x: Value, module: string, width: number, out: number, options: LinearOptions): Value {
     const bias = options.bias === true ? this.get(`${module}.bias`, [out]) : undefined;
     const part = options.part ?? partOf(module);
-    if (this.storage !== undefined && isW8A8(this.storage, part)) {
+    if (this.storage !== undefined && isW8A8(this.storage, part, module)) {
       const addends = [bias, options.residual].filter((v) => v !== undefined);
       return addends.reduce((sum, v) => g.add(this.graph, sum, v), this.int8Linear(x, module, width, out));
     }

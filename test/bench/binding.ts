@@ -139,7 +139,7 @@ const DECODERS = {
   nano: nanoConfig({ ...TOKENS, vocab: 2048 }),
 } as const;
 
-const INT8: Storage = { ...chooseStorage({ precision: 'int8' }), w8a8: true };
+const INT8: Storage = { ...chooseStorage({ precision: 'int8' }), w8a8: 'all' };
 
 function decoder(size: keyof typeof DECODERS, format: 'f32' | 'int8') {
   const config = DECODERS[size];

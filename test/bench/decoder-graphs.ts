@@ -65,7 +65,7 @@ function storageOf(weights: string): Storage | undefined {
   return {
     precision: { vision: 'f32', projector: 'f32', decoder: precision, head: precision },
     blockSize: 64,
-    w8a8: weights === 'w8a8',
+    ...(weights === 'w8a8' ? { w8a8: 'all' as const } : {}),
   };
 }
 

@@ -9,7 +9,7 @@
  */
 import type { Grammar } from './grammar.ts';
 import { type Configuration, Frame, Place } from './place.ts';
-import { maskOf, type TokenMask } from './token-mask.ts';
+import { maskOf, maskOfIds, type TokenMask } from './token-mask.ts';
 import type { TokenTrie } from './token-trie.ts';
 
 /** Tokens that stay within one rule, and the trie nodes at which tokens leave it. */
@@ -19,6 +19,9 @@ interface LocalTokens {
 }
 
 const MAX_PLACES = 4096;
+/** What is tried to list the tokens of a place: first bytes, and trie nodes below them. */
+const MAX_FIRST_BYTES = 24;
+const MAX_NODES = 1024;
 /** Of masks kept with places, and again of those kept by state. */
 const MAX_MASK_BYTES = 4 * 2 ** 20;
 /**
@@ -64,6 +67,16 @@ export class GrammarMatcher {
     return place.mask;
   }
 
+  /** The same where few tokens fit and they are soon found, as within a literal; else `null`. */
+  quickMask(place: Place): TokenMask | null {
+    if (place.mask === null && !place.hasMany) {
+      this.#bound();
+      place.mask = this.#listed(place);
+      place.hasMany = place.mask === null;
+    }
+    return place.mask;
+  }
+
   /** Those tokens only after which the answer is complete, or an end is at most `budget` one-byte tokens away. */
   maskWithin(place: Place, budget: number): TokenMask {
     const bits = this.#emptyBits();
@@ -73,7 +86,7 @@ export class GrammarMatcher {
 
   /** The place after a token; `null` when the token does not fit, or no end can be reached from there. */
   after(place: Place, bytes: Uint8Array): Place | null {
-    if (this.#places.size + this.#single.size > MAX_PLACES) this.#forget();
+    this.#bound();
     let at: Place | null = place;
     for (const byte of bytes) {
       at = this.#step(at, byte);
@@ -83,9 +96,9 @@ export class GrammarMatcher {
   }
 
   #computeMask(place: Place): TokenMask {
+    this.#bound();
     const bits = this.#emptyBits();
     this.#maskBytes += bits.byteLength;
-    if (this.#maskBytes > MAX_MASK_BYTES) this.#forget();
     // The start of a tokenizer that skips a space has a transition of its own, which configurations do not show.
     if (place.skipsSpace) this.#walk(place, 0, bits, isAlive);
     else
@@ -100,6 +113,45 @@ export class GrammarMatcher {
         }
       }
     return maskOf(bits);
+  }
+
+  /** Goes from the bytes that may come first rather than through the whole vocabulary. */
+  #listed(place: Place): TokenMask | null {
+    const { edgeStart, edgeLow, edgeHigh, classOf } = this.#grammar;
+    const { firstByte, byte, depth, end, token, sibling } = this.#trie;
+    const bytes = new Set<number>();
+    for (const { state } of place.configurations)
+      for (let e = edgeStart[state]!; e < edgeStart[state + 1]!; e++) {
+        if (edgeHigh[e]! - edgeLow[e]! >= MAX_FIRST_BYTES) return null;
+        for (let one = edgeLow[e]!; one <= edgeHigh[e]!; one++) bytes.add(one);
+        if (bytes.size > MAX_FIRST_BYTES) return null;
+      }
+    if (place.skipsSpace) bytes.add(0x20);
+    const path = this.#path;
+    path[0] = place;
+    const found: number[] = [];
+    let nodes = 0;
+    for (const one of bytes) {
+      const first = firstByte[one]!;
+      if (first < 0) continue;
+      for (let at = first; at < end[first]!; ) {
+        if (++nodes > MAX_NODES) return null;
+        const level = depth[at]!;
+        const from = path[level - 1]!;
+        const cls = classOf[byte[at]!]!;
+        let to = from.next[cls];
+        if (to === undefined) to = this.#transition(from, cls, byte[at]!);
+        if (to === null) {
+          at = end[at]!;
+          continue;
+        }
+        if (token[at] !== -1 && isAlive(to)) for (let id = token[at]!; id !== -1; id = sibling[id]!) found.push(id);
+        path[level] = to;
+        at++;
+      }
+    }
+    this.#maskBytes += 4 * found.length;
+    return maskOfIds(found);
   }
 
   #localTokens(state: number): LocalTokens {
@@ -158,12 +210,12 @@ export class GrammarMatcher {
   #transition(from: Place, cls: number, byte: number): Place | null {
     const { edgeStart, edgeLow, edgeHigh, edgeTo } = this.#grammar;
     const targets: Configuration[] = [];
-    for (const { state, stack } of from.configurations)
-      for (let e = edgeStart[state]!; e < edgeStart[state + 1]!; e++)
-        if (edgeLow[e]! <= byte && byte <= edgeHigh[e]!) {
-          targets.push({ state: edgeTo[e]!, stack });
-          break; // edges of a state are disjoint
-        }
+    for (const { state, stack } of from.configurations) {
+      let e = edgeStart[state]!;
+      const last = edgeStart[state + 1]!;
+      while (e < last && edgeHigh[e]! < byte) e++; // disjoint, ascending
+      if (e < last && edgeLow[e]! <= byte) targets.push({ state: edgeTo[e]!, stack });
+    }
     const to = targets.length === 0 ? null : this.#place(this.#nearest(targets));
     from.next[cls] = to;
     return to;
@@ -245,6 +297,10 @@ export class GrammarMatcher {
   }
 
   readonly #nextFrame = (): number => this.#frames++;
+
+  #bound(): void {
+    if (this.#places.size + this.#single.size > MAX_PLACES || this.#maskBytes > MAX_MASK_BYTES) this.#forget();
+  }
 
   /** Bounds memory: places in use by running answers stay valid, they are only no longer shared. */
   #forget(): void {

@@ -34,6 +34,8 @@ export class Place {
   /** By byte class; `null` = nothing fits, undefined = not computed yet. */
   readonly next: (Place | null | undefined)[] = [];
   mask: TokenMask | null = null;
+  /** Too many tokens fit to list them quickly. */
+  hasMany = false;
 
   constructor(
     /** Those that can take a byte. */

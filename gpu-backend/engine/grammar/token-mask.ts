@@ -1,11 +1,7 @@
-/** Tokens that may come next. */
-export interface TokenMask {
-  /** Bit per token id. */
-  readonly bits: Uint32Array;
-  readonly count: number;
-  /** The allowed ids, ascending, where they are few enough to be faster than the bits; else `null`. */
-  readonly ids: Int32Array | null;
-}
+/** Tokens that may come next: their ids, ascending, where they are few enough for that to be faster; else a bit per token id. */
+export type TokenMask =
+  | { readonly count: number; readonly ids: Int32Array; readonly bits: null }
+  | { readonly count: number; readonly ids: null; readonly bits: Uint32Array };
 
 /** Ids are listed where at most one in so many tokens is allowed. */
 const FEW = 8;
@@ -14,12 +10,17 @@ const FEW = 8;
 export function maskOf(bits: Uint32Array): TokenMask {
   let count = 0;
   for (const word of bits) count += ones(word);
-  if (count * FEW > bits.length * 32) return { bits, count, ids: null };
+  if (count * FEW > bits.length * 32) return { count, ids: null, bits };
   const ids = new Int32Array(count);
   let at = 0;
   for (let word = 0; word < bits.length; word++)
     for (let rest = bits[word]!; rest !== 0; rest &= rest - 1) ids[at++] = word * 32 + (31 - Math.clz32(rest & -rest));
-  return { bits, count, ids };
+  return { count, ids, bits: null };
+}
+
+/** A mask of these ids. */
+export function maskOfIds(found: readonly number[]): TokenMask {
+  return { count: found.length, ids: Int32Array.from(found).sort(), bits: null };
 }
 
 function ones(word: number): number {

@@ -14,6 +14,8 @@ export interface TokenTrie {
   readonly token: Int32Array;
   readonly sibling: Int32Array;
   readonly maxDepth: number;
+  /** Node of the text of one byte (256 entries), or -1. */
+  readonly firstByte: Int32Array;
   /** Bytes of token t: textStart[t] … textStart[t+1]-1; none where text cannot contain it. */
   readonly text: Uint8Array;
   readonly textStart: Int32Array;

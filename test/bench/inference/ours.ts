@@ -12,7 +12,7 @@ import { type Contender, type ServedRequest, stopwatch, type Timing } from './co
 /** Formats of weights under the names that results have: `w8a8` is int8 with activations rounded too. */
 export const OUR_STORAGE = {
   f32: undefined,
-  w8a8: { ...chooseStorage({ precision: 'int8' }), w8a8: true },
+  w8a8: { ...chooseStorage({ precision: 'int8' }), w8a8: 'all' },
   int8: chooseStorage({ precision: 'int8' }),
   // Every token of a single row reads all of these: few scales, and four bits in the head too, as Q4_0 has.
   int4: chooseStorage({ precision: 'int4', head: 'int4', blockSize: 128 }),

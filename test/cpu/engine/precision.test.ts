@@ -55,7 +55,7 @@ describe('precision on this machine', () => {
   it('measures nothing where nothing is left to choose', async () => {
     const fixed = await choosePrecision({ weights: parsePrecision('w8a8'), kv: 'f32' }, context);
     assert.deepEqual([fixed.name, fixed.kv, fixed.table], ['w8a8', 'f32', null]);
-    assert.equal(fixed.storage?.w8a8, true);
+    assert.equal(fixed.storage?.w8a8, 'all');
     const device = await choosePrecision(AUTO_PRECISION, { ...context, device: 'webgpu' });
     assert.deepEqual([device.name, device.kv, device.table], ['f32', 'f32', null]);
     const parts = await choosePrecision({ weights: parsePrecision('decoder=int4'), kv: 'auto' }, context);

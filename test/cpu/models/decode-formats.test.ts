@@ -197,7 +197,7 @@ describe('decoder graphs of every format', () => {
   const step = { rows: 3, newTokens: 2, pastTokens: 64 };
   const storages: Record<string, Storage | undefined> = {
     f32: undefined,
-    w8a8: { ...storageOf('int8'), w8a8: true },
+    w8a8: { ...storageOf('int8'), w8a8: 'all' },
     int8: storageOf('int8'),
     int4: storageOf('int4'),
   };

@@ -58,7 +58,7 @@ describe('precision as an operator writes it', () => {
       storage: {
         precision: { vision: 'f32', projector: 'int8', decoder: 'int8', head: 'int8' },
         blockSize: 64,
-        w8a8: true,
+        w8a8: 'all',
       },
     });
     assert.deepEqual(parsePrecision('decoder=f32'), { name: 'decoder=f32' });
@@ -77,7 +77,7 @@ describe('precision as an operator writes it', () => {
   it('has blocks of the size that a name says', () => {
     assert.deepEqual(
       WEIGHT_FORMATS.map((format) => storageFor(format)?.blockSize),
-      [undefined, 32, 64, 32, 64, 128],
+      [undefined, 32, 32, 64, 32, 64, 128],
     );
   });
 });
