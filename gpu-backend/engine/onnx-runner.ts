@@ -31,7 +31,7 @@ export interface RunnerOptions {
 }
 
 /** Up to so many positions a row, one kernel over the cache in place is faster than products over all of it. */
-const IN_PLACE_TOKENS = 512;
+const IN_PLACE_TOKENS = 768;
 
 /**
  * A model over ONNX Runtime, with the adapters that are loaded on it. Weights are constants of the sessions, so kernels pack them
