@@ -3,6 +3,12 @@ import { type PrefixCounters, PrefixTree } from './kv/prefix-tree.ts';
 import { commonLength } from './kv/prompt-symbols.ts';
 import { type Live, symbolsOf } from './live-request.ts';
 
+/**
+ * A beginning that is a smaller share of a prompt than this is computed again: a prompt without a past is read by a faster kernel
+ * than the rest of one. (Every two prompts of a chat template begin alike.)
+ */
+const LEAST_SHARE = 1 / 4;
+
 /** Keys and values of prompts and answers that were computed before, put back instead of being computed again. */
 export class PrefixCache {
   readonly #tree: PrefixTree;
@@ -31,7 +37,7 @@ export class PrefixCache {
     const limit = Math.min(count, request.readFrom ?? count) - 1;
     if (this.#tree.budgetBytes === 0 || limit <= live.held) return 0;
     const { length, pieces } = this.#tree.lookup(request.cacheScope, symbolsOf(live), limit);
-    if (length <= live.held) return 0;
+    if (length <= live.held || (live.held === 0 && length < count * LEAST_SHARE)) return 0;
     makeRoom(length);
     let start = 0;
     for (const { span, from, to } of pieces) {
