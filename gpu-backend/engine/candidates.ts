@@ -5,7 +5,7 @@
  * its own, so that rounding differences between batches can change the outcome only where two keys are all but equal. With one
  * number for the sum of all, they could wherever two tokens meet.
  */
-import { bitsOfToken, unitOf } from './random.ts';
+import { bitsOfToken, bitsOfTokens, unitOf } from './random.ts';
 
 /** Index of the largest value; the first of equals. NaN never wins. */
 export function argmax(logits_V: Float32Array): number {
@@ -64,36 +64,35 @@ const CEILINGS = Float64Array.from({ length: 2 ** LEADING }, (_, leading) => {
   const largest = (leading + 1) * 2 ** (32 - LEADING) - 1;
   return gumbelOf(largest) + 1e-9;
 });
-const CEILING = CEILINGS.at(-1)!;
-
-function keyOf(logits_V: Float32Array, temperature: number, draw: number, id: number): number {
-  return logits_V[id]! + temperature * gumbelOf(bitsOfToken(draw, id));
-}
+/** Random bits are made for so many tokens at a time. */
+const BLOCK = 256;
+const block = new Int32Array(BLOCK);
 
 /**
- * The token that a draw picks from softmax(logits / temperature).
+ * The token that a draw picks from softmax(logits / temperature); -1 where no logit is above -Infinity.
  * @param draw see `drawOf`
- * @param likeliest `argmax(logits_V)`, whose logit is finite: a good start lets most others be skipped
  */
-export function race(logits_V: Float32Array, temperature: number, draw: number, likeliest: number): number {
-  let winner = likeliest;
-  let first = keyOf(logits_V, temperature, draw, likeliest);
-  const most = temperature * CEILING;
-  for (let id = 0; id < logits_V.length; id++) {
-    const value = logits_V[id]!;
-    if (!(value + most >= first)) continue;
-    const bits = bitsOfToken(draw, id);
-    if (value + temperature * CEILINGS[bits >>> (32 - LEADING)]! < first) continue;
-    const key = value + temperature * gumbelOf(bits);
-    if (key > first || (key === first && id < winner)) {
-      winner = id;
-      first = key;
+export function race(logits_V: Float32Array, temperature: number, draw: number): number {
+  let winner = -1;
+  let first = Number.NEGATIVE_INFINITY;
+  for (let start = 0; start < logits_V.length; start += BLOCK) {
+    bitsOfTokens(draw, start, block);
+    const end = Math.min(start + BLOCK, logits_V.length);
+    for (let id = start; id < end; id++) {
+      const value = logits_V[id]!;
+      const bits = block[id - start]!;
+      if (!(value + temperature * CEILINGS[bits >>> (32 - LEADING)]! >= first)) continue;
+      const key = value + temperature * gumbelOf(bits);
+      if (key > first) {
+        winner = id;
+        first = key;
+      }
     }
   }
   return winner;
 }
 
-/** The same race among given ids only, in any order. */
+/** The same race among given ids only, in any order; one of them at least has a logit above -Infinity. */
 export function raceAmong(
   logits_V: Float32Array,
   temperature: number,
@@ -125,13 +124,16 @@ export function firstOfRace(
   count: number,
 ): readonly number[] {
   const best = new Best(Math.min(count, logits_V.length));
-  for (let id = 0; id < logits_V.length; id++) {
-    const value = logits_V[id]!;
-    if (!(value + temperature * CEILING >= best.least)) continue;
-    const bits = bitsOfToken(draw, id);
-    if (value + temperature * CEILINGS[bits >>> (32 - LEADING)]! < best.least) continue;
-    const key = value + temperature * gumbelOf(bits);
-    if (key >= best.least) best.offer(id, key);
+  for (let start = 0; start < logits_V.length; start += BLOCK) {
+    bitsOfTokens(draw, start, block);
+    const end = Math.min(start + BLOCK, logits_V.length);
+    for (let id = start; id < end; id++) {
+      const value = logits_V[id]!;
+      const bits = block[id - start]!;
+      if (!(value + temperature * CEILINGS[bits >>> (32 - LEADING)]! >= best.least)) continue;
+      const key = value + temperature * gumbelOf(bits);
+      if (key >= best.least) best.offer(id, key);
+    }
   }
   return best.sorted();
 }

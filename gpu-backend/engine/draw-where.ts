@@ -24,14 +24,13 @@ export function chooseWhere(
   allows: (id: number) => boolean,
 ): number | null {
   const { temperature, seed } = params;
-  const likeliest = argmax(logits_V);
-  if (!Number.isFinite(logits_V[likeliest] ?? Number.NaN)) return null;
   const draw = drawOf(seed, counter);
   if (temperature > 0 && truncates(params)) {
-    const kept = keptOf(logits_V, params, logits_V[likeliest]!, allows);
+    const kept = keptOf(logits_V, params, allows);
     return kept === null ? null : raceAmong(logits_V, temperature, draw, kept);
   }
-  const first = temperature === 0 ? likeliest : race(logits_V, temperature, draw, likeliest);
+  const first = temperature === 0 ? argmax(logits_V) : race(logits_V, temperature, draw);
+  if (!Number.isFinite(logits_V[first])) return null;
   if (allows(first)) return first;
   const next = temperature === 0 ? mostLikely(logits_V, LOOK) : firstOfRace(logits_V, temperature, draw, LOOK);
   for (const id of next) {
@@ -45,11 +44,11 @@ export function chooseWhere(
 function keptOf(
   logits_V: Float32Array,
   params: SamplingParams,
-  most: number,
   allows: (id: number) => boolean,
 ): readonly number[] | null {
   const { temperature, topK, topP, minP = 0 } = params;
-  if (topK > MOST_KEPT) return null;
+  const most = logits_V[argmax(logits_V)] ?? Number.NaN;
+  if (topK > MOST_KEPT || !Number.isFinite(most)) return null;
   const kept: number[] = [];
   let threshold = Number.NEGATIVE_INFINITY;
   /** Weights relative to the likeliest token, allowed or not: of those kept, and of those not asked about. */

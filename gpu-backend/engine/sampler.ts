@@ -95,15 +95,15 @@ export function choose(
   counter: number,
   among: ArrayLike<number> | null = null,
 ): number {
-  const best = among === null ? argmax(logits_V) : argmaxAmong(logits_V, among);
+  const draw = drawOf(seed, counter);
+  const isRace = temperature > 0 && !truncates({ topK, topP, minP });
+  const best =
+    among !== null ? argmaxAmong(logits_V, among) : isRace ? race(logits_V, temperature, draw) : argmax(logits_V);
   const most = logits_V[best] ?? Number.NaN;
   if (!(most > Number.NEGATIVE_INFINITY))
     throw new Error(`Expected finite logits, got none among ${logits_V.length}; the weights are damaged or diverged.`);
-  if (temperature === 0) return best;
-
-  const draw = drawOf(seed, counter);
-  if (!truncates({ topK, topP, minP }))
-    return among === null ? race(logits_V, temperature, draw, best) : raceAmong(logits_V, temperature, draw, among);
+  if (temperature === 0 || (isRace && among === null)) return best;
+  if (isRace && among !== null) return raceAmong(logits_V, temperature, draw, among);
   const from = topK > 0 && topK < (among?.length ?? logits_V.length) ? mostLikely(logits_V, topK, among) : among;
   const candidates = from?.length ?? logits_V.length;
   if (ids.length < candidates) {
