@@ -12,6 +12,7 @@ import { templateForCheckpoint } from '../text/checkpoint-template.ts';
 import { bindTemplate, type ChatTemplate, reservedTokens } from '../text/templates.ts';
 import { loadTokenizer, type Tokenizer } from '../text/tokenizer.ts';
 import type { ImageRecipe } from '../vision/recipes.ts';
+import { vocabularyOf } from './grammar/vocabulary.ts';
 
 /** Everything about a model that the server's thread needs: words and pictures in and out, no weights. */
 export interface ModelFront {
@@ -51,19 +52,21 @@ export async function loadFront(id: string, dir: string, adapterDir: string | nu
   const imported = readManifest(dir);
   const baseDigest = imported === null ? await digestWeights(dir) : weightsDigest(imported);
   const digest = adapterDir === null ? baseDigest : await digestWithAdapter(baseDigest, adapterDir);
+  const stopIds = [
+    ...new Set([
+      ...config.text.eosTokens,
+      ...[generation.eos_token_id].flat().filter((id) => typeof id === 'number'),
+      ...template.stop.map((token) => tokenizer.requireId(token)),
+    ]),
+  ];
+  vocabularyOf({ tokenizer, stopIds }); // now, rather than while the first constrained request holds up all others
   return {
     tokenizer,
     template,
     recipe,
     imageTokenId: config.imageToken,
     slots,
-    stopIds: [
-      ...new Set([
-        ...config.text.eosTokens,
-        ...[generation.eos_token_id].flat().filter((id) => typeof id === 'number'),
-        ...template.stop.map((token) => tokenizer.requireId(token)),
-      ]),
-    ],
+    stopIds,
     checkpointDigest: imported === null ? await digestCheckpoint(dir, baseDigest) : digestFiles(imported),
     visionDigest: digest,
     card: {

@@ -1,15 +1,18 @@
 /**
  * What following a schema costs a token: the sampler with a constraint against the same sampler without, on the same logits, beside
  * the time of a decoding step. For the shipped model, and for a made-up vocabulary of 49,152 tokens. "first": no other request has
- * had the schema before; "again": its masks are known. The last line is JSON.
+ * had the schema before; "again": its places are known. "firstMedian" is over answers, which a busy machine disturbs less than the
+ * mean. Beside it what drawing a token costs at 49,152 tokens without a constraint. The last line is JSON.
  *
  *     npm run bench -- mask-cost [--schemas 60] [--tokens 120]
  */
 import { parseArgs } from 'node:util';
-import { type Constraint, ConstraintCompiler, type Writer } from '../../gpu-backend/engine/grammar/constraint.ts';
+import { type Constraint, ConstraintCompiler } from '../../gpu-backend/engine/grammar/constraint.ts';
 import { buildTokenTrie } from '../../gpu-backend/engine/grammar/token-trie.ts';
+import type { Writer } from '../../gpu-backend/engine/grammar/vocabulary.ts';
 import { uniform } from '../../gpu-backend/engine/random.ts';
 import { RequestSampler } from '../../gpu-backend/engine/request-sampler.ts';
+import { choose, type SamplingParams } from '../../gpu-backend/engine/sampler.ts';
 import { loadTokenizer, type Tokenizer } from '../../gpu-backend/text/tokenizer.ts';
 import { ask, NANO_DIR, serveNano } from '../cpu/engine/nano-service.ts';
 import { randomSchema } from '../fixtures/random-schemas.ts';
@@ -64,8 +67,9 @@ function largeVocabulary(size: number): Writer {
 }
 
 interface Cost {
-  /** Microseconds a token, means. */
+  /** Microseconds a token, means; and the median of answers. */
   first: number;
+  firstMedian: number;
   again: number;
   without: number;
   /** Mean, milliseconds. */
@@ -81,6 +85,7 @@ function measure(writer: Writer): Cost {
   const compiler = new ConstraintCompiler();
   // Once for the machine: code and caches of the runtime are warm in a server.
   for (let seed = 500; seed < 580; seed++) fill(compiled(seed), seed);
+  const firsts: number[] = [];
   const sums = { first: 0, again: 0, without: 0, tokens: 0, compile: 0 };
   function compiled(seed: number): Constraint {
     return compiler.compile({ type: 'json_schema', schema: randomSchema(seed) }, writer, 'schema');
@@ -111,6 +116,7 @@ function measure(writer: Writer): Cost {
     const first = fill(constraint, seed);
     const again = fill(constraint, seed);
     sums.first += first.ms;
+    firsts.push((1000 * first.ms) / first.count);
     sums.again += again.ms;
     sums.tokens += first.count;
     sums.without += (fill(null, seed).ms * first.count) / tokens;
@@ -118,10 +124,27 @@ function measure(writer: Writer): Cost {
   const us = (ms: number) => Math.round((10_000 * ms) / sums.tokens) / 10;
   return {
     first: us(sums.first),
+    firstMedian: Math.round(10 * median(firsts)) / 10,
     again: us(sums.again),
     without: us(sums.without),
     compile: Math.round((100 * sums.compile) / schemas) / 100,
   };
+}
+
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 1]!;
+}
+
+/** Median microseconds of one draw from this many flat logits, the dearest there are. */
+function drawUs(V: number, sampling: Omit<SamplingParams, 'seed'>): number {
+  const row = Float32Array.from({ length: V }, (_, id) => 8 * uniform(1, id));
+  const times: number[] = [];
+  for (let counter = 0; counter < 400; counter++) {
+    const start = performance.now();
+    choose(row, { ...sampling, seed: 7 }, counter);
+    times.push(1000 * (performance.now() - start));
+  }
+  return Math.round(median(times.slice(100)));
 }
 
 /** Mean milliseconds of a decoding step of the shipped model with this many rows. */
@@ -151,7 +174,8 @@ const start = performance.now();
 buildTokenTrie(49_152, (id) => large.tokenizer.bytesOf(id));
 const trieMs = performance.now() - start;
 const wide = measure(large);
-const share = ({ first, again, without }: Cost, rows: number, step: number) => ({
+const share = ({ first, firstMedian, again, without }: Cost, rows: number, step: number) => ({
+  firstMedian: round((rows * (firstMedian - without)) / 1000 / step),
   first: round((rows * (first - without)) / 1000 / step),
   again: round((rows * (again - without)) / 1000 / step),
 });
@@ -165,6 +189,16 @@ console.log(
       stepMs: { rows1: round(one), rows8: round(eight) },
       shareOfStep: { rows1: share(nano, 1, one), rows8: share(nano, 8, eight) },
     },
-    large: { vocabulary: 49_152, microsecondsPerToken: wide, trieMs: round(trieMs) },
+    large: {
+      vocabulary: 49_152,
+      microsecondsPerToken: wide,
+      trieMs: round(trieMs),
+      microsecondsPerDraw: {
+        greedy: drawUs(49_152, { temperature: 0, topP: 1, topK: 0 }),
+        temperature1: drawUs(49_152, { temperature: 1, topP: 1, topK: 0 }),
+        topK50: drawUs(49_152, { temperature: 1, topP: 1, topK: 50 }),
+        topP90: drawUs(49_152, { temperature: 1, topP: 0.9, topK: 0 }),
+      },
+    },
   }),
 );

@@ -1,13 +1,13 @@
 /** From what a request asks its answer to look like to data that the engine's sampler can follow, compiled once and kept. */
 import { createHash } from 'node:crypto';
-import type { Tokenizer } from '../../text/tokenizer.ts';
 import { alt, type Expr, GrammarError, text } from './expr.ts';
 import { buildGrammar, type Grammar } from './grammar.ts';
 import { jsonRules, OBJECT } from './json-text.ts';
 import { parseRegex } from './regex.ts';
 import { schemaRules } from './schema.ts';
 import { checkSize } from './schema-reader.ts';
-import { buildTokenTrie, singleBytes, type TokenTrie } from './token-trie.ts';
+import type { TokenTrie } from './token-trie.ts';
+import { vocabularyOf, type Writer } from './vocabulary.ts';
 
 export type ConstraintSpec =
   | { readonly type: 'json_object' }
@@ -25,26 +25,11 @@ export interface Constraint {
   readonly skipsFirstSpace: boolean;
 }
 
-/** What writes the answers. */
-export interface Writer {
-  readonly tokenizer: Tokenizer;
-  /** Tokens that end an answer, so no text contains them. */
-  readonly stopIds: readonly number[];
-}
-
-interface Vocabulary {
-  readonly digest: string;
-  readonly trie: TokenTrie;
-  readonly hasByte: readonly boolean[];
-  readonly skipsFirstSpace: boolean;
-}
-
 /** Compiled constraints kept, by number and by states in all (some 40 bytes each). */
 const MAX_KEPT = 128;
 const MAX_KEPT_STATES = 1_000_000;
 
 export class ConstraintCompiler {
-  readonly #vocabularies = new WeakMap<Writer, Vocabulary>();
   /** By key, the one used last at the end. */
   readonly #kept = new Map<string, Constraint>();
 
@@ -54,7 +39,7 @@ export class ConstraintCompiler {
    */
   compile(spec: ConstraintSpec, writer: Writer, path: string): Constraint {
     if (spec.type === 'json_schema') checkSize(spec.schema, path);
-    const vocabulary = this.#vocabularyOf(writer);
+    const vocabulary = vocabularyOf(writer);
     const key = `${vocabulary.digest} ${createHash('sha256').update(JSON.stringify(spec)).digest('hex')}`;
     let constraint = this.#kept.get(key);
     this.#kept.delete(key);
@@ -68,24 +53,6 @@ export class ConstraintCompiler {
     while (this.#kept.size > 1 && (this.#kept.size > MAX_KEPT || statesKept() > MAX_KEPT_STATES))
       this.#kept.delete(this.#kept.keys().next().value!);
     return constraint;
-  }
-
-  #vocabularyOf(writer: Writer): Vocabulary {
-    let vocabulary = this.#vocabularies.get(writer);
-    if (vocabulary === undefined) {
-      const { tokenizer, stopIds } = writer;
-      const ends = new Set(stopIds);
-      const trie = buildTokenTrie(tokenizer.vocabSize, (id) => (ends.has(id) ? null : tokenizer.bytesOf(id)));
-      const skipsFirstSpace = tokenizer.stripsLeadingSpace;
-      const digest = createHash('sha256')
-        .update(`${skipsFirstSpace} `)
-        .update(trie.text)
-        .update(new Uint8Array(trie.textStart.buffer))
-        .digest('hex');
-      vocabulary = { digest, trie, hasByte: singleBytes(trie), skipsFirstSpace };
-      this.#vocabularies.set(writer, vocabulary);
-    }
-    return vocabulary;
   }
 }
 

@@ -1,10 +1,7 @@
 /** Answers drawn at random under a constraint, as a model without any sense would give them. */
 import { readFileSync } from 'node:fs';
-import {
-  ConstraintCompiler,
-  type ConstraintSpec,
-  type Writer,
-} from '../../../../gpu-backend/engine/grammar/constraint.ts';
+import { ConstraintCompiler, type ConstraintSpec } from '../../../../gpu-backend/engine/grammar/constraint.ts';
+import type { Writer } from '../../../../gpu-backend/engine/grammar/vocabulary.ts';
 import { uniform } from '../../../../gpu-backend/engine/random.ts';
 import { RequestSampler } from '../../../../gpu-backend/engine/request-sampler.ts';
 import { parseTokenizer, type Tokenizer } from '../../../../gpu-backend/text/tokenizer.ts';

@@ -1,12 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Ajv2020 } from 'ajv/dist/2020.js';
-import {
-  ConstraintCompiler,
-  type ConstraintSpec,
-  type Writer,
-} from '../../../../gpu-backend/engine/grammar/constraint.ts';
+import { ConstraintCompiler, type ConstraintSpec } from '../../../../gpu-backend/engine/grammar/constraint.ts';
 import { GrammarError } from '../../../../gpu-backend/engine/grammar/expr.ts';
+import type { Writer } from '../../../../gpu-backend/engine/grammar/vocabulary.ts';
 import { randomAnswer, tokenizerOf } from './answers.ts';
 
 const WRITERS = (['nano', 'byte-level', 'metaspace', 'unigram'] as const).map((name): [string, Writer] => {
