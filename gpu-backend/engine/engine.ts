@@ -24,7 +24,7 @@ export type EngineEvent =
   | { readonly type: 'read'; readonly id: string; readonly logprobs: readonly number[] }
   | { readonly type: 'token'; readonly id: string; readonly token: SampledToken }
   | { readonly type: 'end'; readonly id: string; readonly reason: 'stop' | 'length' | 'cancelled' | 'deadline' }
-  | { readonly type: 'failed'; readonly id: string; readonly message: string };
+  | { readonly type: 'failed'; readonly id: string; readonly message: string; readonly stack?: string };
 
 export interface EngineOptions {
   readonly runner: ModelRunner;
@@ -110,9 +110,9 @@ export class Engine {
     if (live !== undefined) live.cancelled = true;
   }
 
-  /** Forgets cached keys and values of a scope, e.g. of an adapter that is gone. */
-  forget(scope: string): void {
-    this.#prefixes.drop(scope);
+  /** Gives back the memory that is kept for the next rows; for when none have come for a while. */
+  trim(): void {
+    this.#rows.pool.trim();
   }
 
   /** One step of everything that is ready. Errors of the model end the requests that were in the failed run, nothing else. */
@@ -360,8 +360,9 @@ export class Engine {
 
   #fail(rows: readonly Live[], error: unknown): void {
     const message = error instanceof Error ? error.message : String(error);
+    const stack = error instanceof Error && error.stack !== undefined ? { stack: error.stack } : {};
     for (const live of rows)
-      if (this.#live.has(live.request.id)) this.#end(live, { type: 'failed', id: live.request.id, message });
+      if (this.#live.has(live.request.id)) this.#end(live, { type: 'failed', id: live.request.id, message, ...stack });
   }
 
   /** Takes the request out of the books and its row out of the arena. */

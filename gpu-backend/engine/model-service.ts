@@ -179,7 +179,7 @@ export class EngineModelService implements ModelService {
         const index = indexOf.get(event.id)!;
         if (event.type === 'started' && index === 0) ({ cachedTokens } = event);
         if (event.type === 'read') scores[index]!.logprob = event.logprobs.reduce((sum, one) => sum + one, 0);
-        if (event.type === 'failed') throw new Error(`scoring failed: ${event.message}`);
+        if (event.type === 'failed') throw engineFailure('scoring', event);
         if (event.type === 'end' && Number.isNaN(scores[index]!.logprob))
           throw new ApiError('deadline_exceeded', `The options were not scored within ${request.deadlineMs} ms.`);
       }

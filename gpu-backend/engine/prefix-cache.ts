@@ -58,11 +58,6 @@ export class PrefixCache {
     this.#tree.insert(live.request.cacheScope, symbols, live.held, (from, to) => arena.save(slot, from, to));
   }
 
-  /** Forgets everything of a scope. */
-  drop(scope: string): void {
-    this.#tree.drop(scope);
-  }
-
   /** Among rows that are reading their prompts, the one that is computing the most of what `live` needs. */
   findSharer(live: Live, prefilling: readonly Live[]): Live['sharing'] {
     if (this.#tree.budgetBytes === 0) return null;

@@ -81,9 +81,16 @@ export async function* relay(
         yield ended(event.reason);
         return;
       case 'failed':
-        throw new Error(`generation failed: ${event.message}`);
+        throw engineFailure('generation', event);
       default:
         event satisfies never;
     }
   }
+}
+
+/** What the engine's thread threw, with its stack: the log is all that says why an answer failed. */
+export function engineFailure(what: string, { message, stack }: EngineEvent & { readonly type: 'failed' }): Error {
+  const error = new Error(`${what} failed: ${message}`);
+  if (stack !== undefined) error.stack = `${error.message}\n${stack}`;
+  return error;
 }

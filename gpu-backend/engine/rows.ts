@@ -19,7 +19,7 @@ export class Rows {
   readonly #groups = new Map<number, Group>();
 
   constructor(shape: KvShape, kvTokens: number, stepTokens: number) {
-    this.pool = new KvPool(shape, kvTokens, stepTokens);
+    this.pool = new KvPool(shape, kvTokens, stepTokens, true);
   }
 
   get count(): number {

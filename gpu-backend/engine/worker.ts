@@ -111,10 +111,15 @@ const handlers: { readonly [K in CallName]: (argument: Calls[K]['argument']) => 
   },
 };
 
+/** Nobody has asked for so long: memory of rows is given back. */
+const IDLE_MS = 10_000;
+let idle: NodeJS.Timeout | undefined;
+
 /** Runs while any model has work. Between steps the thread takes its messages, so a cancel waits for one step at most. */
 async function loop(): Promise<void> {
   if (looping) return;
   looping = true;
+  clearTimeout(idle);
   try {
     for (;;) {
       const busy = [...engines.values()].filter((engine) => engine.busy);
@@ -126,6 +131,10 @@ async function loop(): Promise<void> {
     }
   } finally {
     looping = false;
+    idle = setTimeout(() => {
+      for (const engine of engines.values()) engine.trim();
+    }, IDLE_MS);
+    idle.unref();
   }
 }
 

@@ -35,6 +35,7 @@ export class KvArena {
   readonly stepTokens: number;
   readonly #bytesPerToken: number;
   readonly #spare: () => number;
+  readonly #keepsBuffers: boolean;
   readonly #planes: KvPlanes;
   readonly #lengths: number[] = [];
   readonly #views = new Map<number, readonly KvLayerView[]>();
@@ -42,8 +43,15 @@ export class KvArena {
   /**
    * @param stepTokens T grows in multiples of this: compute follows T and a re-layout costs a copy; 64 is the measured optimum
    * @param spare positions by which buffers may grow ahead of need
+   * @param keepsBuffers whether buffers are kept until `trim`: fresh memory costs a page fault for every 4 KiB
    */
-  constructor(shape: KvShape, stepTokens = 64, spare: () => number = () => Number.POSITIVE_INFINITY) {
+  constructor(
+    shape: KvShape,
+    stepTokens = 64,
+    spare: () => number = () => Number.POSITIVE_INFINITY,
+    keepsBuffers = false,
+  ) {
+    this.#keepsBuffers = keepsBuffers;
     this.shape = shape;
     this.stepTokens = stepTokens;
     this.#bytesPerToken = kvBytesPerToken(shape);
@@ -235,14 +243,15 @@ export class KvArena {
 
   #giveBack(): void {
     if (this.rows === 0) {
-      this.#planes.release(this.stepTokens);
+      if (this.#keepsBuffers) this.#planes.empty(this.stepTokens);
+      else this.#planes.release(this.stepTokens);
       this.#views.clear();
       return;
     }
     const needed = this.#needed();
     if (needed <= this.capacityTokens * SHRINK_LENGTH_BELOW) this.#setCapacity(needed);
     const used = this.rows * this.capacityTokens;
-    if (used <= this.positions * SHRINK_BUFFER_BELOW) this.#resize(used);
+    if (!this.#keepsBuffers && used <= this.positions * SHRINK_BUFFER_BELOW) this.#resize(used);
   }
 
   /** Makes sure of buffers for so many positions. */

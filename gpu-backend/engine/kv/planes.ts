@@ -140,6 +140,11 @@ export class KvPlanes {
     });
   }
 
+  /** Forgets all rows and keeps the buffers. */
+  empty(T: number): void {
+    this.#T = T;
+  }
+
   /** Lets go of all buffers. */
   release(T: number): void {
     this.#planes = this.#empty();

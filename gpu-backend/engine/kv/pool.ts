@@ -10,10 +10,16 @@ export class KvPool {
   readonly shape: KvShape;
   readonly #kvTokens: number;
   readonly #stepTokens: number;
+  readonly #keepsBuffers: boolean;
   readonly #arenas = new Map<number, KvArena>();
 
-  /** @param kvTokens positions of all arenas together; @param stepTokens step in which rows grow */
-  constructor(shape: KvShape, kvTokens: number, stepTokens: number) {
+  /**
+   * @param kvTokens positions of all arenas together
+   * @param stepTokens step in which rows grow
+   * @param keepsBuffers whether memory is kept for the next rows until another arena needs it, or `trim`
+   */
+  constructor(shape: KvShape, kvTokens: number, stepTokens: number, keepsBuffers = false) {
+    this.#keepsBuffers = keepsBuffers;
     this.shape = shape;
     this.#kvTokens = kvTokens;
     this.#stepTokens = stepTokens;
@@ -39,9 +45,15 @@ export class KvPool {
   arena(index: number): KvArena {
     const known = this.#arenas.get(index);
     if (known !== undefined) return known;
-    const made = new KvArena(this.shape, this.#stepTokens, () => Math.max(0, this.#kvTokens - this.positions));
+    const spare = () => Math.max(0, this.#kvTokens - this.positions);
+    const made = new KvArena(this.shape, this.#stepTokens, spare, this.#keepsBuffers);
     this.#arenas.set(index, made);
     return made;
+  }
+
+  /** Gives back all memory that holds no row. */
+  trim(): void {
+    for (const arena of this.#arenas.values()) arena.trim();
   }
 
   /** Takes a row in the arena of class `index`. */

@@ -72,6 +72,7 @@ class Checked {
   }
 
   checkEmpty(): void {
+    this.engine.trim();
     const { prefixBytes: _, ...load } = this.engine.load;
     assert.deepEqual(load, { running: 0, waiting: 0, kvTokens: 0, kvBytes: 0 });
   }

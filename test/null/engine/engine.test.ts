@@ -50,6 +50,7 @@ describe('Engine', () => {
           if (step > 15 && !engine.busy) break;
         }
         assert.equal(engine.busy, false, 'everything ended');
+        engine.trim();
         const { prefixBytes, ...rest } = engine.load;
         assert.deepEqual(rest, { running: 0, waiting: 0, kvTokens: 0, kvBytes: 0 });
         assert.ok(prefixBytes <= 4000);
@@ -91,6 +92,7 @@ describe('Engine', () => {
     await engine.step();
     assert.deepEqual(end('a'), { type: 'end', id: 'a', reason: 'cancelled' });
     assert.equal(tokens('a').length, before);
+    engine.trim();
     assert.equal(engine.load.kvBytes, 0);
   });
 
