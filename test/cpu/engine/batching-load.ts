@@ -316,6 +316,7 @@ export async function checkBatch(
     }
     await engine.step();
   }
+  engine.engine.trim();
   const { prefixBytes: _, ...left } = engine.engine.load;
   if (Object.values(left).some((value) => value !== 0))
     throw new Error(`batch ${seed} leaves ${JSON.stringify(left)} behind`);
