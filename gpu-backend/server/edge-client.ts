@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -97,7 +97,8 @@ export class EdgeClient {
     const response = await this.#fetch('GET', path, null, {}, this.#transferTimeoutMs);
     if (response.body === null) throw new Error(`${path}: expected a body, received none`);
     await mkdir(dirname(file), { recursive: true });
-    const temporary = `${file}.${process.pid}.part`;
+    // Two downloads of one file (two models that share it) may overlap: each has a name of its own, and what they hold is the same.
+    const temporary = `${file}.${randomUUID()}.part`;
     const hash = createHash('sha256');
     let bytes = 0;
     const meter = new Transform({
