@@ -19,7 +19,7 @@ export function checkParameters(chat: ChatRequest, { card, id }: Pick<KnownModel
     wrong.push(
       violation('invalid_value', 'top_logprobs', {
         expected: '"logprobs": true beside it',
-        received: String(chat.logprobs),
+        received: describe(chat.logprobs),
       }),
     );
   }
@@ -27,7 +27,7 @@ export function checkParameters(chat: ChatRequest, { card, id }: Pick<KnownModel
     wrong.push(
       violation('invalid_value', 'stream_options', {
         expected: '"stream": true beside it',
-        received: String(chat.stream),
+        received: describe(chat.stream),
       }),
     );
   }

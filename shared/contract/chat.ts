@@ -72,7 +72,7 @@ export const ResponseFormat = z.discriminatedUnion('type', [
   z.strictObject({
     type: z.literal('json_schema'),
     json_schema: z.strictObject({
-      name: z.string().check(z.regex(/^[A-Za-z0-9_-]{1,64}$/)),
+      name: z.string().check(z.regex(/^[A-Za-z0-9_-]{1,64}$/, '1 to 64 letters, digits, _ or -')),
       description: z.optional(z.string()),
       schema: JsonSchema,
       strict: z.optional(z.nullable(z.boolean())),

@@ -66,7 +66,8 @@ export function errorMessage(subject: string, facts: ErrorFacts): string {
 
 /** Builds one violation; the message starts with the path, so that it stands alone in a log. */
 export function violation(code: ErrorCode, param: string | null, facts: ErrorFacts): Violation {
-  return { code, param, message: errorMessage(param ?? code, facts) };
+  const subject = param ?? (code === 'invalid_type' ? 'value' : code);
+  return { code, param, message: errorMessage(subject, facts) };
 }
 
 export const ErrorDetail = z.object({
@@ -164,6 +165,7 @@ type Issue = {
 const ARTICLE: Record<string, string> = {
   int: 'an integer',
   object: 'an object',
+  record: 'an object',
   array: 'an array',
   string: 'a string',
   number: 'a number',
@@ -260,16 +262,18 @@ function oneOf(values: readonly unknown[]): string {
 }
 
 function bound(issue: Issue, word: string, limit: unknown): string {
-  const unit = issue.origin === 'string' ? ' characters' : issue.origin === 'array' ? ' items' : '';
+  const unit = issue.origin === 'string' ? 'character' : issue.origin === 'array' ? 'item' : null;
   const strict = issue.inclusive === false ? (word === 'at least' ? 'more than' : 'less than') : word;
-  return `${strict} ${String(limit)}${unit}`;
+  return `${strict} ${unit === null ? String(limit) : counted(Number(limit), unit)}`;
 }
 
 function measure(issue: Issue, value: unknown): string {
-  if (issue.origin === 'string' && typeof value === 'string') return `${value.length} characters`;
-  if (issue.origin === 'array' && Array.isArray(value)) return `${value.length} items`;
+  if (issue.origin === 'string' && typeof value === 'string') return counted(value.length, 'character');
+  if (issue.origin === 'array' && Array.isArray(value)) return counted(value.length, 'item');
   return describe(value);
 }
+
+const counted = (count: number, unit: string): string => `${count} ${unit}${count === 1 ? '' : 's'}`;
 
 /** Short, safe rendering of a client's value: long strings are cut, structures named. */
 export function describe(value: unknown): string {

@@ -55,6 +55,34 @@ describe('fields of a chat request that shape its answers', () => {
       },
     );
   });
+  it('is told in words what was expected and what came', () => {
+    const told = (fields: Record<string, unknown>) => {
+      const body = { model: 'm', messages: [{ role: 'user', content: 'hi' }], ...fields };
+      const parsed = ChatRequest.safeParse(body);
+      return (
+        parsed.success ? checkParameters(parsed.data, { card, id: 'm' }) : violationsOf(parsed.error.issues, body)
+      ).map(({ message }) => message);
+    };
+    const format = (json_schema: unknown) => ({ response_format: { type: 'json_schema', json_schema } });
+    assert.deepEqual(told({ top_logprobs: 2 }), [
+      'top_logprobs: expected "logprobs": true beside it, received nothing.',
+    ]);
+    assert.deepEqual(told({ logit_bias: [1] }), ['logit_bias: expected an object, received an array of 1.']);
+    assert.deepEqual(told({ structured_outputs: { choice: [] } }), [
+      'structured_outputs.choice: expected at least 1 item, received 0 items.',
+    ]);
+    assert.deepEqual(told({ structured_outputs: { regex: '' } }), [
+      'structured_outputs.regex: expected at least 1 character, received 0 characters.',
+    ]);
+    assert.deepEqual(told(format({ name: 'a b', schema: {} })), [
+      'response_format.json_schema.name: expected 1 to 64 letters, digits, _ or -, received "a b".',
+    ]);
+    assert.deepEqual(violationsOf(ChatRequest.safeParse([]).error!.issues, [])[0], {
+      code: 'invalid_type',
+      param: null,
+      message: 'value: expected an object, received an array of 0.',
+    });
+  });
   it('both spellings of structured output mean the same', () => {
     const spec = (fields: Partial<ChatRequest>) => asked(fields).constraint?.spec;
     const schema = { type: 'object' };
