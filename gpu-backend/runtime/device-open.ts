@@ -74,7 +74,7 @@ function cudaMissing(root: string): string | null {
   );
   if (!existsSync(join(libraries, 'libonnxruntime_providers_cuda.so')))
     missing.push(
-      'libonnxruntime_providers_cuda.so is not installed (ONNXRUNTIME_NODE_INSTALL=cuda12 npm rebuild onnxruntime-node fetches it)',
+      'libonnxruntime_providers_cuda.so is not installed (ONNXRUNTIME_NODE_INSTALL=cuda12 node node_modules/onnxruntime-node/script/install.js fetches it)',
     );
   return missing.length === 0 ? null : missing.join('; ');
 }
