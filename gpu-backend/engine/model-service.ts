@@ -21,7 +21,7 @@ import { Pictures } from './pictures.ts';
 import { distinctPictures, PreparedPrompt, type PromptDeps, pictureContext } from './prepared-prompt.ts';
 import { layOut, readMessages } from './prompt.ts';
 import { choiceSeed } from './random.ts';
-import { relay } from './relay.ts';
+import { engineFailure, relay } from './relay.ts';
 import type { SamplingParams } from './sampler.ts';
 import type { Capacity } from './scheduler/types.ts';
 import type { ModelService, ServiceStats } from './service.ts';
