@@ -117,16 +117,16 @@ export class GrammarMatcher {
 
   /** Goes from the bytes that may come first rather than through the whole vocabulary. */
   #listed(place: Place): TokenMask | null {
-    const { edgeStart, edgeLow, edgeHigh, classOf } = this.#grammar;
+    const { edgeStart, edgeLow, edgeHigh } = this.#grammar;
     const { firstByte, byte, depth, end, token, sibling } = this.#trie;
-    const bytes = new Set<number>();
+    const bytes: number[] = [];
     for (const { state } of place.configurations)
       for (let e = edgeStart[state]!; e < edgeStart[state + 1]!; e++) {
         if (edgeHigh[e]! - edgeLow[e]! >= MAX_FIRST_BYTES) return null;
-        for (let one = edgeLow[e]!; one <= edgeHigh[e]!; one++) bytes.add(one);
-        if (bytes.size > MAX_FIRST_BYTES) return null;
+        for (let one = edgeLow[e]!; one <= edgeHigh[e]!; one++) if (!bytes.includes(one)) bytes.push(one);
+        if (bytes.length > MAX_FIRST_BYTES) return null;
       }
-    if (place.skipsSpace) bytes.add(0x20);
+    if (place.skipsSpace && !bytes.includes(0x20)) bytes.push(0x20);
     const path = this.#path;
     path[0] = place;
     const found: number[] = [];
@@ -138,9 +138,7 @@ export class GrammarMatcher {
         if (++nodes > MAX_NODES) return null;
         const level = depth[at]!;
         const from = path[level - 1]!;
-        const cls = classOf[byte[at]!]!;
-        let to = from.next[cls];
-        if (to === undefined) to = this.#transition(from, cls, byte[at]!);
+        const to = this.#step(from, byte[at]!);
         if (to === null) {
           at = end[at]!;
           continue;
@@ -171,16 +169,13 @@ export class GrammarMatcher {
   /** Follows every token below `node` from `place`, and sets the bits of those after which `fits` holds. */
   #walk(place: Place, node: number, bits: Uint32Array, fits: (place: Place) => boolean, exits?: number[]): void {
     const { byte, depth, end, token } = this.#trie;
-    const { classOf } = this.#grammar;
     const path = this.#path;
     const last = end[node]!;
     path[depth[node]!] = place;
     for (let at = node + 1; at < last; ) {
       const level = depth[at]!;
       const from = path[level - 1]!;
-      const cls = classOf[byte[at]!]!;
-      let to = from.next[cls];
-      if (to === undefined) to = this.#transition(from, cls, byte[at]!);
+      const to = this.#step(from, byte[at]!);
       if (to === null) {
         at = end[at]!;
         continue;
@@ -202,12 +197,13 @@ export class GrammarMatcher {
   }
 
   #step(from: Place, byte: number): Place | null {
-    const cls = this.#grammar.classOf[byte]!;
-    const known = from.next[cls];
-    return known === undefined ? this.#transition(from, cls, byte) : known;
+    if (byte < from.low || byte > from.high) return null;
+    const index = this.#grammar.classOf[byte]! - from.firstClass;
+    const known = from.next[index];
+    return known === undefined ? this.#transition(from, index, byte) : known;
   }
 
-  #transition(from: Place, cls: number, byte: number): Place | null {
+  #transition(from: Place, index: number, byte: number): Place | null {
     const { edgeStart, edgeLow, edgeHigh, edgeTo } = this.#grammar;
     const targets: Configuration[] = [];
     for (const { state, stack } of from.configurations) {
@@ -217,7 +213,7 @@ export class GrammarMatcher {
       if (e < last && edgeLow[e]! <= byte) targets.push({ state: edgeTo[e]!, stack });
     }
     const to = targets.length === 0 ? null : this.#place(this.#nearest(targets));
-    from.next[cls] = to;
+    from.next[index] = to;
     return to;
   }
 
@@ -234,13 +230,30 @@ export class GrammarMatcher {
         if (place === undefined) {
           const isLive = distance[state]! >= 0;
           const nearest = isLive ? distance[state]! + stack.distance : Number.POSITIVE_INFINITY;
-          place = new Place([only!], false, false, nearest, isLive);
+          place = this.#made([only!], false, false, nearest, isLive);
           this.#single.set(key, place);
         }
         return place;
       }
     }
     return this.#closure(from);
+  }
+
+  #made(
+    configurations: readonly Configuration[],
+    canEnd: boolean,
+    exits: boolean,
+    distance: number,
+    continues: boolean,
+  ): Place {
+    const { edgeStart, edgeLow, edgeHigh, classOf } = this.#grammar;
+    let [low, high] = [255, 0];
+    for (const { state } of configurations) {
+      const [first, end] = [edgeStart[state]!, edgeStart[state + 1]!]; // ascending
+      if (edgeLow[first]! < low) low = edgeLow[first]!;
+      if (edgeHigh[end - 1]! > high) high = edgeHigh[end - 1]!;
+    }
+    return new Place(configurations, canEnd, exits, distance, continues, low, high, classOf[low]!);
   }
 
   #closure(from: readonly Configuration[]): Place | null {
@@ -278,7 +291,7 @@ export class GrammarMatcher {
     const key = `${canEnd ? '.' : ''}${exits ? '^' : ''}${keys.join()}`;
     let place = this.#places.get(key);
     if (place === undefined) {
-      place = new Place(near, canEnd, exits, nearest, isOpen);
+      place = this.#made(near, canEnd, exits, nearest, isOpen);
       this.#places.set(key, place);
     }
     return place;
@@ -325,7 +338,9 @@ function continues(place: Place): boolean {
 /** The same place, from which a space also leads to itself without the space. No grammar shares the space's class with other bytes. */
 function withOptionalSpace(root: Place, { classOf }: Grammar): Place {
   const { configurations, canEnd, exits, distance, continues } = root;
-  const start = new Place(configurations, canEnd, exits, distance, continues, true);
-  start.next[classOf[0x20]!] = root;
+  const [low, high] = [Math.min(root.low, 0x20), Math.max(root.high, 0x20)];
+  const first = classOf[low]!;
+  const start = new Place(configurations, canEnd, exits, distance, continues, low, high, first, true);
+  start.next[classOf[0x20]! - first] = root;
   return start;
 }

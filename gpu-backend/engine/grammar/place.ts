@@ -31,7 +31,7 @@ export interface Configuration {
 
 /** A place in the grammar between two bytes. */
 export class Place {
-  /** By byte class; `null` = nothing fits, undefined = not computed yet. */
+  /** By byte class less `firstClass`, so that a literal's place has one entry; `null` = nothing fits, undefined = not computed yet. */
   readonly next: (Place | null | undefined)[] = [];
   mask: TokenMask | null = null;
   /** Too many tokens fit to list them quickly. */
@@ -48,6 +48,11 @@ export class Place {
     readonly distance: number,
     /** Some way to an end takes at least one more byte. */
     readonly continues: boolean,
+    /** Bytes below and above these do not fit. */
+    readonly low: number,
+    readonly high: number,
+    /** Class of `low`. */
+    readonly firstClass: number,
     /** A space may come first that the answer's text will not show. */
     readonly skipsSpace = false,
   ) {}
