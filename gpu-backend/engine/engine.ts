@@ -14,7 +14,7 @@ import type { ForwardBatch, ForwardResult, ModelRunner } from './runner.ts';
 import { logSumExp, type SampledToken } from './sampler.ts';
 import { plan } from './scheduler/plan.ts';
 import { fitsAlone } from './scheduler/room.ts';
-import type { Capacity, PromptWork } from './scheduler/types.ts';
+import type { Capacity, PromptWork, StepPlan } from './scheduler/types.ts';
 import { DRAFT_TOKENS, draft, Speculation } from './speculation.ts';
 
 export type EngineEvent =
@@ -35,7 +35,7 @@ export interface EngineOptions {
   readonly prefixCacheBytes: number;
   /** Try several tokens a run where one row decodes alone. Default true. */
   readonly speculate?: boolean;
-  /** Called once per step with what happened in it. */
+  /** Called after the decoding and after the prompt work of a step, with what happened in it. */
   readonly emit: (events: readonly EngineEvent[]) => void;
   readonly nowMs: () => number;
 }
@@ -117,21 +117,47 @@ export class Engine {
 
   /** One step of everything that is ready. Errors of the model end the requests that were in the failed run, nothing else. */
   async step(): Promise<void> {
-    const requests = [...this.#live.values()].map(scheduled);
-    const decided = plan({ nowMs: this.#o.nowMs(), step: this.counters.steps++, requests }, this.#o.capacity);
+    const decided = this.#plan();
+    this.counters.steps++;
     for (const { id, reason } of decided.retire) this.#retire(this.#live.get(id)!, reason);
     for (const id of decided.preempt) this.#preempt(this.#live.get(id)!);
     for (const { id, class: index } of decided.admit) this.#admit(this.#live.get(id)!, index);
+    const decodingAt = performance.now();
     const decoding = this.#rows.decoding();
     const isAlone = decoding.length === 1 && decoding[0]?.rows.length === 1;
     for (const { rows } of decoding) {
       if (isAlone && this.#o.speculate !== false && (await this.#decodeAhead(rows[0]!))) continue;
       await this.#decode(rows);
     }
-    if (decided.promptWork !== null) await this.#promptWork(decided.promptWork);
+    // Prompts may take as long as the decoding did, and one unit in any case: where rows are many and prompts short, those who
+    // wait for a first token would otherwise wait for everybody's next one each time.
+    const promptsAt = performance.now();
+    this.#tell();
+    let work = decided.promptWork;
+    while (work !== null) {
+      await this.#promptWork(work);
+      work = performance.now() - promptsAt < promptsAt - decodingAt ? this.#morePromptWork() : null;
+    }
+    this.#tell();
+  }
+
+  #tell(): void {
     const events = this.#events;
     this.#events = [];
     if (events.length > 0) this.#o.emit(events);
+  }
+
+  #plan(): StepPlan {
+    const requests = [...this.#live.values()].map(scheduled);
+    return plan({ nowMs: this.#o.nowMs(), step: this.counters.steps, requests }, this.#o.capacity);
+  }
+
+  /** Work for rows that are running already; who else may come in is for the next step to say. */
+  #morePromptWork(): PromptWork | null {
+    const { promptWork } = this.#plan();
+    if (promptWork === null) return null;
+    const ids = promptWork.kind === 'encode' ? promptWork.items.map(({ id }) => id) : [promptWork.id];
+    return ids.every((id) => this.#live.get(id)?.stage === 'prefill') ? promptWork : null;
   }
 
   #retire(live: Live, reason: 'cancelled' | 'deadline' | 'never-fits'): void {
