@@ -43,8 +43,9 @@ export interface EngineOptions {
 export interface EngineLoad {
   readonly running: number;
   readonly waiting: number;
-  /** Positions for which there is KV memory, and its bytes. */
+  /** Positions that rows take. */
   readonly kvTokens: number;
+  /** Of the memory for keys and values, what is kept for the next rows included. */
   readonly kvBytes: number;
   readonly prefixBytes: number;
 }
@@ -76,7 +77,7 @@ export class Engine {
     return {
       running: count,
       waiting: this.#live.size - count,
-      kvTokens: pool.positions,
+      kvTokens: pool.usedPositions,
       kvBytes: pool.bytes,
       prefixBytes: this.#prefixes.bytes,
     };

@@ -40,7 +40,11 @@ export function createMetrics(readStats: () => Promise<ServiceStats>) {
     ['num_requests_running', 'Requests with a row in the batch.', (m) => m.running],
     ['num_requests_waiting', 'Requests that wait for a row.', (m) => m.waiting],
     ['kv_cache_usage_perc', 'Share of the KV budget in use, 0 … 1.', (m) => m.kvTokens / m.kvBudgetTokens],
-    ['kv_cache_bytes', 'Bytes of the KV arena.', (m) => m.kvBytes],
+    [
+      'kv_cache_bytes',
+      'Bytes of memory for keys and values; what an idle engine keeps for the next rows is given back after 10 s.',
+      (m) => m.kvBytes,
+    ],
     ['prefix_cache_bytes', 'Bytes of keys and values kept of prompts and answers.', (m) => m.prefixBytes],
     ['encoded_images', 'Images run through the vision encoder since start.', (m) => m.counters.encodedImages],
     ['encoder_runs', 'Encoder runs since start; images over runs is the mean batch.', (m) => m.counters.encodeRuns],

@@ -32,6 +32,13 @@ export class KvPool {
     return sum;
   }
 
+  /** Positions that rows take: rows × the length of their arena. */
+  get usedPositions(): number {
+    let sum = 0;
+    for (const arena of this.#arenas.values()) sum += arena.rows * arena.capacityTokens;
+    return sum;
+  }
+
   get rows(): number {
     let sum = 0;
     for (const arena of this.#arenas.values()) sum += arena.rows;
