@@ -6,6 +6,8 @@ import { fileURLToPath } from 'node:url';
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 const FIRST_PAUSE_MS = 250;
 const MAX_PAUSE_MS = 10_000;
+/** Exit code of a backend that cannot use its environment (sysexits.h). */
+const EX_CONFIG = 78;
 /** A run of this length counts as healthy: the next pause is the first again. */
 const HEALTHY_MS = 30_000;
 
@@ -22,6 +24,7 @@ export class BackendProcess {
   #pauseMs = FIRST_PAUSE_MS;
   #timer: ReturnType<typeof setTimeout> | null = null;
   #failedStarts = 0;
+  #isMisconfigured = false;
 
   constructor(readonly options: BackendOptions) {
     this.#start();
@@ -35,6 +38,11 @@ export class BackendProcess {
   /** Runs in a row that ended before they counted as healthy. */
   get failedStarts(): number {
     return this.#failedStarts;
+  }
+
+  /** It has said that its environment is at fault; it is not started again. */
+  get isMisconfigured(): boolean {
+    return this.#isMisconfigured;
   }
 
   #start(): void {
@@ -62,11 +70,15 @@ export class BackendProcess {
     );
     this.#child = child;
     let ended = false;
-    const onEnd = (reason: string) => {
+    const onEnd = (reason: string, code: number | null = null) => {
       if (ended) return;
       ended = true;
       this.#child = null;
       if (this.#stopping) return;
+      if (code === EX_CONFIG) {
+        this.#isMisconfigured = true;
+        return;
+      }
       const wasHealthy = Date.now() - startedMs > HEALTHY_MS;
       if (wasHealthy) this.#pauseMs = FIRST_PAUSE_MS;
       this.#failedStarts = wasHealthy ? 0 : this.#failedStarts + 1;
@@ -75,7 +87,7 @@ export class BackendProcess {
       this.#pauseMs = Math.min(this.#pauseMs * 2, MAX_PAUSE_MS);
     };
     child.once('error', (error) => onEnd(String(error)));
-    child.once('exit', (code, signal) => onEnd(signal ?? `exit code ${code}`));
+    child.once('exit', (code, signal) => onEnd(signal ?? `exit code ${code}`, code));
   }
 
   /** SIGTERM, so that running answers end; SIGKILL after `graceMs`. Resolves when the process is gone. */

@@ -13,6 +13,12 @@ const HELP = `mantis-edge on this machine.
   MANTIS_API_KEY        API key to accept; without it the first start makes one and prints it once
   MANTIS_EGRESS_ALLOW   host:port,… that webhooks may reach although private, for development
   MANTIS_DRAIN_MS       how long running answers may take after SIGTERM (default 10000)
+  MANTIS_MODELS         id=folder,… of the models to serve (default: the bundled mantis-nano)
+  MANTIS_DEVICE         auto, cuda, webgpu or cpu (default auto)
+  MANTIS_PRECISION      format of the weights (default auto: measured; see npx mantis precision)
+  MANTIS_KV             format of keys and values: auto, f32 or int8 (default auto)
+
+deploy/README.md lists all of them.
 `;
 
 /** Longer than the backend's own drain, so that it can end by itself. */
@@ -76,10 +82,11 @@ async function main(): Promise<void> {
   const backend = new BackendProcess({ edgeUrl: edge.url, secret, dataDir: settings.dataDir });
 
   while (!stop.signal.aborted && !(await isReady(edge.url))) {
-    if (backend.failedStarts >= MAX_FAILED_STARTS) {
-      console.error(
-        `the backend ended ${MAX_FAILED_STARTS} times before it was ready; its reason stands above. Giving up.`,
-      );
+    if (backend.isMisconfigured || backend.failedStarts >= MAX_FAILED_STARTS) {
+      if (!backend.isMisconfigured)
+        console.error(
+          `the backend ended ${MAX_FAILED_STARTS} times before it was ready; its reason stands above. Giving up.`,
+        );
       process.exitCode = 1;
       stop.abort();
     }

@@ -6,6 +6,7 @@ import { violationsOf } from '../shared/contract/errors.ts';
 import { ADAPTER_MODES } from './engine/adapter-mode.ts';
 import { KV_CHOICES, PRECISION_SYNTAX, parsePrecision } from './engine/precision.ts';
 import { DEVICE_CHOICES } from './runtime/device.ts';
+import type { BindingChoice } from './runtime/native/choose-binding.ts';
 import type { ServeOptions } from './server/serve.ts';
 
 /** Everything a backend can be told, read from the environment once at start. */
@@ -13,6 +14,9 @@ export interface Config extends ServeOptions {
   /** Process whose end ends the backend too; `null` = none. */
   readonly parentPid: number | null;
 }
+
+/** Not imported from where it is read: that would load the runtime. */
+const BINDING_CHOICES: readonly BindingChoice[] = ['auto', 'node', 'native'];
 
 const bundledModel = fileURLToPath(new URL('./models/nano', import.meta.url));
 
@@ -34,7 +38,8 @@ function isPrecision(text: string): boolean {
   }
 }
 
-const Environment = z.object({
+/** Every variable, for the page that lists them. */
+export const Environment = z.object({
   MANTIS_EDGE_URL: z.optional(z.url()),
   MANTIS_BACKEND_SECRET: z.string().check(z.minLength(16, 'at least 16 characters')),
   MANTIS_BACKEND_HOST: z._default(z.string(), '127.0.0.1'),
@@ -50,6 +55,8 @@ const Environment = z.object({
   MANTIS_PREFIX_CACHE_MIB: integer(0, 2 ** 20, 128),
   MANTIS_PRECISION: z._default(z.string().check(z.refine(isPrecision, PRECISION_SYNTAX)), 'auto'),
   MANTIS_KV: z._default(z.enum(KV_CHOICES), 'auto'),
+  // Read where sessions are opened, in every thread and process; here it is only checked before anything starts.
+  MANTIS_BINDING: z._default(z.enum(BINDING_CHOICES), 'auto'),
   MANTIS_FEATURE_DISK_MIB: integer(0, 2 ** 20, 1024),
   MANTIS_FEATURE_OBJECTS: z._default(z.enum(['on', 'off']), 'on'),
   MANTIS_FEATURE_READ_MS: integer(1, 60_000, 500),

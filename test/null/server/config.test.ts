@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
-import { parseConfig } from '../../../gpu-backend/config.ts';
+import { Environment, parseConfig } from '../../../gpu-backend/config.ts';
 
 const secret = 'sixteen characters';
 
@@ -38,6 +39,22 @@ describe('parseConfig', () => {
     assert.throws(
       () => read({ MANTIS_PRECISION: 'int3', MANTIS_KV: 'f16' }),
       /MANTIS_PRECISION.*auto, one of f32.*MANTIS_KV/s,
+    );
+  });
+  it('knows how ONNX Runtime may be called', () => {
+    parseConfig({ MANTIS_BACKEND_SECRET: secret, MANTIS_BINDING: 'node' });
+    assert.throws(
+      () => parseConfig({ MANTIS_BACKEND_SECRET: secret, MANTIS_BINDING: 'ffi' }),
+      /MANTIS_BINDING: expected one of "auto", "node", "native", received "ffi"/,
+    );
+  });
+  it('has every variable on the page of settings', () => {
+    const page = readFileSync(new URL('../../../deploy/README.md', import.meta.url), 'utf8');
+    // The start process sets this one for its child.
+    const names = Object.keys(Environment.shape).filter((name) => name !== 'MANTIS_PARENT_PID');
+    assert.deepEqual(
+      names.filter((name) => !page.includes(`\`${name}\``)),
+      [],
     );
   });
   it('names every variable at fault at once and never shows the secret', () => {
