@@ -1,6 +1,8 @@
 /** `npm start`: the door and one backend on this machine, no account, nothing outside this folder and the data folder. */
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BackendProcess } from './backend.ts';
@@ -77,6 +79,7 @@ async function main(): Promise<void> {
 
   if (process.env.npm_lifecycle_event !== undefined) stopWithParent(stop);
 
+  await checkPort(settings.port);
   const edge = await startEdge({ ...settings, backendSecret: secret });
   if (edge.newApiKey !== null) console.log(`api key ${edge.newApiKey} (shown this once; MANTIS_API_KEY replaces it)`);
   const backend = new BackendProcess({ edgeUrl: edge.url, secret, dataDir: settings.dataDir });
@@ -99,6 +102,22 @@ async function main(): Promise<void> {
   // Keeps the process alive and the door open while running answers end.
   await backend.stop(settings.drainMs + STOP_SLACK_MS);
   await edge.dispose();
+}
+
+/** @throws Error in words; workerd ends with a stack and names a flag that we do not have */
+async function checkPort(port: number): Promise<void> {
+  const server = createServer();
+  try {
+    server.listen(port, '127.0.0.1');
+    await once(server, 'listening');
+  } catch (error) {
+    const why = (error as NodeJS.ErrnoException).code === 'EADDRINUSE' ? 'something listens there' : String(error);
+    throw new Error(
+      `PORT: expected a free port of 127.0.0.1, ${port} is not (${why}). Name another one, or 0 for any.`,
+    );
+  } finally {
+    server.close();
+  }
 }
 
 /** npm that is killed, or whose shell took the signal for itself, must not leave the product behind. */

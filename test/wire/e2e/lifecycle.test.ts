@@ -1,8 +1,10 @@
 /** How the product starts, stops and falls: the seams that scripts are written against. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readdir, readFile, rm } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { once } from 'node:events';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { type AddressInfo, connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -133,15 +135,34 @@ for (const victim of ['npm start', 'deploy/start.ts']) {
   });
 }
 
-test('a wrong setting ends the start with one sentence and exit code 1', () => {
+test('a wrong setting ends the start with one sentence and exit code 1', async (t) => {
   const root = join(dirname(fileURLToPath(import.meta.url)), '../../..');
-  const { status, stderr } = spawnSync(process.execPath, ['--import', 'tsx', 'deploy/start.ts'], {
-    cwd: root,
-    encoding: 'utf8',
-    env: { ...process.env, PORT: 'eighty' },
-  });
-  assert.equal(status, 1);
-  assert.match(stderr, /PORT: expected .* received "eighty"/);
+  const dataDir = await mkdtemp(join(tmpdir(), 'mantis-e2e-'));
+  t.after(() => rm(dataDir, { recursive: true, force: true }));
+  const start = (env: Record<string, string>): string => {
+    const { status, stderr } = spawnSync(process.execPath, ['--import', 'tsx', 'deploy/start.ts'], {
+      cwd: root,
+      encoding: 'utf8',
+      env: { ...process.env, MANTIS_DATA_DIR: dataDir, PORT: '0', ...env },
+    });
+    assert.equal(status, 1);
+    return stderr;
+  };
+  assert.match(start({ PORT: 'eighty' }), /PORT: expected .* received "eighty"/);
+  const binding = start({ MANTIS_BINDING: 'ffi' });
+  assert.equal(
+    binding.match(/MANTIS_BINDING: expected one of .*, received "ffi"/g)?.length,
+    1,
+    'it is not tried again',
+  );
+  const other = createServer().listen(0, '127.0.0.1');
+  t.after(() => other.close());
+  await once(other, 'listening');
+  const { port } = other.address() as AddressInfo;
+  assert.equal(
+    start({ PORT: String(port) }),
+    `PORT: expected a free port of 127.0.0.1, ${port} is not (something listens there). Name another one, or 0 for any.\n`,
+  );
 });
 
 /** While no backend is there the door says 503, with a time to come back; anything else is a fault. */
