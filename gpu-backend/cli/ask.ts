@@ -37,7 +37,10 @@ export function askCommand(): Command {
     .argument('<question>', 'the question')
     .option('-i, --image <file>', 'an image; repeat for more', collect, [])
     .option('-m, --model <id>', 'model to ask', 'mantis-nano')
-    .option('--local <folder>', 'answer in this process from a checkpoint folder, without any server')
+    .option(
+      '--local <folder>',
+      'answer in this process, on the processor, from a checkpoint folder, without any server',
+    )
     .option('--adapter <folder>', 'with --local: a PEFT adapter folder to lay over the checkpoint')
     .option('--max-tokens <n>', 'longest answer', wholeNumber)
     .option('--temperature <t>', '0 = always the most likely token', within(0, 2), 0)
