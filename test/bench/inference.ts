@@ -7,11 +7,12 @@
  *
  * --only takes words: those that occur in a peer's name choose peers, those in a case's name cases. --cpu is the processor
  * that everything is pinned to, or `none` (with --threads 1 the last one). --clock cpu takes rates by CPU time, for a look on a
- * machine that others use. Peers are installed into a folder of the system's
+ * machine that others use. --save keeps the results; those of a case are replaced as a whole, so that what is compared was
+ * measured in one run. Peers are installed into a folder of the system's
  * temporary one (MANTIS_BENCH_CACHE); PyTorch needs MANTIS_BENCH_PYTHON, the python of a venv with torch and safetensors.
  * A peer that is missing is skipped with its reason; one that disagrees with the f32 model is not timed and fails the run.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -71,6 +72,28 @@ async function check({ spec, child }: Running, reference: Float32Array): Promise
       `log-probabilities are off by ${found.error.toPrecision(3)} of their deviation over ${found.count} tokens, at most ${limit} is expected; most likely token ${found.sameArgmax ? 'equal' : 'another'}`,
     );
   return found;
+}
+
+/** Stored results with the cases of a new run in place of the old ones. */
+function merged<S extends { contenders: Record<string, ContenderReport>; ratios: unknown; barsMissed: number }>(
+  kept: S,
+  fresh: S,
+): S {
+  const renewed = new Set(Object.values(fresh.contenders).flatMap((one) => Object.keys(one.cases)));
+  const contenders: Record<string, ContenderReport> = {};
+  for (const [name, one] of [...Object.entries(kept.contenders), ...Object.entries(fresh.contenders)]) {
+    const isFresh = fresh.contenders[name] === one;
+    const before = contenders[name];
+    const cases = Object.fromEntries(Object.entries(one.cases).filter(([id]) => isFresh || !renewed.has(id)));
+    contenders[name] = {
+      ...one,
+      cases: { ...before?.cases, ...cases },
+      loadRssMb: Math.max(one.loadRssMb, before?.loadRssMb ?? 0),
+      peakRssMb: Math.max(one.peakRssMb, before?.peakRssMb ?? 0),
+    };
+  }
+  const compared = ratios(contenders, 'rate');
+  return { ...fresh, contenders, ratios: compared, barsMissed: compared.filter(({ ok }) => !ok).length };
 }
 
 const say = (text: string): void => console.error(text);
@@ -154,7 +177,10 @@ const summary = {
 if (values.save) {
   const folder = join(import.meta.dirname, 'results');
   mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, 'inference.json'), `${JSON.stringify(summary, null, 4)}\n`);
+  const path = join(folder, 'inference.json');
+  const kept = existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as typeof summary) : null;
+  const all = kept === null || kept.cpu !== summary.cpu || kept.threads !== threads ? summary : merged(kept, summary);
+  writeFileSync(path, `${JSON.stringify(all, null, 4)}\n`);
 }
 console.log(JSON.stringify(summary));
 process.exitCode = failures.length > 0 ? 1 : 0;

@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { type InferenceResults, inferenceTable } from '../bench/inference/readme.ts';
 import { refuse, root } from './sources.ts';
 
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
@@ -59,6 +60,18 @@ test('accuracies of the bundled model are those of its card', () => {
   const shown = section.match(/\d+\.\d %/g) ?? [];
   assert.ok(shown.length >= 4, 'the README states accuracies');
   refuse(shown.filter((accuracy) => !card.includes(accuracy)));
+});
+
+test('inference speeds are those of the benchmark kept with it', () => {
+  const kept = JSON.parse(readFileSync(join(root, 'test/bench/results/inference.json'), 'utf8')) as InferenceResults;
+  const section = /^### Inference speed$([\s\S]*?)^##/m.exec(readme)?.[1] ?? assert.fail('the README has the section');
+  // The formatter pads the cells.
+  const cells = (table: string): string[][] =>
+    table
+      .split('\n')
+      .filter((line) => line.startsWith('|') && !line.startsWith('| --'))
+      .map((line) => line.split('|').map((cell) => cell.trim()));
+  assert.deepEqual(cells(section), cells(inferenceTable(kept)));
 });
 
 test('training speeds are those of the benchmark kept with it', () => {

@@ -15,7 +15,7 @@ export function capacityFor({ maxRows, kvTokens }: Pick<Capacity, 'maxRows' | 'k
     classBounds: [512, 2048, 8192, 32_768],
     // A prompt that nobody waits behind is read in one run, which attends nothing twice.
     idleChunkTokens: 2048,
-    busyChunkTokens: 128,
+    busyChunkTokens: 256,
     imagesPerRun: 8,
     // Most answers are shorter than what they are allowed; a row that outgrows this may be preempted and goes on later.
     growthTokens: 128,
