@@ -37,6 +37,15 @@ export interface ChosenPrecision {
   readonly table: PrecisionTable | null;
 }
 
+/** A folder that cannot be read is named with its model when that is loaded. */
+function readableConfig(dir: string): VlmConfig[] {
+  try {
+    return readManifest(dir) === null ? [readConfig(dir)] : [];
+  } catch {
+    return [];
+  }
+}
+
 /** Turns what an operator asked for into formats; what is left to `auto` is chosen by what the machine measures. Never fails: f32 is right everywhere. */
 export async function choosePrecision(request: PrecisionRequest, context: PrecisionContext): Promise<ChosenPrecision> {
   const { weights, kv } = request;
@@ -53,7 +62,7 @@ export async function choosePrecision(request: PrecisionRequest, context: Precis
   if (weights !== 'auto' && asked === undefined)
     return settled('asked for by part; int8 keys and values are by name alone then');
   if (context.device !== 'cpu') return settled(`measured choice is for the processor, this is ${context.device}`);
-  const configs = context.dirs.filter((dir) => readManifest(dir) === null).map(readConfig);
+  const configs = context.dirs.flatMap(readableConfig);
   const [largest] = configs.sort((a, b) => decoderWeights(b) - decoderWeights(a));
   if (largest === undefined) return settled('imported models have formats of their own');
   const accuracy = storedAccuracy();

@@ -66,7 +66,7 @@ describe('a backend process', () => {
     await sleep(100);
     assert.equal(await backend.metric('mantis_decode_runs'), runs, 'nothing is computed any more');
     assert.ok(runs - before < 350, `${runs - before} steps after the first token of 400`);
-    assert.equal(await backend.metric('mantis_kv_cache_bytes'), 0);
+    assert.equal(await backend.metric('mantis_kv_cache_usage_perc'), 0);
   });
 
   it('bad requests are refused by name and disturb nobody', async () => {
