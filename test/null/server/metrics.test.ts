@@ -27,8 +27,8 @@ it('sums and levels of the engine come under vLLM’s names, with its meanings',
   const { registry } = createMetrics(async () => stats);
   const scrape = async () => {
     const lines = (await registry.metrics()).split('\n');
-    const valueOf = (name: string) => lines.find((line) => line.startsWith(`mantis_${name}{model_name="nano"} `));
-    return { lines, value: (name: string) => Number(valueOf(name)?.split(' ').at(-1)) };
+    const lineOf = (name: string) => lines.find((line) => line.startsWith(`mantis_${name}{model_name="nano"} `));
+    return { lines, value: (name: string) => Number(lineOf(name)?.split(' ').at(-1)) };
   };
   Object.assign(counters, {
     promptTokens: 150,
