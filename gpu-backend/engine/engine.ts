@@ -123,7 +123,7 @@ export class Engine {
     for (const { id, reason } of decided.retire) this.#retire(this.#live.get(id)!, reason);
     for (const id of decided.preempt) this.#preempt(this.#live.get(id)!);
     for (const { id, class: index } of decided.admit) this.#admit(this.#live.get(id)!, index);
-    const decodingAt = performance.now();
+    const decodingAt = this.#o.nowMs();
     const decoding = this.#rows.decoding();
     const isAlone = decoding.length === 1 && decoding[0]?.rows.length === 1;
     for (const { rows } of decoding) {
@@ -132,12 +132,12 @@ export class Engine {
     }
     // Prompts may take as long as the decoding did, and one unit in any case: where rows are many and prompts short, those who
     // wait for a first token would otherwise wait for everybody's next one each time.
-    const promptsAt = performance.now();
+    const promptsAt = this.#o.nowMs();
     this.#tell();
     let work = decided.promptWork;
     while (work !== null) {
       await this.#promptWork(work);
-      work = performance.now() - promptsAt < promptsAt - decodingAt ? this.#morePromptWork() : null;
+      work = this.#o.nowMs() - promptsAt < promptsAt - decodingAt ? this.#morePromptWork() : null;
     }
     this.#tell();
   }
