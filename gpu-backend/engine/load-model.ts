@@ -31,14 +31,9 @@ export interface Loaded {
   readonly adapter: string | null;
 }
 
-interface Base {
-  readonly runner: OnnxRunner;
-  readonly isImported: boolean;
-}
-
 /** Loads models for the engine thread. A base is compiled once; adapters are loaded on it and share everything with it. */
 export class ModelLoader {
-  readonly #bases = new Map<string, Promise<Base>>();
+  readonly #bases = new Map<string, Promise<OnnxRunner>>();
 
   /**
    * @param overlayDir folder of a fine-tune: a PEFT adapter, safetensors files with changed tensors, or both
@@ -50,7 +45,7 @@ export class ModelLoader {
     options: CompileOptions,
     adapters: AdapterMode = 'auto',
   ): Promise<Loaded> {
-    if (overlayDir === null) return { runner: (await this.#base(dir, options)).runner, adapter: null };
+    if (overlayDir === null) return { runner: await this.#base(dir, options), adapter: null };
     if (readManifest(dir) !== null)
       throw new Error(`${dir} is an imported model, which takes no fine-tunes: ${SERVE_ORIGINAL}`);
     const checkpoint = loadCheckpoint(dir);
@@ -63,7 +58,7 @@ export class ModelLoader {
     const isMerged = adapters === 'merged' || (adapters === 'auto' && adapter.lora.dora === true);
     if (isMerged || adapter.lora.dora === true || changed.some((name) => !isSeenBy(name)))
       return await own(mergeAdapter(weights, adapter));
-    const { runner } = await this.#base(dir, options);
+    const runner = await this.#base(dir, options);
     const changesVision = changed.length > 0 || [...adapter.weights.keys()].some(isSeenBy);
     await runner.addAdapter(overlayDir, adapter, changesVision ? weights : null);
     return { runner, adapter: overlayDir };
@@ -75,7 +70,7 @@ export class ModelLoader {
     else if (!(await this.#isBase(runner))) await runner.dispose();
   }
 
-  async #base(dir: string, options: CompileOptions): Promise<Base> {
+  async #base(dir: string, options: CompileOptions): Promise<OnnxRunner> {
     const key = JSON.stringify([dir, options]);
     let base = this.#bases.get(key);
     if (base === undefined) {
@@ -88,7 +83,7 @@ export class ModelLoader {
 
   async #isBase(runner: OnnxRunner): Promise<boolean> {
     const bases = await Promise.all(this.#bases.values());
-    return bases.some((base) => base.runner === runner);
+    return bases.includes(runner);
   }
 }
 
@@ -100,11 +95,10 @@ function isSeenBy(name: string): boolean {
   return part === 'vision' || part === 'projector';
 }
 
-async function loadBase(dir: string, options: CompileOptions): Promise<Base> {
-  if (readManifest(dir) !== null)
-    return { isImported: true, runner: await OnnxRunner.open(dir, readConfig(dir), options.threads) };
+async function loadBase(dir: string, options: CompileOptions): Promise<OnnxRunner> {
+  if (readManifest(dir) !== null) return await OnnxRunner.open(dir, readConfig(dir), options.threads);
   const { config, weights } = loadCheckpoint(dir);
-  return { isImported: false, runner: await OnnxRunner.create(config, weights, options) };
+  return await OnnxRunner.create(config, weights, options);
 }
 
 /** Base weights with a fine-tune laid over them: whole tensors are replaced, an adapter's update is folded in. */

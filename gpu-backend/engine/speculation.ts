@@ -25,7 +25,7 @@ export function draft(tokens: Int32Array, count: number, most: number): Int32Arr
   return tokens.subarray(0, 0);
 }
 
-/** Whether trying pays: a running mean of accepted tokens a run, over the runs of one request. */
+/** Whether trying pays: a running mean of accepted tokens a run, over the engine's last runs. */
 export class Speculation {
   /** Starts hopeful enough for a few tries. */
   #accepted = 1;
