@@ -102,6 +102,7 @@ export class EngineModelService implements ModelService {
           prompt!.run(
             {
               ...ENGINE_DEFAULTS,
+              priority: request.priority ?? 'interactive',
               id: idOf(index),
               tokenIds: layout.ids,
               maxNewTokens,
@@ -163,6 +164,7 @@ export class EngineModelService implements ModelService {
         prompt!.run(
           {
             ...ENGINE_DEFAULTS,
+            priority: request.priority ?? 'interactive',
             id: idOf(index),
             tokenIds: Int32Array.from([...layout.ids, ...options[index]!]),
             maxNewTokens: 0,
@@ -227,7 +229,7 @@ export class EngineModelService implements ModelService {
 }
 
 /** What all requests of this service have in common for now. */
-const ENGINE_DEFAULTS = { adapter: null, priority: 'interactive', readFrom: null } as const;
+const ENGINE_DEFAULTS = { adapter: null, readFrom: null } as const;
 
 function optionTokens(option: string, index: number, tokenizer: Tokenizer): readonly number[] {
   try {

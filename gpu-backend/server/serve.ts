@@ -75,6 +75,8 @@ export interface RunningServer {
 
 /** Requests that may wait for a row, for each row there is. */
 const QUEUE_PER_ROW = 8;
+/** What the edge sends at once for each row: the one being decoded and one being made ready, so that no row waits. */
+const READY_PER_ROW = 2;
 const MAX_OVERLAYS = 4;
 /** At the end, features that are still being written may take this long. */
 const FLUSH_MS = 5_000;
@@ -168,7 +170,9 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   });
   const { port } = server.address() as AddressInfo;
   const url = options.publicUrl ?? `http://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`;
-  log.info({ url, models: service.cards().map((card) => card.id) }, 'listening');
+  const startedAtMs = Math.round(performance.timeOrigin);
+  const coldStartMs = Math.round(performance.now());
+  log.info({ url, models: service.cards().map((card) => card.id), coldStartMs }, 'listening');
 
   let registration: Registration | null = null;
   if (edge !== null) {
@@ -180,7 +184,9 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         id,
         url,
         models: [...service.cards()],
-        capacity: maxInFlight,
+        capacity: options.maxRows * READY_PER_ROW,
+        startedAtMs,
+        coldStartMs,
         inFlight: service.inFlight,
         state: draining ? 'draining' : 'ready',
       }),

@@ -59,6 +59,10 @@ export const Sampling = z.object({
 });
 export type Sampling = z.infer<typeof Sampling>;
 
+/** Who goes first where there is not room for all: answers somebody waits for, then batches (training waits for both). */
+export const Priority = z.enum(['interactive', 'batch']);
+export type Priority = z.infer<typeof Priority>;
+
 /** Header of the frame of `POST /v1/generate` and `/v1/count`. */
 export const GenerateRequest = z.object({
   requestId: z.string(),
@@ -68,7 +72,9 @@ export const GenerateRequest = z.object({
   model: z.string(),
   messages: z.array(GenerateMessage),
   sampling: Sampling,
-  /** Milliseconds from arrival. */
+  /** Absent: interactive. */
+  priority: z.optional(Priority),
+  /** What is left for the answer, milliseconds from arrival at the backend: time spent at the edge is taken off. */
   deadlineMs: z.int(),
   /** Present for `ft:` models: what to lay over the base. Files missing in the backend's cache are fetched from the edge. */
   adapter: z.optional(z.object({ id: z.string(), base: z.string(), kind: TrainStage, files: z.array(WeightFile) })),
@@ -157,9 +163,16 @@ export const BackendReport = z.object({
   /** Origin the edge calls, `http://127.0.0.1:4321`. */
   url: z.string(),
   models: z.array(ModelCard),
-  /** Requests it takes at once. */
+  /** Answers it works on well at once: what it decodes in one step and as many being made ready. It refuses only far beyond. */
   capacity: z.int(),
   inFlight: z.int(),
+  /** Unix milliseconds when the process began, and how long it took from there until it could answer. */
+  startedAtMs: z.optional(z.int()),
+  coldStartMs: z.optional(z.int()),
+  /** Tuned models whose weights it has ready, `ft:` ids. */
+  tuned: z.optional(z.array(z.string())),
+  /** A fine-tuning job runs in it. */
+  hasJob: z.optional(z.boolean()),
   state: z.enum(['ready', 'draining']),
 });
 export type BackendReport = z.infer<typeof BackendReport>;
