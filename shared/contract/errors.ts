@@ -25,17 +25,28 @@ export const ERRORS = {
   image_file_too_large: { status: 413, type: 'invalid_request_error' },
   image_too_large: { status: 400, type: 'invalid_request_error' },
   image_file_not_found: { status: 404, type: 'invalid_request_error' },
+  failed_to_download_image: { status: 400, type: 'invalid_request_error' },
   too_many_images: { status: 400, type: 'invalid_request_error' },
   image_not_allowed_here: { status: 400, type: 'invalid_request_error' },
   // Things.
   model_not_found: { status: 404, type: 'invalid_request_error' },
   file_not_found: { status: 404, type: 'invalid_request_error' },
   job_not_found: { status: 404, type: 'invalid_request_error' },
+  upload_not_found: { status: 404, type: 'invalid_request_error' },
+  batch_not_found: { status: 404, type: 'invalid_request_error' },
   webhook_endpoint_not_found: { status: 404, type: 'invalid_request_error' },
   invalid_training_file: { status: 400, type: 'invalid_request_error' },
+  // Lines of a batch.
+  empty_file: { status: 400, type: 'invalid_request_error' },
+  duplicate_custom_id: { status: 400, type: 'invalid_request_error' },
+  mismatched_model: { status: 400, type: 'invalid_request_error' },
+  batch_expired: { status: 409, type: 'invalid_request_error' },
+  batch_cancelled: { status: 409, type: 'invalid_request_error' },
+  // States.
   invalid_state: { status: 409, type: 'invalid_request_error' },
   file_in_use: { status: 409, type: 'invalid_request_error' },
   stale_lease: { status: 409, type: 'invalid_request_error' },
+  blobs_missing: { status: 409, type: 'invalid_request_error' },
   digest_mismatch: { status: 400, type: 'invalid_request_error' },
   // Who.
   invalid_api_key: { status: 401, type: 'authentication_error' },

@@ -34,13 +34,72 @@ export const LIMITS = {
     maxPixels: 50_000_000,
     maxTotalPixels: 200_000_000,
     maxAspectRatio: 200,
-    maxFrames: 1,
-    mimes: ['image/jpeg', 'image/png', 'image/webp', 'image/gif'],
+    /** AVIF takes far more time and memory to decode than its bytes say: measured 1.9 s and 356 MB for 16.8 Mpx in 1.4 kB. */
+    maxAvifPixels: 4_194_304,
+    mimes: ['image/jpeg', 'image/png', 'image/webp', 'image/gif', 'image/avif'],
+    /** Pictures on the web. Their bytes count as all others do. */
+    remote: {
+      maxPerRequest: 16,
+      /** At once, for one request: the platform waits for the headers of six connections. */
+      maxConcurrent: 6,
+      maxRedirects: 3,
+      maxUrlChars: 2_048,
+      /** From the call until the headers of one answer; again for each redirect. */
+      firstByteMs: 5_000,
+      /** One picture, redirects included. */
+      totalMs: 10_000,
+      /** All pictures of a request. */
+      requestMs: 20_000,
+    },
+    /** Pictures that the edge may shrink itself, one at a time, where it is told to. */
+    edgePixels: 12_000_000,
   },
   files: {
-    /** Multipart uploads are buffered once in the isolate. */
-    maxBytes: 64 * MIB,
+    /** Streamed to the object store in parts of `partBytes`, which is what one upload holds in memory, twice. */
+    maxBytes: 512 * MIB,
+    partBytes: 8 * MIB,
     maxNameChars: 255,
+    /** Fields of a multipart form, and what one of them (not a file) may measure. */
+    maxFormFields: 16,
+    maxFormFieldBytes: 4_096,
+    minExpiryS: 3_600,
+    maxExpiryS: 2_592_000,
+    /** Bytes that belong to no file after this long (an upload that broke off) are deleted. */
+    looseMs: 7_200_000,
+  },
+  /** Files in parts, `POST /v1/uploads`. */
+  uploads: {
+    maxBytes: 8_192 * MIB,
+    maxPartBytes: 64 * MIB,
+    maxParts: 10_000,
+    lifetimeMs: 3_600_000,
+    /** Putting the parts together may take this long before it may be tried again. */
+    completeMs: 600_000,
+  },
+  batches: {
+    maxLines: 50_000,
+    maxBytes: 200 * MIB,
+    maxLineBytes: 20 * MIB,
+    maxCustomIdChars: 256,
+    maxReportedErrors: 100,
+    windowS: 86_400,
+    /** Lines that a batch has under way at once, at first and at most; it takes fewer while backends say that they are full. */
+    firstLinesInFlight: 16,
+    maxLinesInFlight: 48,
+    /** Bytes of input lines that are under way at once. */
+    maxBytesInFlight: 24 * MIB,
+    /** A line during which the server failed this often (not: was full) is given up. */
+    maxAttempts: 3,
+    /** Pause after a refusal for want of room, doubled up to the most. */
+    minPauseMs: 250,
+    maxPauseMs: 15_000,
+    /** How often the counts that `GET /v1/batches/{id}` shows are written. */
+    countEveryMs: 1_000,
+    /** Batches of one tenant that have not ended. */
+    maxPending: 100,
+    maxMetadataPairs: 16,
+    maxMetadataKeyChars: 64,
+    maxMetadataValueChars: 512,
   },
   dataset: {
     maxLines: 50_000,
@@ -90,6 +149,49 @@ export const LIMITS = {
     maxFrameBlobs: 64,
     /** A picture's features as stored; the largest known are 2,880 tokens of 4,096 floats. */
     maxFeatureRecordBytes: 64 * MIB,
+  },
+  fleet: {
+    /** Upstream attempts of one request, the first included. */
+    maxAttempts: 3,
+    /** Retries may be this share of requests, so that a failing fleet is not drowned by them; so many are free at once. */
+    retryRatio: 0.15,
+    retryBurst: 20,
+    /** Requests that wait for a backend, of each priority; one tenant may have half of the places while others wait. */
+    maxQueued: 1_024,
+    /** Bodies of waiting requests are held in the isolate's memory. */
+    maxQueuedBytes: 48 * MIB,
+    /** A burst may wait this long for a place. */
+    burstWaitMs: 20_000,
+    /** A queue that has not been empty for this long is no burst: who would wait longer than `standingWaitMs` (or than one answer takes) is refused. */
+    standingAfterMs: 5_000,
+    standingWaitMs: 1_000,
+    /** Share of each backend's places that batches leave to interactive requests. */
+    interactiveReserve: 0.25,
+    /** A backend may carry this much more than its share of the load for the sake of what it has in its caches. */
+    affinitySlack: 0.25,
+    /** A backend below this share of its places is not yet busy: what is in its caches outweighs everything else. */
+    affinityFreeShare: 0.25,
+    /** A backend that joins or returns among others is given its full share only after this time. */
+    slowStartMs: 20_000,
+    /** Failures in a row, or share of the last answers, that take a backend out, and for how long: doubled each time up to the most. */
+    breakerFailures: 3,
+    breakerErrorShare: 0.3,
+    breakerMinAnswers: 10,
+    breakerOpenMs: 1_000,
+    breakerMaxOpenMs: 30_000,
+    /** A backend that says it is full is asked again after this time. */
+    busyMs: 250,
+    /** The first event of an answer is waited for 20 times as long as usual, within these bounds; then it is sought elsewhere. */
+    minFirstEventMs: 5_000,
+    maxFirstEventMs: 60_000,
+    /** How long requests wait for a first backend: where one is being started, and where there is nobody to start one. */
+    holdMs: 30_000,
+    restartHoldMs: 8_000,
+    /** A place that was never given back is free again this long after its deadline. */
+    leaseSlackMs: 10_000,
+    /** A whole answer that takes longer begins with white space, so that a client that hangs up is noticed. */
+    wholePingAfterMs: 75,
+    wholePingEveryMs: 75,
   },
   lists: { defaultLimit: 20, maxLimit: 100, defaultCheckpointLimit: 10 },
 } as const;

@@ -1,7 +1,20 @@
 const ALPHABET = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
 
 /** Prefixes in OpenAI's spelling; clients treat ids as opaque. */
-export type IdPrefix = 'chatcmpl-' | 'file-' | 'ftjob-' | 'ftevent-' | 'ftckpt_' | 'whe_' | 'evt_' | 'req_' | 'key_';
+export type IdPrefix =
+  | 'chatcmpl-'
+  | 'file-'
+  | 'ftjob-'
+  | 'ftevent-'
+  | 'ftckpt_'
+  | 'whe_'
+  | 'evt_'
+  | 'req_'
+  | 'key_'
+  | 'upload_'
+  | 'part_'
+  | 'batch_'
+  | 'batch_req_';
 
 /** A new id: prefix and 24 base-62 characters (about 142 bits) from the platform's cryptographic source. */
 export function newId(prefix: IdPrefix): string {
