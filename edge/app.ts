@@ -23,6 +23,7 @@ import {
 } from './routes/internalJobs.ts';
 import { internalFileContent, modelFile, modelManifest } from './routes/internalStore.ts';
 import { cancelJob, createJob, jobCheckpoints, jobEvents, listAllJobs, retrieveJob } from './routes/jobs.ts';
+import { metricsAccess, showMetrics } from './routes/metrics.ts';
 import { listAllModels, retrieveModel } from './routes/models.ts';
 import { openApi } from './routes/openapi.ts';
 import { createScore } from './routes/score.ts';
@@ -43,6 +44,7 @@ export function createApp(): Hono<AppEnv> {
   app.get('/health/live', live);
   app.get('/health/ready', ready);
   app.get('/openapi.json', openApi);
+  app.get('/metrics', metricsAccess(apiKey()), showMetrics);
 
   app.use('/v1/*', apiKey());
   app.get('/v1/limits', (c) => c.json(LIMITS));

@@ -1,5 +1,7 @@
 import type { Fleet } from './fleet/registry.ts';
 import type { Scheduler } from './jobs/scheduler.ts';
+import type { Metrics } from './metrics/collector.ts';
+import type { RequestFacts } from './metrics/facts.ts';
 
 /** Bindings of deploy/wrangler.jsonc. */
 export type Env = {
@@ -7,9 +9,16 @@ export type Env = {
   BLOBS: R2Bucket;
   SCHEDULER: DurableObjectNamespace<Scheduler>;
   FLEET: DurableObjectNamespace<Fleet>;
+  METRICS: DurableObjectNamespace<Metrics>;
   ORGANIZATION: string;
   EGRESS_ALLOW: string;
   BACKEND_SECRET: string;
+  /** Bearer token of scrapers of `/metrics`; empty: only keys that may. */
+  METRICS_TOKEN?: string;
+  /** debug, info, warn, error or silent; empty: info. */
+  LOG_LEVEL?: string;
+  /** Share of the requests that went well whose line is written, 0 … 1; empty: all. */
+  LOG_SAMPLE?: string;
   /**
    * Reaches public addresses only, checked by the runtime when it connects. Present in local starts; on Cloudflare's network a Worker has no private
    * routes and the global `fetch` serves.
@@ -19,6 +28,8 @@ export type Env = {
 
 /** What middleware leaves for handlers. */
 export type Variables = {
+  /** What is known of this request, for its log line and the metrics. */
+  facts: RequestFacts;
   requestId: string;
   /** Id of the API key, for logs. */
   keyId: string;

@@ -40,7 +40,7 @@ type Operation = {
   tag: string;
   body?: SchemaName | 'multipart';
   /** What 200 answers with: a schema, a list of it, or something else. */
-  answer: SchemaName | { list: SchemaName } | 'bytes' | 'any';
+  answer: SchemaName | { list: SchemaName } | 'bytes' | 'text' | 'any';
   /** Also answers as server-sent events of this schema. */
   stream?: SchemaName;
   query?: readonly ('limit' | 'after' | 'purpose' | 'order')[];
@@ -249,6 +249,14 @@ export const OPERATIONS: readonly Operation[] = [
   },
   {
     method: 'get',
+    path: '/metrics',
+    id: 'metrics',
+    summary: 'Counts and levels in the text format of Prometheus',
+    tag: 'Health',
+    answer: 'text',
+  },
+  {
+    method: 'get',
     path: '/openapi.json',
     id: 'openapi',
     summary: 'This document',
@@ -323,6 +331,7 @@ function describeOperation(operation: Operation): Json {
 
 function answerContent({ answer, stream }: Operation): Json {
   if (answer === 'bytes') return { 'application/octet-stream': {} };
+  if (answer === 'text') return { 'text/plain': { schema: { type: 'string' } } };
   const schema = answer === 'any' ? {} : typeof answer === 'string' ? ref(answer) : listOf(answer.list);
   return { ...json(schema), ...(stream === undefined ? {} : { 'text/event-stream': { schema: ref(stream) } }) };
 }

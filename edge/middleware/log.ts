@@ -1,25 +1,90 @@
-import type { MiddlewareHandler } from 'hono';
-import type { AppEnv } from '../env.ts';
+import type { Context, MiddlewareHandler } from 'hono';
+import { routePath } from 'hono/route';
+import { ApiError } from '../../shared/contract/errors.ts';
+import type { AppEnv, Env } from '../env.ts';
+import { flushSoon } from '../metrics/collector.ts';
+import { countRequest, newFacts, type RequestFacts } from '../metrics/facts.ts';
 
-/** One JSON line a request when its headers are out. Health probes are left out, internal calls unless they fail: they come every second. */
+const LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
+export type LogLevel = (typeof LEVELS)[number];
+
+/** What is below `least` is not written; of requests that went well, only the share `sample`. */
+type LogSettings = { least: number; sample: number };
+
+/** Read once an isolate: bindings do not change under it. */
+let settings: LogSettings | null = null;
+
+/** @throws never: what cannot be read means the default, `info` and all */
+export function logSettings(env: Pick<Env, 'LOG_LEVEL' | 'LOG_SAMPLE'>): LogSettings {
+  const level = LEVELS.indexOf((env.LOG_LEVEL ?? '') as LogLevel);
+  const sample = Number(env.LOG_SAMPLE || '1');
+  return { least: level < 0 ? LEVELS.indexOf('info') : level, sample: sample >= 0 && sample <= 1 ? sample : 1 };
+}
+
+/**
+ * One JSON line a request when its answer is over, streams included, and its part in the metrics. The line has ids, counts and times; never a key, a
+ * header, a body, a picture or anything a person wrote. Health probes are left out, internal calls unless they fail: they come every second.
+ */
 export function log(): MiddlewareHandler<AppEnv> {
   return async (c, next) => {
-    const startMs = Date.now();
+    const facts = newFacts();
+    c.set('facts', facts);
     await next();
     const { status } = c.res;
-    const isProbe = c.req.path.startsWith('/health');
-    if (isProbe || (status < 400 && c.req.path.startsWith('/internal/'))) return;
-    console.log(
-      JSON.stringify({
-        level: status >= 500 ? 'error' : 'info',
-        event: 'request',
-        request_id: c.get('requestId'),
-        key_id: c.get('keyId'),
-        method: c.req.method,
-        path: c.req.path,
-        status,
-        ms: Date.now() - startMs,
-      }),
-    );
+    facts.code ??= c.error instanceof ApiError ? c.error.code : status >= 500 ? 'server_error' : null;
+    if (facts.pending) facts.onEnd = () => end(c, facts, status);
+    else end(c, facts, status);
+  };
+}
+
+function end(c: Context<AppEnv>, facts: RequestFacts, status: number): void {
+  const { method, path } = c.req;
+  // What no handler took has no pattern but the middleware's.
+  const pattern = routePath(c, -1);
+  const route = pattern.includes('*') ? 'none' : pattern;
+  countRequest(facts, method, route, status);
+  flushSoon(c.env, c.executionCtx);
+  settings ??= logSettings(c.env);
+  const failed = facts.code !== null || status >= 400;
+  const isProbe = route.startsWith('/health') || route === '/metrics';
+  if (isProbe || (!failed && route.startsWith('/internal/'))) return;
+  const level = status >= 500 || (facts.code !== null && status < 400) ? 'error' : 'info';
+  if (LEVELS.indexOf(level) < settings.least) return;
+  if (!failed && settings.sample < 1 && Math.random() >= settings.sample) return;
+  console.log(JSON.stringify({ ...lineOf(c, facts, level, status), path: path.slice(0, 256), route }));
+}
+
+function lineOf(c: Context<AppEnv>, facts: RequestFacts, level: LogLevel, status: number): object {
+  const nowMs = Date.now();
+  const head = {
+    level,
+    event: 'request',
+    time: new Date(nowMs).toISOString(),
+    request_id: c.get('requestId'),
+    tenant: c.get('tenant'),
+    key_id: c.get('keyId'),
+    method: c.req.method,
+    status,
+    ms: nowMs - facts.startMs,
+    ...(facts.code === null ? {} : { code: facts.code }),
+  };
+  if (facts.model === null) return head;
+  return {
+    ...head,
+    model: facts.model,
+    stream: facts.stream,
+    images: facts.images,
+    image_bytes: facts.imageBytes,
+    image_pixels: facts.imagePixels,
+    image_tokens: facts.imageTokens,
+    prompt_tokens: facts.promptTokens,
+    cached_tokens: facts.cachedTokens,
+    completion_tokens: facts.completionTokens,
+    queue_ms: facts.queueMs,
+    first_token_ms: facts.firstTokenMs,
+    backend: facts.backend,
+    attempts: facts.attempts,
+    finish_reason: facts.finishReason,
+    ...(facts.aborted ? { aborted: true } : {}),
   };
 }
