@@ -1,4 +1,5 @@
 import * as z from 'zod/mini';
+import { LIMITS } from './limits.ts';
 
 /** HTTP status and OpenAI error type of every error code the product answers with. Codes also known to OpenAI keep OpenAI's spelling. */
 export const ERRORS = {
@@ -81,6 +82,39 @@ export function violation(code: ErrorCode, param: string | null, facts: ErrorFac
   return { code, param, message: errorMessage(subject, facts) };
 }
 
+/** Violations in the order they are found: the first ones are kept, the others counted. */
+export class ViolationList {
+  readonly kept: Violation[] = [];
+  total = 0;
+
+  get isFull(): boolean {
+    return this.kept.length >= LIMITS.request.maxReportedViolations;
+  }
+
+  add(...violations: readonly Violation[]): void {
+    for (const violation of violations) {
+      this.total++;
+      if (!this.isFull) this.kept.push(violation);
+    }
+  }
+
+  /** Counts violations that need not be spelled out. */
+  skip(count: number): void {
+    this.total += count;
+  }
+
+  /** What is kept, and how many are not. */
+  listed(): Violation[] {
+    const more = this.total - this.kept.length;
+    return more === 0 ? this.kept : [...this.kept, furtherViolations(more)];
+  }
+}
+
+function furtherViolations(count: number): Violation {
+  const message = `${count} more violations are not listed. Mend the listed ones first.`;
+  return { code: 'invalid_request', param: null, message };
+}
+
 export const ErrorDetail = z.object({
   code: z.string(),
   param: z.nullable(z.string()),
@@ -129,12 +163,20 @@ export class ApiError extends Error {
     this.type = ERRORS[code].type;
   }
 
-  /** From a list of violations (at least one): the first makes the envelope, all of them the details. */
-  static from(violations: readonly Violation[]): ApiError {
+  /**
+   * From a list of violations (at least one): the first makes the envelope, all of them the details, up to the published number.
+   * @param total how many there are where the list is not all of them
+   */
+  static from(violations: readonly Violation[], total = violations.length): ApiError {
     const first = violations[0];
     if (first === undefined) throw new Error('ApiError.from: expected at least one violation');
-    const more = violations.length > 1 ? ` (and ${violations.length - 1} more, see error.details)` : '';
-    return new ApiError(first.code, first.message + more, { param: first.param, details: violations });
+    const more = total > 1 ? ` (and ${total - 1} more, see error.details)` : '';
+    const max = LIMITS.request.maxReportedViolations;
+    // A list that already says how many it leaves out has one entry more.
+    const kept = violations.length > max + 1 ? violations.slice(0, max) : violations;
+    const details =
+      kept.length < total && kept.length <= max ? [...kept, furtherViolations(total - kept.length)] : kept;
+    return new ApiError(first.code, first.message + more, { param: first.param, details });
   }
 
   /** The response body. */
@@ -145,15 +187,22 @@ export class ApiError extends Error {
   }
 }
 
-/** `['messages', 0, 'content', 2]` → `messages[0].content[2]`. */
+/** Longest key that a path shows whole. */
+const MAX_KEY_CHARS = 64;
+
+/** `['messages', 0, 'content', 2]` → `messages[0].content[2]`. Long keys, and long paths at their end, are cut. */
 export function fieldPath(path: readonly PropertyKey[]): string {
   let text = '';
   for (const key of path) {
     if (typeof key === 'number') text += `[${key}]`;
-    else text += text === '' ? String(key) : `.${String(key)}`;
+    else text += text === '' ? shortened(String(key), MAX_KEY_CHARS) : `.${shortened(String(key), MAX_KEY_CHARS)}`;
+    if (text.length > LIMITS.request.maxParamChars) return shortened(text, LIMITS.request.maxParamChars);
   }
   return text;
 }
+
+const shortened = (text: string, maxChars: number): string =>
+  text.length <= maxChars ? text : `${text.slice(0, maxChars - 1)}…`;
 
 /** The parts of a zod issue that are read here; zod's own issue type is a wide union. */
 type Issue = {
@@ -183,13 +232,45 @@ const ARTICLE: Record<string, string> = {
   boolean: 'true or false',
 };
 
-/** Turns zod issues into violations of our table, each naming field, expectation and what came. */
+/**
+ * Turns zod issues into violations of our table, each naming field, expectation and what came.
+ * @param root the value that was parsed; `prefix` is where it stands in the client's request
+ * @param list takes them; a full one only counts
+ */
 export function violationsOf(
   issues: readonly unknown[],
   root: unknown,
   prefix: readonly PropertyKey[] = [],
+  list: ViolationList = new ViolationList(),
 ): Violation[] {
-  return (issues as readonly Issue[]).flatMap((issue) => violationsOfIssue(issue, root, prefix));
+  for (const issue of issues as readonly Issue[]) {
+    if (list.isFull) list.skip(issue.keys?.length ?? 1);
+    else if (issue.code === 'unrecognized_keys') addUnknownKeys(issue, root, prefix, list);
+    else list.add(...violationsOfIssue(issue, root, prefix));
+  }
+  return list.listed();
+}
+
+function addUnknownKeys(
+  { keys = [], path }: Issue,
+  root: unknown,
+  prefix: readonly PropertyKey[],
+  list: ViolationList,
+) {
+  const owner = valueAt(root, path);
+  for (const [i, key] of keys.entries()) {
+    if (list.isFull) return list.skip(keys.length - i);
+    list.add(unknownParameter([...prefix, ...path, key], valueAt(owner, [key])));
+  }
+}
+
+/** A field that nothing knows. */
+export function unknownParameter(path: readonly PropertyKey[], value: unknown): Violation {
+  return violation('unknown_parameter', fieldPath(path), {
+    expected: 'no such field',
+    received: describe(value),
+    remedy: 'Remove it; /openapi.json lists the fields.',
+  });
 }
 
 function violationsOfIssue(issue: Issue, root: unknown, prefix: readonly PropertyKey[]): Violation[] {
@@ -198,13 +279,7 @@ function violationsOfIssue(issue: Issue, root: unknown, prefix: readonly Propert
   const value = valueAt(root, issue.path);
   switch (issue.code) {
     case 'unrecognized_keys':
-      return (issue.keys ?? []).map((key) =>
-        violation('unknown_parameter', fieldPath([...path, key]), {
-          expected: 'no such field',
-          received: describe(valueAt(root, [...issue.path, key])),
-          remedy: 'Remove it; /openapi.json lists the fields.',
-        }),
-      );
+      return (issue.keys ?? []).map((key) => unknownParameter([...path, key], valueAt(value, [key])));
     case 'invalid_type': {
       const expected = ARTICLE[String(issue.expected)] ?? String(issue.expected);
       if (value === undefined)

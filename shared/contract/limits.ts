@@ -13,6 +13,20 @@ export const LIMITS = {
     maxMessages: 256,
     maxPartsPerMessage: 256,
     maxTextChars: 1_000_000,
+    /** All texts of a conversation together. */
+    maxTotalTextChars: 1_000_000,
+    maxModelChars: 256,
+    /** `user`, `name`, `uuid` and other labels that change nothing. */
+    maxLabelChars: 512,
+    maxMetadataPairs: 16,
+    maxMetadataKeyChars: 64,
+    maxMetadataValueChars: 512,
+    /** Arrays and objects within each other in a JSON body. */
+    maxJsonDepth: 128,
+    /** Entries of `error.details`; what is beyond is counted in one more. */
+    maxReportedViolations: 100,
+    /** Of a field's path in an error; keys are the client's own words. */
+    maxParamChars: 256,
     maxStopSequences: 4,
     maxStopChars: 256,
     maxTopLogprobs: 20,
@@ -145,7 +159,7 @@ export const LIMITS = {
     heartbeatEveryMs: 2_000,
     goneAfterMs: 10_000,
     signatureToleranceS: 300,
-    maxFrameHeaderBytes: 4 * MIB,
+    maxFrameHeaderBytes: 8 * MIB,
     maxFrameBlobs: 64,
     /** A picture's features as stored; the largest known are 2,880 tokens of 4,096 floats. */
     maxFeatureRecordBytes: 64 * MIB,
