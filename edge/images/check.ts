@@ -2,7 +2,8 @@ import { describe, type Violation, violation } from '../../shared/contract/error
 import type { ImageInfo } from '../../shared/contract/images.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { ProbeError } from './bytes.ts';
-import { probe, sniff } from './probe.ts';
+import { probe } from './probe.ts';
+import { nameOther, sniff } from './sniff.ts';
 
 const L = LIMITS.images;
 
@@ -21,8 +22,8 @@ export function checkImage(bytes: Uint8Array, declared: string | null, param: st
   }
   const mime = sniff(bytes);
   if (mime === null) {
-    const received = `${bytes.byteLength} bytes that are none of these`;
-    return [violation('invalid_image_format', param, { expected: `one of ${L.mimes.join(', ')}`, received })];
+    const expected = `one of ${L.mimes.join(', ')}`;
+    return [violation('invalid_image_format', param, { expected, received: nameOther(bytes) })];
   }
   if (declared !== null && declared !== mime) {
     return [violation('invalid_image_format', param, { expected: `${declared} as declared`, received: mime })];
@@ -40,27 +41,21 @@ export function checkImage(bytes: Uint8Array, declared: string | null, param: st
   return wrong.length > 0 ? wrong : info;
 }
 
-function checkSize({ width, height, frames }: ImageInfo, param: string): Violation[] {
+function checkSize({ mime, width, height }: ImageInfo, param: string): Violation[] {
   const wrong: Violation[] = [];
   const refuse = (expected: string, received: string) =>
     wrong.push(violation('image_too_large', param, { expected, received, remedy: 'Scale the picture down.' }));
   const size = `${width}x${height}`;
+  const pixels = width * height;
   if (Math.max(width, height) > L.maxSide) refuse(`sides of at most ${L.maxSide} pixels`, size);
-  if (width * height > L.maxPixels) refuse(`at most ${L.maxPixels} pixels`, `${width * height} (${size})`);
+  if (pixels > L.maxPixels) refuse(`at most ${L.maxPixels} pixels`, `${pixels} (${size})`);
+  else if (mime === 'image/avif' && pixels > L.maxAvifPixels)
+    refuse(`at most ${L.maxAvifPixels} pixels in an AVIF`, `${pixels} (${size})`);
   if (Math.max(width / height, height / width) > L.maxAspectRatio) {
     wrong.push(
       violation('image_too_large', param, {
         expected: `an aspect ratio of at most ${L.maxAspectRatio}:1`,
         received: size,
-      }),
-    );
-  }
-  if (frames > L.maxFrames) {
-    wrong.push(
-      violation('invalid_image_format', param, {
-        expected: 'a still picture',
-        received: 'an animation',
-        remedy: 'Send the frames you mean as separate pictures.',
       }),
     );
   }

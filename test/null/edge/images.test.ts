@@ -3,10 +3,11 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { ProbeError } from '../../../edge/images/bytes.ts';
 import { checkImage } from '../../../edge/images/check.ts';
-import { probe, sniff } from '../../../edge/images/probe.ts';
+import { probe } from '../../../edge/images/probe.ts';
+import { sniff } from '../../../edge/images/sniff.ts';
 import type { ImageMime } from '../../../shared/contract/images.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
-import { gif, jpeg, png, webpExtended, webpLossless, webpLossy } from './pictures.ts';
+import { avif, gif, jpeg, png, webpExtended, webpLossless, webpLossy } from './pictures.ts';
 
 const KINDS: [string, ImageMime, Uint8Array][] = [
   ['PNG', 'image/png', png(640, 480)],
@@ -22,9 +23,36 @@ describe('probe', () => {
   for (const [name, mime, bytes] of KINDS) {
     it(`reads ${name}`, () => {
       assert.equal(sniff(bytes), mime);
-      assert.deepEqual(probe(bytes, mime), { mime, width: 640, height: 480, frames: 1, orientation: 1 });
+      const { width, height, frames, orientation, bitDepth } = probe(bytes, mime);
+      assert.deepEqual([width, height, frames, orientation, bitDepth], [640, 480, 1, 1, 8]);
     });
   }
+
+  it('reads AVIF', () => {
+    const plain = { mime: 'image/avif', frames: 1, orientation: 1, bitDepth: 8, channels: 3, progressive: false };
+    assert.equal(sniff(avif('plain')), 'image/avif');
+    assert.deepEqual(probe(avif('plain'), 'image/avif'), { ...plain, width: 64, height: 48, hasAlpha: false });
+    assert.deepEqual(probe(avif('alpha'), 'image/avif'), { ...plain, width: 33, height: 17, hasAlpha: true });
+  });
+
+  it('refuses an AVIF that codes more than it says, and one that codes far more than it shows', () => {
+    assert.throws(() => probe(avif('plain', { width: 16, height: 16 }), 'image/avif'), /codes 64x48/);
+    assert.throws(() => probe(avif('plain').subarray(0, 260), 'image/avif'), /ends after byte 260/);
+  });
+
+  it('says how a picture is stored', () => {
+    const form = (bytes: Uint8Array) => {
+      const { channels, hasAlpha, progressive } = probe(bytes, sniff(bytes)!);
+      return [channels, hasAlpha, progressive];
+    };
+    assert.deepEqual(form(jpeg(4, 4)), [1, false, true]);
+    assert.deepEqual(form(png(4, 4)), [3, false, false]);
+    const grey = png(4, 4);
+    grey.set([16, 4, 0, 0, 1], 24);
+    assert.deepEqual(form(grey), [1, true, true]);
+    assert.equal(probe(grey, 'image/png').bitDepth, 16);
+    assert.deepEqual(form(gif(4, 4)), [3, false, false]);
+  });
 
   it('turns the size for orientations 5 to 8 and for no other', () => {
     for (let orientation = 1; orientation <= 8; orientation++) {
@@ -64,11 +92,12 @@ describe('probe', () => {
   });
 
   it('survives 20,000 mutations', () => {
-    const seeds = KINDS.map(([, mime, bytes]) => [mime, bytes.subarray(0, 300)] as const);
+    const avifs = [avif('plain'), avif('alpha')].map((bytes) => ['image/avif', bytes] as const);
+    const seeds = [...KINDS.map(([, mime, bytes]) => [mime, bytes.subarray(0, 300)] as const), ...avifs];
     fc.assert(
       fc.property(
         fc.constantFrom(...seeds),
-        fc.array(fc.tuple(fc.nat(299), fc.nat(255)), { maxLength: 6 }),
+        fc.array(fc.tuple(fc.nat(449), fc.nat(255)), { maxLength: 6 }),
         ([mime, seed], edits) => {
           const bytes = seed.slice();
           for (const [at, value] of edits) bytes[at % bytes.byteLength] = value;
@@ -102,16 +131,44 @@ describe('picture limits', () => {
     assert.deepEqual(codes(png(1, 1)), []);
   });
 
-  it('refuse what is no picture, another one than declared, and moving ones', () => {
+  it('are tighter for AVIF', () => {
+    assert.deepEqual(codes(avif('plain', { width: 2048, height: L.maxAvifPixels / 2048 })), []);
+    assert.deepEqual(codes(avif('plain', { width: 2048, height: L.maxAvifPixels / 2048 + 1 })), ['image_too_large']);
+  });
+
+  it('refuse what is no picture and another one than declared; of moving ones the first frame counts', () => {
     assert.deepEqual(codes(new Uint8Array(0)), ['empty_image_file']);
     assert.deepEqual(codes(new TextEncoder().encode('<svg xmlns="http://www.w3.org/2000/svg"/>')), [
       'invalid_image_format',
     ]);
     assert.deepEqual(codes(png(4, 4), 'image/jpeg'), ['invalid_image_format']);
     assert.deepEqual(codes(png(4, 4).subarray(0, 40)), ['image_parse_error']);
-    assert.deepEqual(codes(gif(4, 4, 2)), ['invalid_image_format']);
+    assert.deepEqual(codes(gif(4, 4, 2)), []);
+    assert.deepEqual(codes(webpExtended(4, 4, { frames: 5_000 })), []);
+    assert.deepEqual(codes(png(4, 4, { frames: 20_000 })), []);
     assert.deepEqual(codes(png(0, 4)), ['image_parse_error']);
     assert.deepEqual(codes(png(20_000, 20_000)), ['image_too_large', 'image_too_large']);
+  });
+
+  it('name other formats', () => {
+    const heads: [string, string][] = [
+      ['a TIFF', 'II*\0\x08\0\0\0'],
+      ['a BMP', 'BM....'],
+      ['a HEIC', '\0\0\0\x18ftypheic\0\0\0\0mif1heic'],
+      ['a video', '\0\0\0\x18ftypisom\0\0\0\0isommp42'],
+      ['a PDF', '%PDF-1.7'],
+      ['an icon', '\0\0\x01\0\x01\0'],
+      ['a JPEG 2000', '\0\0\0\x0cjP  \r\n\x87\n'],
+      ['a JPEG XL', '\xff\x0a..'],
+      ['an SVG', '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'],
+      ['a web page', '<!DOCTYPE html><html>'],
+      ['an archive', 'PK\x03\x04'],
+    ];
+    for (const [name, head] of heads) {
+      const bytes = Uint8Array.from(Buffer.from(head, 'latin1'));
+      const problems = checkImage(bytes, null, at);
+      assert.ok(Array.isArray(problems) && problems[0]?.message.includes(`received ${name}.`), name);
+    }
   });
 
   it('say limit and value', () => {

@@ -108,3 +108,20 @@ export function gif(width: number, height: number, frames = 1): Uint8Array {
     0x3b,
   ]);
 }
+
+/** Made by libheif through sharp: one colour; `size` is 64x48 without alpha, 33x17 with. */
+const AVIF = {
+  plain:
+    'AAAAHGZ0eXBhdmlmAAAAAG1pZjFhdmlmbWlhZgAAANZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAAA5waXRtAAAAAAABAAAAImlsb2MAAAAAREAAAQABAAAAAAD6AAEAAAAAAAAAHAAAACNpaW5mAAAAAAABAAAAFWluZmUCAAAAAAEAAGF2MDEAAAAAVmlwcnAAAAA4aXBjbwAAAAxhdjFDgSACAAAAABRpc3BlAAAAAAAAAEAAAAAwAAAAEHBpeGkAAAAAAwgICAAAABZpcG1hAAAAAAAAAAEAAQOBAgMAAAAkbWRhdBIACgk4FX+9hAQ0GkAyDRsAAABACgWSr0LI2Mo=',
+  alpha:
+    'AAAAHGZ0eXBhdmlmAAAAAG1pZjFhdmlmbWlhZgAAAXBtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAAA5waXRtAAAAAAABAAAANGlsb2MAAAAAREAAAgABAAAAAAGUAAEAAAAAAAAAHAACAAAAAAGwAAEAAAAAAAAAEgAAADhpaW5mAAAAAAACAAAAFWluZmUCAAAAAAEAAGF2MDEAAAAAFWluZmUCAAAAAAIAAGF2MDEAAAAAr2lwcnAAAACKaXBjbwAAAAxhdjFDgSACAAAAABRpc3BlAAAAAAAAACEAAAARAAAAEHBpeGkAAAAAAwgICAAAAAxhdjFDgQAcAAAAAA5waXhpAAAAAAEIAAAAOGF1eEMAAAAAdXJuOm1wZWc6bXBlZ0I6Y2ljcDpzeXN0ZW1zOmF1eGlsaWFyeTphbHBoYQAAAAAdaXBtYQAAAAAAAAACAAEDgQIDAAIEhAIFhgAAABppcmVmAAAAAAAAAA5hdXhsAAIAAQABAAAANm1kYXQSAAoJOBUggwgIaDSAMg0bAAAAQAs9AyA/l9J4EgAKBhgVIIMKgDIGGwAAAUAU',
+};
+
+/** @param size what its `ispe` box says, truly or not. */
+export function avif(kind: keyof typeof AVIF, size?: { width: number; height: number }): Uint8Array {
+  const bytes = Uint8Array.from(Buffer.from(AVIF[kind], 'base64'));
+  if (size === undefined) return bytes;
+  const at = Buffer.from(bytes).indexOf('ispe') + 8;
+  bytes.set([...be(size.width, 4), ...be(size.height, 4)], at);
+  return bytes;
+}
