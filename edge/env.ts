@@ -1,5 +1,6 @@
 import type { Fleet } from './fleet/registry.ts';
 import type { Scheduler } from './jobs/scheduler.ts';
+import type { Limiter } from './limits/object.ts';
 import type { Metrics } from './metrics/collector.ts';
 import type { RequestFacts } from './metrics/facts.ts';
 
@@ -10,9 +11,14 @@ export type Env = {
   SCHEDULER: DurableObjectNamespace<Scheduler>;
   FLEET: DurableObjectNamespace<Fleet>;
   METRICS: DurableObjectNamespace<Metrics>;
+  LIMITER: DurableObjectNamespace<Limiter>;
   ORGANIZATION: string;
   EGRESS_ALLOW: string;
   BACKEND_SECRET: string;
+  /** Limits of keys that have none of their own, as JSON; see `limits/settings.ts`. */
+  KEY_LIMITS?: string;
+  /** Origins whose pages may call, comma-separated; see `middleware/cors.ts`. */
+  CORS_ORIGINS?: string;
   /** Bearer token of scrapers of `/metrics`; empty: only keys that may. */
   METRICS_TOKEN?: string;
   /** debug, info, warn, error or silent; empty: info. */

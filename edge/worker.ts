@@ -3,6 +3,7 @@ import type { Env } from './env.ts';
 
 export { Fleet } from './fleet/registry.ts';
 export { Scheduler } from './jobs/scheduler.ts';
+export { Limiter } from './limits/object.ts';
 export { Metrics } from './metrics/collector.ts';
 
 const app = createApp();

@@ -52,6 +52,10 @@ export const ERRORS = {
   // Who.
   invalid_api_key: { status: 401, type: 'authentication_error' },
   invalid_signature: { status: 401, type: 'authentication_error' },
+  // How much and how often.
+  rate_limit_exceeded: { status: 429, type: 'rate_limit_error' },
+  idempotency_in_progress: { status: 409, type: 'invalid_request_error' },
+  idempotency_mismatch: { status: 422, type: 'invalid_request_error' },
   // Us.
   server_error: { status: 500, type: 'server_error' },
   backend_failed: { status: 502, type: 'server_error' },
@@ -147,6 +151,8 @@ export class ApiError extends Error {
    * @param options.details all violations, the first of which is this error.
    * @param options.retryAfterMs sent as `retry-after` (whole seconds, rounded up) and `retry-after-ms`.
    * @param options.status overrides the table where a backend has already decided.
+   * @param options.shouldRetry sent as `x-should-retry` in place of what the status implies.
+   * @param options.headers sent with the answer.
    */
   constructor(
     readonly code: ErrorCode,
@@ -156,6 +162,8 @@ export class ApiError extends Error {
       details?: readonly Violation[];
       retryAfterMs?: number;
       status?: number;
+      shouldRetry?: boolean;
+      headers?: Readonly<Record<string, string>>;
     } = {},
   ) {
     super(message);

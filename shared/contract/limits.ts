@@ -207,6 +207,39 @@ export const LIMITS = {
     wholePingAfterMs: 75,
     wholePingEveryMs: 75,
   },
+  /** Per-key limits are counted in sliding windows of `windowMs`. */
+  rates: {
+    windowMs: 60_000,
+    /** A running request's slot is free again this long after its isolate was last heard of. */
+    leaseMs: 30_000,
+    leaseRenewMs: 10_000,
+    /** What `retry-after-ms` says when all slots of a key are in use. */
+    concurrentRetryMs: 1_000,
+  },
+  idempotency: {
+    maxKeyChars: 255,
+    /** How long an answer is repeated under its `Idempotency-Key`. */
+    keepMs: 25 * 3_600_000,
+    /** How long a client's own retry of a creation without a key counts as the same request. */
+    retryWindowMs: 10 * 60_000,
+    /** A request that has not ended by then is taken for lost, and its key may be used again. */
+    lostAfterMs: 10 * 60_000,
+    /** Larger answers are not kept. */
+    maxAnswerBytes: MIB,
+    /** Larger multipart bodies are compared only under an `Idempotency-Key`. */
+    maxUnkeyedMultipartBytes: 16 * MIB,
+    /** Answers kept for one tenant; the oldest go first. */
+    maxAnswersPerTenant: 50_000,
+  },
+  usage: {
+    /** Records wait this long in the isolate for others to be written with. */
+    flushMs: 250,
+    /** More wait only while the database fails; then the oldest are dropped, and that is logged. */
+    maxBuffered: 10_000,
+    /** Buckets of a page, by width. */
+    maxBuckets: { '1m': 1_440, '1h': 168, '1d': 31 },
+    defaultBuckets: { '1m': 60, '1h': 24, '1d': 7 },
+  },
   lists: { defaultLimit: 20, maxLimit: 100, defaultCheckpointLimit: 10 },
 } as const;
 

@@ -1,0 +1,63 @@
+import * as z from 'zod/mini';
+import type { KeyLimits } from './limiter.ts';
+
+const Amount = z.optional(z.nullable(z.int().check(z.nonnegative())));
+
+/** The installation's limits for keys that have none, as JSON: `{"requestsPerMinute": 600, "concurrent": 20}`. What is left out is unlimited. */
+const Settings = z.strictObject({
+  requestsPerMinute: Amount,
+  imagesPerMinute: Amount,
+  imageTokensPerMinute: Amount,
+  bytesPerMinute: Amount,
+  concurrent: Amount,
+});
+
+export const UNLIMITED: KeyLimits = {
+  requestsPerMinute: null,
+  imagesPerMinute: null,
+  imageTokensPerMinute: null,
+  bytesPerMinute: null,
+  concurrent: null,
+};
+
+let parsed: { text: string; limits: KeyLimits } = { text: '', limits: UNLIMITED };
+
+/** @throws Error in words where the variable is not what it should be: an installation with wrong limits must not run with none */
+export function parseKeyLimits(text: string): KeyLimits {
+  if (text === parsed.text) return parsed.limits;
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    value = undefined;
+  }
+  const settings = Settings.safeParse(value);
+  if (!settings.success) {
+    throw new Error(
+      `MANTIS_KEY_LIMITS: expected JSON such as {"requestsPerMinute": 600, "concurrent": 20} with whole numbers or null for ${Object.keys(UNLIMITED).join(', ')}; received ${JSON.stringify(text.slice(0, 200))}`,
+    );
+  }
+  const given = settings.data;
+  const limits: KeyLimits = {
+    requestsPerMinute: given.requestsPerMinute ?? null,
+    imagesPerMinute: given.imagesPerMinute ?? null,
+    imageTokensPerMinute: given.imageTokensPerMinute ?? null,
+    bytesPerMinute: given.bytesPerMinute ?? null,
+    concurrent: given.concurrent ?? null,
+  };
+  parsed = { text, limits };
+  return limits;
+}
+
+/** The caller's limits, with the installation's where there are none. */
+export function withDefaults(limits: KeyLimits, installation: string | undefined): KeyLimits {
+  if (installation === undefined || installation === '') return limits;
+  const fallback = parseKeyLimits(installation);
+  return {
+    requestsPerMinute: limits.requestsPerMinute ?? fallback.requestsPerMinute,
+    imagesPerMinute: limits.imagesPerMinute ?? fallback.imagesPerMinute,
+    imageTokensPerMinute: limits.imageTokensPerMinute ?? fallback.imageTokensPerMinute,
+    bytesPerMinute: limits.bytesPerMinute ?? fallback.bytesPerMinute,
+    concurrent: limits.concurrent ?? fallback.concurrent,
+  };
+}
