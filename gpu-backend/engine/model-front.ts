@@ -10,6 +10,7 @@ import { type Manifest, readManifest, weightsDigest } from '../models/manifest.t
 import { type PictureSlots, pictureSlots, readRecipe } from '../models/pictures.ts';
 import { templateForCheckpoint } from '../text/checkpoint-template.ts';
 import { bindTemplate, type ChatTemplate, reservedTokens } from '../text/templates.ts';
+import { textBounds } from '../text/text-bounds.ts';
 import { loadTokenizer, type Tokenizer } from '../text/tokenizer.ts';
 import type { ImageRecipe } from '../vision/recipes.ts';
 import { vocabularyOf } from './grammar/vocabulary.ts';
@@ -59,6 +60,7 @@ export async function loadFront(id: string, dir: string, adapterDir: string | nu
       ...template.stop.map((token) => tokenizer.requireId(token)),
     ]),
   ];
+  const bounds = textBounds(template, tokenizer);
   vocabularyOf({ tokenizer, stopIds }); // now, rather than while the first constrained request holds up all others
   return {
     tokenizer,
@@ -80,6 +82,9 @@ export async function loadFront(id: string, dir: string, adapterDir: string | nu
       imageHeight: slots.largest.height,
       maxImages: Math.min(LIMITS.images.maxPerRequest, Math.floor(context / (slots.leastTokens + 1))),
       maxNewTokens: Math.min(typeof asked === 'number' ? asked : DEFAULT_MAX_NEW_TOKENS, context),
+      vocabTokens: tokenizer.vocabSize,
+      ...(bounds === undefined ? {} : { textBounds: bounds }),
+      systemFirst: template.jinja === undefined,
       // The weights of an imported model are part of its graphs, and mostly quantised; jobs start from a base's own weights.
       capabilities: {
         chat: true,

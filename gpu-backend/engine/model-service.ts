@@ -2,6 +2,7 @@ import type {
   AnswerConstraint,
   BackendScoreRequest,
   BackendScoreResponse,
+  CountRequest,
   CountResponse,
   GenerateEvent,
   GenerateRequest,
@@ -11,6 +12,7 @@ import type { ModelCard } from '../../shared/contract/models.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { TokenizerError } from '../text/tokenizer-error.ts';
 import type { DecodePool } from '../vision/pool.ts';
+import { modelSize } from '../vision/preprocess.ts';
 import type { FeatureStore } from './feature-store.ts';
 import { type Constraint, ConstraintCompiler, type ConstraintSpec } from './grammar/constraint.ts';
 import { GrammarError } from './grammar/expr.ts';
@@ -61,17 +63,30 @@ export class EngineModelService implements ModelService {
     return { ...engine, pictures: this.#pictures.counts, featureTiers: this.#store?.stats() ?? [] };
   }
 
-  async count(request: GenerateRequest, blobs: readonly Uint8Array[]): Promise<CountResponse> {
+  async count(request: CountRequest, blobs: readonly Uint8Array[]): Promise<CountResponse> {
     const { front, release } = await this.#pool.resolve(request);
     release(); // counting needs no weights
-    const messages = readMessages(request, blobs, front);
+    const { pictures, options } = request;
+    const messages = readMessages(request, pictures ?? blobs, front);
     const { fixed, idsOf } = front.slots;
     const context = pictureContext(request, front, this.#pool);
     const slots = new Map<number, readonly number[]>();
-    for (const [blob, path] of fixed === null ? distinctPictures(request, messages) : [])
-      slots.set(blob, idsOf(await this.#pictures.sizeOf(blobs[blob]!, path, context)));
+    for (const [blob, path] of fixed === null ? distinctPictures(request, messages) : []) {
+      const told = pictures?.[blob];
+      const size =
+        told === undefined
+          ? await this.#pictures.sizeOf(blobs[blob]!, path, context)
+          : modelSize(told.width, told.height, front.recipe);
+      slots.set(blob, idsOf(size));
+    }
     const layout = layOut(messages, front, (blob) => fixed ?? slots.get(blob)!);
-    return { promptTokens: layout.ids.length, imageTokens: layout.images.map(({ tokenCount }) => tokenCount) };
+    return {
+      promptTokens: layout.ids.length,
+      imageTokens: layout.images.map(({ tokenCount }) => tokenCount),
+      ...(options === undefined
+        ? {}
+        : { optionTokens: options.map((option, index) => optionTokens(option, index, front.tokenizer).length) }),
+    };
   }
 
   async *generate(

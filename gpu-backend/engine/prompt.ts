@@ -5,11 +5,12 @@ import type { ModelFront } from './model-front.ts';
 
 /**
  * Messages of a request; an image part refers to its blob.
+ * @param blobs the pictures, or what stands for them: only how many there are is looked at
  * @throws ApiError for blobs that do not exist and too many images
  */
 export function readMessages(
   request: GenerateRequest,
-  blobs: readonly Uint8Array[],
+  blobs: readonly unknown[],
   { card }: Pick<ModelFront, 'card'>,
 ): readonly Message[] {
   const images = imagePaths(request);

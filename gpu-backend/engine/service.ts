@@ -1,6 +1,7 @@
 import type {
   BackendScoreRequest,
   BackendScoreResponse,
+  CountRequest,
   CountResponse,
   GenerateEvent,
   GenerateRequest,
@@ -30,6 +31,7 @@ export interface ModelService {
   ): AsyncGenerator<GenerateEvent, void, undefined>;
   /** Log-probability of each option after the prompt; nothing is generated. */
   score(request: BackendScoreRequest, blobs: readonly Uint8Array[], signal: AbortSignal): Promise<BackendScoreResponse>;
-  count(request: GenerateRequest, blobs: readonly Uint8Array[]): Promise<CountResponse>;
+  /** Exactly the tokens that `generate` and `score` will find; nothing is queued and no weights are needed. */
+  count(request: CountRequest, blobs: readonly Uint8Array[]): Promise<CountResponse>;
   stats(): Promise<ServiceStats>;
 }

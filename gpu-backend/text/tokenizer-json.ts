@@ -99,6 +99,23 @@ interface NormalizerEntry {
   readonly pretokenizers?: readonly NormalizerEntry[];
   readonly prepend_scheme?: string;
   readonly split?: boolean;
+  readonly content?: string;
+  readonly pattern?: { readonly String?: string };
+}
+
+/**
+ * By how much the normalizer may make a text longer or shorter, UTF-8 bytes to bytes; a space for a space counts as nothing. NFC takes at most three
+ * times as many bytes (U+1D160 and its like) and at least a third (Hangul from its letters). `null`: nothing is known.
+ */
+export function rewriteFactor({ normalizer }: TokenizerJson): number | null {
+  const entry = normalizer as NormalizerEntry | null | undefined;
+  let factor = 1;
+  for (const { type, content, pattern } of entry?.normalizers ?? (entry ? [entry] : [])) {
+    const isSpace = type === 'Replace' && pattern?.String === ' ' && content === '\u2581';
+    if (type === 'NFC') factor *= 3;
+    else if (type !== 'Prepend' && !isSpace) return null;
+  }
+  return factor;
 }
 
 /** The same tokenizer without the space that it puts in front of a text; the same object where it puts none. */

@@ -7,6 +7,7 @@ import {
   type BpeJson,
   buildLibrary,
   checkTokenizerJson,
+  rewriteFactor,
   type TokenizerJson,
   unigramOf,
   vocabularyId,
@@ -45,6 +46,12 @@ export interface Tokenizer {
   bytesOf(id: number): Uint8Array | null;
   /** Decoding takes one space off the front of a text. */
   readonly stripsLeadingSpace: boolean;
+  /**
+   * Bounds of how many tokens a text of n UTF-8 bytes takes, apart from one that may stand in front of it; `null` where the tokenizer rewrites texts
+   * in ways that tell nothing about their length.
+   */
+  readonly mostTokensPerByte: number | null;
+  readonly leastTokensPerByte: number | null;
   /** Text of the ids; malformed byte sequences become U+FFFD. Special tokens are left out unless `keepSpecials`. */
   decode(ids: Iterable<number>, options?: { readonly keepSpecials?: boolean }): string;
   /** A decoder for ids that arrive one by one. */
@@ -89,6 +96,9 @@ function readJson(path: string, isOptional = false): unknown {
     throw new TokenizerError(`expected JSON in ${path}: ${error instanceof Error ? error.message : String(error)}`);
   }
 }
+
+/** How a space is written in vocabularies with metaspace. */
+const SPACE = '\u2581';
 
 /**
  * Builds a tokenizer from the content of tokenizer.json: a BPE model, byte-level or metaspace with byte fallback, or a Unigram
@@ -157,9 +167,18 @@ export function parseTokenizer(json: unknown, options: TokenizerOptions = {}): T
     };
   };
 
+  const rewrites = rewriteFactor(source);
+  // Where ordinary added tokens cut a text, each section may get a space in front.
+  const hasSections = added.some(({ content }) => !specials.has(content)) ? 2 : 1;
+  const hasSpace = form.stripsLeadingSpace && pieceId(SPACE) === undefined ? utf8.encode(SPACE).length : 1;
+  let longest = 1;
+  for (const id of written.keys()) if (!specialIds.has(id)) longest = Math.max(longest, bytesOf(id).length);
+
   return {
     vocabSize: written.length,
     specials,
+    mostTokensPerByte: rewrites === null ? null : rewrites * hasSections * hasSpace,
+    leastTokensPerByte: rewrites === null ? null : 1 / (rewrites * longest),
     encode(text, { continues = false } = {}) {
       const { ids } = (continues ? textContinued : textOnly).encode(text, { add_special_tokens: false });
       for (const id of ids) {

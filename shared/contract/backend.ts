@@ -147,7 +147,22 @@ export const BackendScoreResponse = z.object({
 });
 export type BackendScoreResponse = z.infer<typeof BackendScoreResponse>;
 
-export const CountResponse = z.object({ promptTokens: z.int(), imageTokens: z.array(z.int()) });
+/**
+ * Header of the frame of `POST /v1/count`. `pictures`: sizes, upright pixels, that stand for the blobs of the same number, so that no picture travels
+ * to be counted. `options`: texts to count as `POST /v1/score` would read them.
+ */
+export const CountRequest = z.extend(GenerateRequest, {
+  pictures: z.optional(z.array(z.object({ width: z.int().check(z.positive()), height: z.int().check(z.positive()) }))),
+  options: z.optional(z.array(z.string()).check(z.maxLength(LIMITS.request.maxOptions))),
+});
+export type CountRequest = z.infer<typeof CountRequest>;
+
+/** `promptTokens` and, in reading order, how many of them each picture takes; then those of each option. */
+export const CountResponse = z.object({
+  promptTokens: z.int(),
+  imageTokens: z.array(z.int()),
+  optionTokens: z.optional(z.array(z.int())),
+});
 export type CountResponse = z.infer<typeof CountResponse>;
 
 /** Plain (non-stream) error body of a backend: OpenAI's envelope with our status. */

@@ -3,6 +3,15 @@ import { LIMITS } from './limits.ts';
 
 const R = LIMITS.request;
 
+/** Text that is kept or ignored but never read by a model. */
+const Label = z.string().check(z.maxLength(R.maxLabelChars));
+/** OpenAI's: up to 16 pairs of short strings. */
+export const Metadata = z
+  .record(z.string().check(z.maxLength(R.maxMetadataKeyChars)), z.string().check(z.maxLength(R.maxMetadataValueChars)))
+  .check(z.refine((pairs) => Object.keys(pairs).length <= R.maxMetadataPairs, `at most ${R.maxMetadataPairs} pairs`));
+/** Id of a model, as `GET /v1/models` lists it. */
+export const ModelName = z.string().check(z.minLength(1), z.maxLength(R.maxModelChars));
+
 /** `url` is a data URL (`data:image/png;base64,…`) or the id of an uploaded file (`file-…`). */
 export const ImageUrl = z.strictObject({
   url: z.string(),
@@ -17,7 +26,7 @@ export const ImageUrlPart = z.strictObject({
   type: z.literal('image_url'),
   image_url: ImageUrl,
   /** vLLM's cache hint; accepted, never trusted. */
-  uuid: z.optional(z.string()),
+  uuid: z.optional(Label),
 });
 /** OpenAI's other spelling for uploaded pictures. */
 export const ImageFilePart = z.strictObject({
@@ -37,7 +46,7 @@ export const ChatMessage = z.strictObject({
     z.string().check(z.maxLength(R.maxTextChars)),
     z.array(ContentPart).check(z.minLength(1), z.maxLength(R.maxPartsPerMessage)),
   ]),
-  name: z.optional(z.string()),
+  name: z.optional(Label),
   /** Answers are sent back as history with these; null only, we neither refuse nor speak. */
   refusal: z.optional(z.null()),
   audio: z.optional(z.null()),
@@ -73,7 +82,7 @@ export const ResponseFormat = z.discriminatedUnion('type', [
     type: z.literal('json_schema'),
     json_schema: z.strictObject({
       name: z.string().check(z.regex(/^[A-Za-z0-9_-]{1,64}$/, '1 to 64 letters, digits, _ or -')),
-      description: z.optional(z.string()),
+      description: z.optional(z.string().check(z.maxLength(R.maxTextChars))),
       schema: JsonSchema,
       strict: z.optional(z.nullable(z.boolean())),
     }),
@@ -92,7 +101,7 @@ export type StructuredOutputs = z.infer<typeof StructuredOutputs>;
 
 /** `POST /v1/chat/completions`. Fields that change the answer but are not built yet are refused, not ignored. */
 export const ChatRequest = z.strictObject({
-  model: z.string().check(z.minLength(1)),
+  model: ModelName,
   messages: z.array(ChatMessage).check(z.minLength(1), z.maxLength(R.maxMessages)),
   stream: z.optional(z.nullable(z.boolean())),
   stream_options: z.optional(
@@ -132,14 +141,32 @@ export const ChatRequest = z.strictObject({
   structured_outputs: z.optional(z.nullable(StructuredOutputs)),
   modalities: z.optional(z.nullable(z.array(z.literal('text')))),
   // Accepted because they do not change the answer.
-  user: z.optional(z.nullable(z.string())),
-  metadata: z.optional(z.nullable(z.record(z.string(), z.string()))),
+  user: z.optional(z.nullable(Label)),
+  metadata: z.optional(z.nullable(Metadata)),
   store: z.optional(z.nullable(z.boolean())),
-  service_tier: z.optional(z.nullable(z.string())),
-  safety_identifier: z.optional(z.nullable(z.string())),
-  prompt_cache_key: z.optional(z.nullable(z.string())),
+  service_tier: z.optional(z.nullable(Label)),
+  safety_identifier: z.optional(z.nullable(Label)),
+  prompt_cache_key: z.optional(z.nullable(Label)),
 });
 export type ChatRequest = z.infer<typeof ChatRequest>;
+
+/** `POST /v1/chat/completions/input_tokens`: what the same request to `/v1/chat/completions` would take of the model's context. */
+export const InputTokens = z.object({
+  object: z.literal('chat.completion.input_tokens'),
+  model: z.string(),
+  /** What `usage.prompt_tokens` will say: text and pictures. */
+  input_tokens: z.int(),
+  /** Of these, what is no picture: the texts, the roles and what the model's format puts between them. */
+  text_tokens: z.int(),
+  /** Of each picture, in reading order. */
+  image_tokens: z.array(z.int()),
+  context_tokens: z.int(),
+  /** The longest answer: what was asked for or else the model's own limit, cut to the room that is left. */
+  max_new_tokens: z.int(),
+  /** Whether the request would be taken. */
+  fits: z.boolean(),
+});
+export type InputTokens = z.infer<typeof InputTokens>;
 
 export const FinishReason = z.enum(['stop', 'length']);
 export type FinishReason = z.infer<typeof FinishReason>;

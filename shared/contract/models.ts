@@ -11,6 +11,19 @@ export type TrainStage = z.infer<typeof TrainStage>;
 export const ImageGrid = z.object({ width: z.int(), height: z.int(), patch: z.int(), rowEnd: z.int() });
 export type ImageGrid = z.infer<typeof ImageGrid>;
 
+/**
+ * What a text can cost at least and at most, so that most prompts need not be counted. A text of n UTF-8 bytes takes between `n / longestTokenBytes` and
+ * `n * mostTokensPerByte` tokens; the model's format adds at most `promptTokens` once, `messageTokens` a message and `imageTokens` around a picture.
+ */
+export const TextBounds = z.object({
+  longestTokenBytes: z.int(),
+  mostTokensPerByte: z.int(),
+  promptTokens: z.int(),
+  messageTokens: z.int(),
+  imageTokens: z.int(),
+});
+export type TextBounds = z.infer<typeof TextBounds>;
+
 /** What a backend says about a model it serves. Tokens are decoder positions; pixels are of the largest picture that the model itself sees. */
 export const ModelCard = z.object({
   id: z.string(),
@@ -26,6 +39,12 @@ export const ModelCard = z.object({
   imageHeight: z.int(),
   maxImages: z.int(),
   maxNewTokens: z.int(),
+  /** One more than the largest token id. */
+  vocabTokens: z.optional(z.int()),
+  /** Absent where nothing can be said, as with formats that are programs: prompts are then counted each time. */
+  textBounds: z.optional(TextBounds),
+  /** A system message may only be the first: so in all built-in formats; a checkpoint's own template decides for itself. */
+  systemFirst: z.optional(z.boolean()),
   capabilities: z.object({ chat: z.boolean(), fineTune: z.array(TrainStage) }),
   /** `sha256:…` of the weights. */
   digest: z.string(),

@@ -1,5 +1,5 @@
 import * as z from 'zod/mini';
-import { ChatMessage, Usage } from './chat.ts';
+import { ChatMessage, Metadata, ModelName, Usage } from './chat.ts';
 import { LIMITS } from './limits.ts';
 
 const R = LIMITS.request;
@@ -9,13 +9,13 @@ const R = LIMITS.request;
  * it stands, so a letter that the model writes as " A" is another option than "A".
  */
 export const ScoreRequest = z.strictObject({
-  model: z.string().check(z.minLength(1)),
+  model: ModelName,
   messages: z.array(ChatMessage).check(z.minLength(1), z.maxLength(R.maxMessages)),
   options: z
     .array(z.string().check(z.minLength(1), z.maxLength(R.maxOptionChars)))
     .check(z.minLength(2), z.maxLength(R.maxOptions)),
-  user: z.optional(z.nullable(z.string())),
-  metadata: z.optional(z.nullable(z.record(z.string(), z.string()))),
+  user: z.optional(z.nullable(z.string().check(z.maxLength(R.maxLabelChars)))),
+  metadata: z.optional(z.nullable(Metadata)),
 });
 export type ScoreRequest = z.infer<typeof ScoreRequest>;
 

@@ -1,6 +1,11 @@
 import { Hono } from 'hono';
 import type * as z from 'zod/mini';
-import { BackendScoreRequest, type GenerateEvent, GenerateRequest } from '../../../shared/contract/backend.ts';
+import {
+  BackendScoreRequest,
+  CountRequest,
+  type GenerateEvent,
+  GenerateRequest,
+} from '../../../shared/contract/backend.ts';
 import { ApiError, violationsOf } from '../../../shared/contract/errors.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { decodeFrame, FrameError } from '../../../shared/wire/frame.ts';
@@ -27,7 +32,7 @@ export function generateRoutes(context: AppContext): Hono<SignedEnv> {
   };
 
   app.post('/v1/count', async (c) => {
-    const { request, blobs } = parseFrame(c.get('body'), GenerateRequest);
+    const { request, blobs } = parseFrame(c.get('body'), CountRequest);
     return c.json(await service.count(request, blobs));
   });
 
@@ -56,7 +61,7 @@ export function generateRoutes(context: AppContext): Hono<SignedEnv> {
   return app;
 }
 
-function parseFrame<T extends typeof GenerateRequest | typeof BackendScoreRequest>(
+function parseFrame<T extends typeof GenerateRequest | typeof BackendScoreRequest | typeof CountRequest>(
   body: Uint8Array,
   schema: T,
 ): { request: z.infer<T>; blobs: Uint8Array[] } {
