@@ -3,6 +3,7 @@ import { ApiError, describe, errorMessage } from '../../shared/contract/errors.t
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { CreateWebhookEndpointRequest, WebhookEventType } from '../../shared/contract/webhooks.ts';
 import { newId } from '../../shared/wire/ids.ts';
+import { checkTarget, parseAllowList } from '../egress/target.ts';
 import type { AppEnv } from '../env.ts';
 import { readJson } from '../middleware/body.ts';
 import {
@@ -14,7 +15,6 @@ import {
   showEndpoint,
 } from '../store/webhooks.ts';
 import { newWebhookSecret } from '../webhooks/sign.ts';
-import { checkTarget, parseAllowList } from '../webhooks/target.ts';
 import { listQuery } from './query.ts';
 
 /** `POST /v1/webhook_endpoints`. The secret is shown in this answer and nowhere else. */

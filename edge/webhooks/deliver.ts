@@ -1,9 +1,10 @@
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { egressOf, fetchTarget } from '../egress/fetch.ts';
+import { checkTarget } from '../egress/target.ts';
 import type { Env } from '../env.ts';
 import { claimDeliveries, type DueDelivery, disableEndpoint, recordAttempt } from '../store/webhooks.ts';
 import { type AttemptResult, afterAttempt } from './retry.ts';
 import { webhookHeaders } from './sign.ts';
-import { checkTarget, parseAllowList } from './target.ts';
 
 /** Deliveries in flight at once: the platform waits for the headers of six connections a request. */
 const BATCH = 6;
@@ -50,19 +51,18 @@ async function attempt(env: Env, delivery: DueDelivery, nowMs: () => number): Pr
 
 async function send(env: Env, delivery: DueDelivery, nowMs: number): Promise<AttemptResult & { error: string | null }> {
   // The allow-list may have shrunk since the endpoint was made.
-  const target = checkTarget(delivery.url, parseAllowList(env.EGRESS_ALLOW));
+  const egress = egressOf(env);
+  const target = checkTarget(delivery.url, egress.allowed);
   if ('problem' in target) return { status: null, retryAfterS: null, error: target.problem };
   const signed = await webhookHeaders(delivery.event_id, Math.floor(nowMs / 1000), delivery.body, delivery.secret);
   const init = {
     method: 'POST',
     body: delivery.body,
     headers: { ...signed, 'content-type': 'application/json', 'user-agent': 'mantis-edge-webhooks/1' },
-    redirect: 'manual' as const,
     signal: AbortSignal.timeout(LIMITS.webhooks.timeoutMs),
   };
-  const network = target.network === 'public' ? env.PUBLIC_NETWORK : undefined;
   try {
-    const response = await (network === undefined ? fetch(target.url, init) : network.fetch(target.url.href, init));
+    const response = await fetchTarget(egress, target, init);
     await response.body?.cancel();
     const retryAfter = Number(response.headers.get('retry-after') ?? Number.NaN);
     const retryAfterS = Number.isFinite(retryAfter) ? Math.min(Math.max(retryAfter, 0), 86_400) : null;

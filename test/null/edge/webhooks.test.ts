@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Webhook } from 'standardwebhooks';
+import { checkTarget, parseAllowList } from '../../../edge/egress/target.ts';
 import { afterAttempt } from '../../../edge/webhooks/retry.ts';
 import { newWebhookSecret, webhookHeaders } from '../../../edge/webhooks/sign.ts';
-import { checkTarget, parseAllowList } from '../../../edge/webhooks/target.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 
 const failed = { status: 500, retryAfterS: null };
