@@ -52,7 +52,7 @@ export async function readBody(request: Request, maxBytes: number): Promise<Uint
 const CHUNK_BYTES = 256 * 1024;
 
 /** The runtime's own chunks are 4 KiB, which makes reading slow; these are as large as asked for. */
-async function* largeChunks(body: ReadableStream): AsyncGenerator<Uint8Array, void, undefined> {
+export async function* largeChunks(body: ReadableStream): AsyncGenerator<Uint8Array, void, undefined> {
   const reader = body.getReader({ mode: 'byob' });
   let ended = false;
   try {
