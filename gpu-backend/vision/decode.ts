@@ -1,18 +1,26 @@
-import sharp from 'sharp';
+import sharp, { type Metadata } from 'sharp';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { type ImageFormat, sniffFormat } from './header.ts';
+import { isSrgbLike, profileSpace } from './icc.ts';
 import { ImageError } from './image-error.ts';
 import type { RgbImage } from './resample.ts';
 
-export type ImageFormat = 'jpeg' | 'png' | 'webp' | 'gif';
-
 /** What becomes of transparency: laid on white, or ignored as Pillow's `convert('RGB')` does (the colour under it shows). */
 export type AlphaRule = 'white' | 'drop';
+
+/**
+ * What becomes of an embedded colour profile: applied, so that colours are those a person sees, or left alone as the reference
+ * processors do (they read the stored numbers as sRGB). Pictures without one, or with an sRGB one, are the same either way.
+ */
+export type ColourRule = 'managed' | 'stored';
 
 export interface DecodeOptions {
   /** Default 'white'. */
   readonly alpha?: AlphaRule;
   /** Turn the picture as its EXIF orientation says. Default true; the reference processors do not. */
   readonly orient?: boolean;
+  /** Default 'managed'; the reference processors' is 'stored'. */
+  readonly colour?: ColourRule;
   /** Bounds of size, checked on the header before any pixel is decoded. */
   readonly limits?: DecodeLimits;
 }
@@ -21,6 +29,8 @@ export interface DecodeLimits {
   readonly maxBytes: number;
   readonly maxSide: number;
   readonly maxPixels: number;
+  /** Of AVIF, which takes far more time and memory a pixel than its bytes say. */
+  readonly maxAvifPixels: number;
   /** Longer side over shorter. Resizing by the shorter side would otherwise make a small file huge. */
   readonly maxAspectRatio: number;
 }
@@ -29,7 +39,7 @@ export interface DecodedImage extends RgbImage {
   readonly format: ImageFormat;
 }
 
-// Only these four loaders exist as far as this process is concerned: no SVG (which can read files), no TIFF, no PDF, no ImageMagick.
+// Only these five loaders exist as far as this process is concerned: no SVG (which can read files), no TIFF, no PDF, no ImageMagick.
 sharp.block({ operation: ['VipsForeignLoad'] });
 sharp.unblock({
   operation: [
@@ -37,27 +47,12 @@ sharp.unblock({
     'VipsForeignLoadPngBuffer',
     'VipsForeignLoadWebpBuffer',
     'VipsForeignLoadNsgifBuffer',
+    'VipsForeignLoadHeifBuffer',
   ],
 });
 // Requests run in parallel already; and nothing of one picture may stay in memory for the next.
 sharp.concurrency(1);
 sharp.cache(false);
-
-const MAGIC: readonly (readonly [ImageFormat, (bytes: Uint8Array) => boolean])[] = [
-  ['jpeg', (b) => b[0] === 0xff && b[1] === 0xd8 && b[2] === 0xff],
-  ['png', (b) => ascii(b, 1, 3) === 'PNG' && b[0] === 0x89],
-  ['gif', (b) => ascii(b, 0, 6) === 'GIF87a' || ascii(b, 0, 6) === 'GIF89a'],
-  ['webp', (b) => ascii(b, 0, 4) === 'RIFF' && ascii(b, 8, 4) === 'WEBP'],
-];
-
-function ascii(bytes: Uint8Array, start: number, length: number): string {
-  return String.fromCharCode(...bytes.subarray(start, start + length));
-}
-
-/** The format by the first bytes, or null; a file's name and declared type play no part. */
-export function sniffFormat(bytes: Uint8Array): ImageFormat | null {
-  return MAGIC.find(([, matches]) => matches(bytes))?.[0] ?? null;
-}
 
 function checkFile(bytes: Uint8Array, limits: DecodeLimits): ImageFormat {
   if (bytes.byteLength === 0) throw new ImageError('empty_image_file', { expected: 'a picture', received: '0 bytes' });
@@ -70,7 +65,7 @@ function checkFile(bytes: Uint8Array, limits: DecodeLimits): ImageFormat {
   const format = sniffFormat(bytes);
   if (!format) {
     throw new ImageError('invalid_image_format', {
-      expected: 'a JPEG, PNG, WebP or GIF',
+      expected: 'a JPEG, PNG, WebP or GIF, or a small AVIF',
       received: 'bytes that are none of these',
     });
   }
@@ -78,28 +73,36 @@ function checkFile(bytes: Uint8Array, limits: DecodeLimits): ImageFormat {
 }
 
 /**
- * Decodes a JPEG, PNG, WebP or GIF (first frame) to 8-bit RGB. Colours as Pillow's `Image.open(…).convert('RGB')` gives
- * them, which is what the models were trained on: colour profiles are not applied, CMYK goes by Pillow's formula, 16 bits keep
- * their upper 8 (for 16-bit grey too, which Pillow clips to white instead), grey is repeated. Other than Pillow the EXIF orientation is applied and transparency laid on white, unless
- * the options say otherwise.
+ * Decodes a JPEG, PNG, WebP, GIF or AVIF (the first frame of an animation) to 8-bit RGB. Pixels are those of Pillow's
+ * `Image.open(…).convert('RGB')`, which is what the models were trained on: CMYK without a profile goes by Pillow's formula, 16 bits
+ * keep their upper 8 (16-bit grey too, which Pillow clips to white instead), grey is repeated, `gAMA` and `cHRM` of PNG are not
+ * looked at. Other than Pillow the EXIF orientation is applied, transparency laid on white and colour profiles that are not sRGB
+ * applied, unless the options say otherwise.
+ *
+ * A file that is cut short or damaged is refused (`failOn: 'error'`); stray bytes before a marker and after the end are not damage.
  *
  * @throws ImageError
  */
 export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}): Promise<DecodedImage> {
-  const { alpha = 'white', orient = true, limits = LIMITS.images } = options;
+  const { alpha = 'white', orient = true, colour = 'managed', limits = LIMITS.images } = options;
   const format = checkFile(bytes, limits);
-  const { isCmyk, is16Bit, isGrey } = await readHeader(bytes, format, limits);
-  // Animations: page 0 alone is decoded.
+  const metadata = await readHeader(bytes, format, limits);
+  const isManaged = colour === 'managed' && changesColours(metadata);
   const input = sharp(bytes, {
     failOn: 'error',
     limitInputPixels: limits.maxPixels,
     page: 0,
     pages: 1,
-    ignoreIcc: true,
+    ignoreIcc: !isManaged,
   });
   if (orient) input.autoOrient();
+  // With a profile, sharp converts to sRGB on its own (16 bits to Display P3, unless told); without, the file's own samples are wanted.
+  if (isManaged && metadata.depth === 'ushort') input.pipelineColourspace('srgb');
+  const isCmyk = metadata.space === 'cmyk' && !isManaged;
+  const is16Bit = metadata.depth === 'ushort' && !isManaged;
+  const space16 = metadata.channels <= 2 ? 'grey16' : 'rgb16';
   if (isCmyk) input.pipelineColourspace('cmyk').toColourspace('cmyk');
-  else if (is16Bit) input.pipelineColourspace(isGrey ? 'grey16' : 'rgb16').toColourspace(isGrey ? 'grey16' : 'rgb16');
+  else if (is16Bit) input.pipelineColourspace(space16).toColourspace(space16);
   try {
     const { data, info } = await input
       .raw({ depth: is16Bit ? 'ushort' : 'uchar' })
@@ -114,6 +117,14 @@ export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}
   }
 }
 
+/** Whether the picture has a profile that fits it and is not sRGB. One that does not fit (an RGB profile in a grey picture) is ignored, as browsers do. */
+function changesColours({ icc, space, channels, depth }: Metadata): boolean {
+  // libvips leaves 16-bit grey as it is.
+  if (icc === undefined || (depth === 'ushort' && channels <= 2)) return false;
+  const expected = space === 'cmyk' ? 'CMYK' : channels <= 2 ? 'GRAY' : 'RGB';
+  return profileSpace(icc) === expected && !isSrgbLike(icc);
+}
+
 /**
  * Size of the upright picture by its header alone, pixels.
  * @throws ImageError for what `decodeImage` refuses before it decodes
@@ -122,8 +133,8 @@ export async function readPictureSize(
   bytes: Uint8Array,
   limits: DecodeLimits = LIMITS.images,
 ): Promise<{ width: number; height: number }> {
-  const { width, height } = await readHeader(bytes, checkFile(bytes, limits), limits);
-  return { width, height };
+  const { autoOrient } = await readHeader(bytes, checkFile(bytes, limits), limits);
+  return { width: autoOrient.width, height: autoOrient.height };
 }
 
 function unreadable(format: ImageFormat): ImageError {
@@ -133,11 +144,7 @@ function unreadable(format: ImageFormat): ImageError {
   });
 }
 
-async function readHeader(
-  bytes: Uint8Array,
-  format: ImageFormat,
-  limits: DecodeLimits,
-): Promise<{ isCmyk: boolean; is16Bit: boolean; isGrey: boolean; width: number; height: number }> {
+async function readHeader(bytes: Uint8Array, format: ImageFormat, limits: DecodeLimits): Promise<Metadata> {
   // The limit is ours to name, with the numbers, so the header is read without sharp's own.
   const metadata = await sharp(bytes, { failOn: 'error', limitInputPixels: false, page: 0, pages: 1 })
     .metadata()
@@ -145,31 +152,19 @@ async function readHeader(
       throw unreadable(format);
     });
   const { width, height } = metadata;
-  if (width > limits.maxSide || height > limits.maxSide) {
-    throw new ImageError('image_too_large', {
-      expected: `sides of at most ${limits.maxSide} pixels`,
-      received: `${width}x${height}`,
-    });
-  }
-  if (width * height > limits.maxPixels) {
-    throw new ImageError('image_too_large', {
-      expected: `at most ${limits.maxPixels} pixels`,
-      received: `${width * height} (${width}x${height})`,
-    });
-  }
-  if (Math.max(width / height, height / width) > limits.maxAspectRatio) {
-    throw new ImageError('image_too_large', {
-      expected: `an aspect ratio of at most ${limits.maxAspectRatio}:1`,
-      received: `${width}x${height}`,
-    });
-  }
-  return {
-    isCmyk: metadata.space === 'cmyk',
-    is16Bit: metadata.depth === 'ushort',
-    isGrey: metadata.channels <= 2,
-    width: metadata.autoOrient.width,
-    height: metadata.autoOrient.height,
-  };
+  const refuse = (expected: string, received: string): ImageError =>
+    new ImageError('image_too_large', { expected, received });
+  if (width > limits.maxSide || height > limits.maxSide)
+    throw refuse(`sides of at most ${limits.maxSide} pixels`, `${width}x${height}`);
+  const maxPixels = format === 'avif' ? Math.min(limits.maxAvifPixels, limits.maxPixels) : limits.maxPixels;
+  if (width * height > maxPixels)
+    throw refuse(
+      `at most ${maxPixels} pixels${format === 'avif' ? ' in an AVIF' : ''}`,
+      `${width * height} (${width}x${height})`,
+    );
+  if (Math.max(width / height, height / width) > limits.maxAspectRatio)
+    throw refuse(`an aspect ratio of at most ${limits.maxAspectRatio}:1`, `${width}x${height}`);
+  return metadata;
 }
 
 function upperBytes(data: Buffer): Uint8Array {

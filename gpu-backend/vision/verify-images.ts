@@ -42,9 +42,10 @@ export async function verifyImages(
       done.add(`${file}.${kind}`);
       const recipe =
         kind === 'idefics2' ? bounds : kind === 'clip' ? clipRecipe(tensor.shape[1]!) : siglipRecipe(tensor.shape[1]!);
-      // The reference opened its files without turning them by EXIF.
+      // The reference opened its files without turning them by EXIF, and read their numbers as sRGB.
       const { pixels_CHW, width, height } = await preprocessImage(readFileSync(join(dir, file)), recipe, {
         orient: false,
+        colour: 'stored',
       });
       const isSameShape = `3,${height},${width}` === tensor.shape.join(',');
       const errors = isSameShape

@@ -74,7 +74,8 @@ const refused: [string, Uint8Array, ImageError['code']][] = [
   ['TIFF', Buffer.from('49492a0008000000', 'hex'), 'invalid_image_format'],
   ['PDF', Buffer.from('%PDF-1.7\n'), 'invalid_image_format'],
   ['BMP', Buffer.from('BM'.padEnd(60, '\0')), 'invalid_image_format'],
-  ['AVIF', Buffer.from('\0\0\0\x20ftypavif\0\0\0\0', 'latin1'), 'invalid_image_format'],
+  ['HEIC', Buffer.from('\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'latin1'), 'invalid_image_format'],
+  ['an AVIF header alone', Buffer.from('\0\0\0\x20ftypavif\0\0\0\0', 'latin1'), 'image_parse_error'],
   [
     'SVG behind a PNG signature',
     Buffer.concat([Buffer.from('89504e470d0a1a0a', 'hex'), Buffer.from(svg)]),
@@ -100,7 +101,13 @@ for (const [what, bytes, code] of refused) {
 
 test('limits hold at their value and one above', async () => {
   const bytes = goldenFile('rgb.png');
-  const limits = { maxBytes: bytes.length, maxSide: 37, maxPixels: 37 * 29, maxAspectRatio: 37 / 29 };
+  const limits = {
+    maxBytes: bytes.length,
+    maxSide: 37,
+    maxPixels: 37 * 29,
+    maxAvifPixels: 37 * 29,
+    maxAspectRatio: 37 / 29,
+  };
   assert.equal((await decodeImage(bytes, { limits })).width, 37);
   for (const [field, code] of [
     ['maxBytes', 'image_file_too_large'],
