@@ -2,11 +2,14 @@
 import { Hono } from 'hono/tiny';
 import { LIMITS } from '../shared/contract/limits.ts';
 import type { AppEnv } from './env.ts';
+import { rateLimits } from './limits/admitted.ts';
 import { apiKey } from './middleware/auth.ts';
+import { cors } from './middleware/cors.ts';
 import { notFound, onError } from './middleware/errors.ts';
 import { log } from './middleware/log.ts';
 import { requestId } from './middleware/requestId.ts';
 import { signed } from './middleware/signed.ts';
+import { trace } from './middleware/trace.ts';
 import { createChatCompletion } from './routes/chat.ts';
 import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from './routes/files.ts';
 import { health, live, ready } from './routes/health.ts';
@@ -36,7 +39,7 @@ import {
 
 export function createApp(): Hono<AppEnv> {
   const app = new Hono<AppEnv>();
-  app.use(requestId(), log());
+  app.use(requestId(), log(), trace(), cors());
   app.onError(onError);
   app.notFound((c) => notFound(app.routes)(c));
 
@@ -46,7 +49,7 @@ export function createApp(): Hono<AppEnv> {
   app.get('/openapi.json', openApi);
   app.get('/metrics', metricsAccess(apiKey()), showMetrics);
 
-  app.use('/v1/*', apiKey());
+  app.use('/v1/*', apiKey(), rateLimits());
   app.get('/v1/limits', (c) => c.json(LIMITS));
   app.post('/v1/chat/completions', createChatCompletion);
   app.post('/v1/score', createScore);

@@ -1,8 +1,10 @@
 import type { Fleet } from './fleet/registry.ts';
 import type { Scheduler } from './jobs/scheduler.ts';
+import type { Admission } from './limits/admit.ts';
 import type { Limiter } from './limits/object.ts';
 import type { Metrics } from './metrics/collector.ts';
 import type { RequestFacts } from './metrics/facts.ts';
+import type { Trace } from './middleware/trace.ts';
 
 /** Bindings of deploy/wrangler.jsonc. */
 export type Env = {
@@ -37,6 +39,9 @@ export type Variables = {
   /** What is known of this request, for its log line and the metrics. */
   facts: RequestFacts;
   requestId: string;
+  trace: Trace;
+  /** What the key's limits said; null while they are asked, absent where they were not. */
+  admission?: Admission | null;
   /** Id of the API key, for logs. */
   keyId: string;
   /** Opaque id of who asks: what backends keep caches apart by. */

@@ -18,9 +18,11 @@ export type Admission = {
   readonly headers: Readonly<Record<string, string>>;
   /** Gives the slot back; to be called when the answer has ended in whatever way. Later calls do nothing. */
   readonly release: () => void;
+  /** Whether there is a slot to give back at all. */
+  readonly isHeld: boolean;
 };
 
-const FREE: Admission = { headers: {}, release: () => {} };
+const FREE: Admission = { headers: {}, release: () => {}, isHeld: false };
 
 /**
  * Takes `cost` from the limits of the caller's key, and a slot where concurrency is limited, or refuses and takes nothing. One call to the tenant's
@@ -36,7 +38,9 @@ export async function admit(env: Env, ctx: Background, caller: LimitedCaller, co
   const decision = (await limiter.admit(caller.keyId, limits, cost, slot, false)) as Decision;
   const headers = rateLimitHeaders(decision.standings);
   if (decision.refusal !== null) throw refusalError(decision.refusal, headers);
-  return { headers, release: slot === null ? FREE.release : heldSlot(limiter, ctx, caller.keyId, slot) };
+  return slot === null
+    ? { ...FREE, headers }
+    : { headers, release: heldSlot(limiter, ctx, caller.keyId, slot), isHeld: true };
 }
 
 /**
@@ -89,22 +93,25 @@ export function releasedAtEnd(response: Response, release: () => void): Response
     return response;
   }
   const reader = response.body.getReader();
-  const body = new ReadableStream<Uint8Array>({
-    async pull(controller) {
-      try {
-        const { done, value } = await reader.read();
-        if (!done) return controller.enqueue(value);
+  const body = new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        try {
+          const { done, value } = await reader.read();
+          if (!done) return controller.enqueue(value);
+          release();
+          controller.close();
+        } catch (error) {
+          release();
+          controller.error(error);
+        }
+      },
+      async cancel(reason) {
         release();
-        controller.close();
-      } catch (error) {
-        release();
-        controller.error(error);
-      }
+        await reader.cancel(reason);
+      },
     },
-    async cancel(reason) {
-      release();
-      await reader.cancel(reason);
-    },
-  });
+    { highWaterMark: 0 },
+  );
   return new Response(body, response);
 }

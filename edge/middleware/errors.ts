@@ -4,16 +4,24 @@ import type { AppEnv } from '../env.ts';
 
 /** The answer to an `ApiError`, with its retry hints. */
 export function errorResponse(error: ApiError): Response {
-  const headers = new Headers({ 'content-type': 'application/json' });
+  const headers = new Headers({ 'content-type': 'application/json', ...error.options.headers });
   const { retryAfterMs } = error.options;
   if (retryAfterMs !== undefined) {
     headers.set('retry-after', String(Math.ceil(retryAfterMs / 1000)));
     headers.set('retry-after-ms', String(Math.ceil(retryAfterMs)));
   }
-  // The official client repeats every 409; ours are lasting states.
-  if (error.status === 409) headers.set('x-should-retry', 'false');
+  headers.set('x-should-retry', String(shouldRetry(error)));
   if (error.status === 401) headers.set('www-authenticate', 'Bearer');
   return new Response(JSON.stringify(error.envelope()), { status: error.status, headers });
+}
+
+/**
+ * What `x-should-retry` says, which the official clients obey before anything else: the same request may succeed later where we were at fault or too
+ * busy, and never where it is at fault itself. Of the 409s only a first request that still runs passes; the others are lasting states.
+ */
+export function shouldRetry(error: ApiError): boolean {
+  const { status, options } = error;
+  return options.shouldRetry ?? (status >= 500 || status === 429 || status === 408);
 }
 
 /** Anything that is not an `ApiError` is our fault: logged whole, answered without its text. */
