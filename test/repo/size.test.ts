@@ -15,7 +15,8 @@ const CEILING = {
   largestFileLines: 470,
   p90Lines: 300,
   medianLines: 140,
-  dependencies: 17,
+  /** The AWS client is bundled into the Worker when the product starts, so it is needed at run time. */
+  dependencies: 18,
   devDependencies: 8,
   edgeBundleGzipBytes: 400_000,
 } as const;
