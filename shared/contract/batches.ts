@@ -1,4 +1,5 @@
 import * as z from 'zod/mini';
+import { Metadata } from './chat.ts';
 import { ExpiresAfter } from './files.ts';
 import { LIMITS } from './limits.ts';
 
@@ -7,10 +8,6 @@ const B = LIMITS.batches;
 /** Where a batch's lines go. */
 export const BatchEndpoint = z.enum(['/v1/chat/completions', '/v1/score']);
 export type BatchEndpoint = z.infer<typeof BatchEndpoint>;
-
-const Metadata = z
-  .record(z.string().check(z.maxLength(B.maxMetadataKeyChars)), z.string().check(z.maxLength(B.maxMetadataValueChars)))
-  .check(z.refine((pairs) => Object.keys(pairs).length <= B.maxMetadataPairs, `at most ${B.maxMetadataPairs} pairs`));
 
 /** `POST /v1/batches`. */
 export const CreateBatchRequest = z.strictObject({

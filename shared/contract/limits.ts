@@ -111,9 +111,6 @@ export const LIMITS = {
     countEveryMs: 1_000,
     /** Batches of one tenant that have not ended. */
     maxPending: 100,
-    maxMetadataPairs: 16,
-    maxMetadataKeyChars: 64,
-    maxMetadataValueChars: 512,
   },
   dataset: {
     maxLines: 50_000,
@@ -161,6 +158,12 @@ export const LIMITS = {
     signatureToleranceS: 300,
     maxFrameHeaderBytes: 8 * MIB,
     maxFrameBlobs: 64,
+    /** Of each backend process an edge isolate remembers the pictures it holds up to this many bytes; less than the backend keeps (`MANTIS_BLOB_CACHE_MIB`). */
+    maxKnownBlobBytes: 48 * MIB,
+    /** Backend processes whose pictures are remembered. */
+    maxKnownInstances: 64,
+    /** Smaller pictures travel always: asking for one again would cost more than it saves. */
+    minOmittedBlobBytes: 1_024,
     /** A picture's features as stored; the largest known are 2,880 tokens of 4,096 floats. */
     maxFeatureRecordBytes: 64 * MIB,
   },
