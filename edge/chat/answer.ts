@@ -9,7 +9,7 @@ import type {
 import type { ChatChunk, ChatCompletion, FinishReason, TokenLogprob, Usage } from '../../shared/contract/chat.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { encodeSseJson, SSE_DONE, SSE_PING } from '../../shared/wire/sse.ts';
-import { backendDied, backendError } from '../fleet/forward.ts';
+import { backendDied } from '../fleet/failure.ts';
 
 /** What all chunks of one answer share. */
 export type Identity = { id: string; created: number; model: string; fingerprint: string };
@@ -20,13 +20,17 @@ const PING_EVERY_MS = 15_000;
 
 /** Waits for the end. @throws ApiError if the backend fails or goes away. */
 export async function collect(events: Events, identity: Identity, request: GenerateRequest): Promise<ChatCompletion> {
-  const choices = Array.from({ length: request.sampling.choices ?? 1 }, () => ({
-    content: '',
-    logprobs: [] as TokenLogprob[],
-    reason: null as FinishReason | null,
-  }));
+  const blank = () =>
+    Array.from({ length: request.sampling.choices ?? 1 }, () => ({
+      content: '',
+      logprobs: [] as TokenLogprob[],
+      reason: null as FinishReason | null,
+    }));
+  let choices = blank();
   let usage: Usage | null = null;
   for await (const event of guarded(events, request)) {
+    // It may come again: another backend has begun anew.
+    if (event.type === 'started') choices = blank();
     if (event.type === 'started' || event.type === 'error') continue;
     const choice = choices[event.index];
     if (choice === undefined) throw backendDied(request, `choice ${event.index} was not asked for`);
@@ -153,10 +157,7 @@ async function* chunkBlocks(
 /** Events with failures turned into `ApiError`s. */
 async function* guarded(events: Events, request: GenerateRequest): Events {
   try {
-    for await (const event of events) {
-      if (event.type === 'error') throw backendError(event.error, request);
-      yield event;
-    }
+    yield* events;
   } catch (error) {
     throw error instanceof ApiError ? error : backendDied(request, error);
   }

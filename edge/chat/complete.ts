@@ -1,10 +1,12 @@
 /** From a valid conversation to its answer, whole or as a stream, whoever asked: an HTTP client or a line of a batch. */
-import type { GenerateRequest, Priority } from '../../shared/contract/backend.ts';
+import type { GenerateEvent, GenerateRequest, Priority } from '../../shared/contract/backend.ts';
 import type { ChatCompletion, ChatRequest } from '../../shared/contract/chat.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import type { Env } from '../env.ts';
-import { type Blob, generate } from '../fleet/forward.ts';
+import type { Blob } from '../fleet/errand.ts';
+import { generate } from '../fleet/forward.ts';
 import type { KnownModel } from '../fleet/models.ts';
+import { observe, type RequestFacts } from '../metrics/facts.ts';
 import { collect, type Identity, stream } from './answer.ts';
 
 /** What validation leaves: nothing about it can be refused any more but for want of room. */
@@ -14,37 +16,92 @@ export type AskOptions = {
   priority: Priority;
   /** Frees the backend. */
   abort: AbortController;
-  /** Keeps this invocation alive until the backend's slot is given back. */
+  /** Keeps this invocation alive until the backend's place is given back. */
   waitUntil: (work: Promise<unknown>) => void;
+  /** Filled in on the way. */
+  facts: RequestFacts;
 };
 
-const SILENCE_SLACK_MS = 5_000;
+/** An answer that has begun: a backend has taken the request. */
+export type BegunAnswer = {
+  started: Extract<GenerateEvent, { type: 'started' }>;
+  /** The whole of it. @throws ApiError where it breaks and nobody else can give it */
+  whole(): Promise<ChatCompletion>;
+  /** As OpenAI's chunks; what goes wrong becomes an event in it. */
+  stream(): ReadableStream<Uint8Array>;
+};
 
 /** The whole answer. @throws ApiError for every way in which none comes */
 export async function completeChat(env: Env, valid: ValidChat, options: AskOptions): Promise<ChatCompletion> {
+  return await (await beginChat(env, valid, { ...options, whole: true })).whole();
+}
+
+/**
+ * Waits for a backend and its first event.
+ * @param options.whole nothing of the answer will be passed on before its end, so that another backend may begin it anew
+ * @throws ApiError for every way in which no answer begins
+ */
+export async function beginChat(
+  env: Env,
+  valid: ValidChat,
+  { whole, ...options }: AskOptions & { whole: boolean },
+): Promise<BegunAnswer> {
+  const { model, blobs } = valid;
   const request = { ...valid.request, priority: options.priority };
-  return await collect(await ask(env, valid, request, options), identityOf(valid), request);
+  const { facts, abort } = options;
+  facts.model = model.card.id;
+  facts.stream = !whole;
+  const events = observe(
+    await generate(env, request, blobs, { ...options, base: model.card.id, cost: costOf(valid), whole }),
+    facts,
+  );
+  const first = await events.next();
+  if (first.done === true || first.value.type !== 'started')
+    throw new Error('beginChat: expected a started event first');
+  const started = first.value;
+  const all = resumed(started, events);
+  const identity = identityOf(model);
+  return {
+    started,
+    whole: () => collect(all, identity, request),
+    stream: () =>
+      stream(all, identity, request, {
+        includeUsage: valid.chat.stream_options?.include_usage === true,
+        abort: () => abort.abort(),
+      }),
+  };
 }
 
-/** The answer as chunks; refusals are thrown before the first byte. */
-export async function streamChat(env: Env, valid: ValidChat, options: AskOptions): Promise<ReadableStream<Uint8Array>> {
-  const request = { ...valid.request, priority: options.priority };
-  const events = await ask(env, valid, request, options);
-  const includeUsage = valid.chat.stream_options?.include_usage === true;
-  return stream(events, identityOf(valid), request, { includeUsage, abort: () => options.abort.abort() });
+async function* resumed(
+  first: GenerateEvent,
+  rest: AsyncGenerator<GenerateEvent, void, undefined>,
+): AsyncGenerator<GenerateEvent, void, undefined> {
+  try {
+    yield first;
+    yield* rest;
+  } finally {
+    await rest.return();
+  }
 }
 
-function ask(env: Env, { model, blobs }: ValidChat, request: GenerateRequest, { abort }: AskOptions) {
-  // The backend keeps the deadline; this is for one that has stopped answering at all.
-  const signal = AbortSignal.any([abort.signal, AbortSignal.timeout(request.deadlineMs + SILENCE_SLACK_MS)]);
-  return generate(env, model.card.id, request, blobs, signal);
+/** Decoder positions, about: pictures as the card says, four characters of text a token, and an answer of middle length. */
+export function costOf({ model, request }: Pick<ValidChat, 'model' | 'request'>): number {
+  let images = 0;
+  let chars = 0;
+  for (const { parts } of request.messages)
+    for (const part of parts) {
+      if (part.type === 'image') images++;
+      else chars += part.text.length;
+    }
+  const answer = Math.min(request.sampling.maxTokens ?? 128, 128) * (request.sampling.choices ?? 1);
+  return images * model.card.tokensPerImage + Math.ceil(chars / 4) + answer;
 }
 
-function identityOf({ model }: ValidChat): Identity {
+function identityOf({ id, card }: KnownModel): Identity {
   return {
     id: newId('chatcmpl-'),
     created: Math.floor(Date.now() / 1000),
-    model: model.id,
-    fingerprint: `fp_${model.card.digest.replace(/^sha256:/, '').slice(0, 12)}`,
+    model: id,
+    fingerprint: `fp_${card.digest.replace(/^sha256:/, '').slice(0, 12)}`,
   };
 }

@@ -4,7 +4,7 @@ import type { ChatRequest, ContentPart } from '../../shared/contract/chat.ts';
 import { ApiError, type Violation, violation } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { imageTokens } from '../../shared/contract/models.ts';
-import type { Blob } from '../fleet/forward.ts';
+import type { Blob } from '../fleet/errand.ts';
 import type { KnownModel } from '../fleet/models.ts';
 import { type ImageReference, type ImageStore, resolveImages } from '../images/resolve.ts';
 import { checkParameters, sampling } from './sampling.ts';

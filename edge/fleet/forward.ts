@@ -1,175 +1,44 @@
-/** The signed call to a backend and the reading of its event stream. */
+/** A request's answer from whichever backend gives it: events of a generation, or scores. */
 import {
-  BackendErrorBody,
   type BackendScoreRequest,
   BackendScoreResponse,
   GenerateEvent,
   type GenerateRequest,
 } from '../../shared/contract/backend.ts';
-import { ApiError, ERRORS, type ErrorCode } from '../../shared/contract/errors.ts';
-import { type BlobInfo, encodeFrame, FRAME_TYPE } from '../../shared/wire/frame.ts';
-import { signatureHeaders } from '../../shared/wire/signature.ts';
+import { ApiError } from '../../shared/contract/errors.ts';
 import { decodeSse } from '../../shared/wire/sse.ts';
 import type { Env } from '../env.ts';
-import { pick } from './pick.ts';
-import { liveBackends } from './registry.ts';
+import { type Blob, Errand, type ErrandOptions, type Reached } from './errand.ts';
+import { backendDied, backendError } from './failure.ts';
 
-/** A request that was not even accepted by a backend is tried once more elsewhere (or there again, after a restart). */
-const MAX_ATTEMPTS = 2;
+export type AnswerOptions = Omit<ErrandOptions, 'path'> & {
+  /**
+   * Nothing is passed on before the answer is whole, so an answer that breaks may be started anew: `started` then comes again, and what came before it
+   * is void. Otherwise that is done only as long as nothing was said.
+   */
+  whole: boolean;
+};
 
-export type Blob = { digest: string; mime: string; bytes: Uint8Array };
-
-/** Fetches `path` of a backend, signed. Network failures reject; statuses are the caller's to read. */
-export async function callBackend(
-  env: Env,
-  url: string,
-  request: {
-    method: string;
-    path: string;
-    type?: string;
-    body?: Uint8Array<ArrayBuffer> | string;
-    signal?: AbortSignal;
-  },
-): Promise<Response> {
-  const { method, path, body = null, signal } = request;
-  const headers = new Headers(
-    await signatureHeaders({ secret: env.BACKEND_SECRET, method, target: path, body, nowS: Date.now() / 1000 }),
-  );
-  if (request.type !== undefined) headers.set('content-type', request.type);
-  return fetch(new URL(path, url), {
-    method,
-    headers,
-    body,
-    redirect: 'manual',
-    ...(signal === undefined ? {} : { signal }),
-  });
-}
+type Events = AsyncGenerator<GenerateEvent, void, undefined>;
 
 /**
  * Sends a generation to the fittest backend.
- * @returns its events; the first one has already arrived, so that refusals still become a plain HTTP error.
- * @throws ApiError for every way in which no answer comes.
+ * @returns its events; the first one has already arrived, so that refusals still become a plain HTTP error. Errors in them are thrown as ApiErrors.
+ * @throws ApiError for every way in which no answer comes
  */
 export async function generate(
   env: Env,
-  base: string,
   request: GenerateRequest,
   blobs: readonly Blob[],
-  signal: AbortSignal,
-): Promise<AsyncGenerator<GenerateEvent, void, undefined>> {
-  return primed(events(await send(env, base, '/v1/generate', request, blobs, signal)), request);
-}
-
-/** Has the fittest backend score options. @throws ApiError for every way in which no answer comes */
-export async function score(
-  env: Env,
-  base: string,
-  request: BackendScoreRequest,
-  blobs: readonly Blob[],
-  signal: AbortSignal,
-): Promise<BackendScoreResponse> {
-  const response = await send(env, base, '/v1/score', request, blobs, signal);
-  let body: unknown;
-  try {
-    body = await response.json();
-  } catch (error) {
-    throw backendDied(request, error);
-  }
-  const parsed = BackendScoreResponse.safeParse(body);
-  if (!parsed.success)
-    throw backendDied(request, `scores that are not in the contract: ${JSON.stringify(body).slice(0, 200)}`);
-  return parsed.data;
-}
-
-/** Sends a request to the fittest backend, and once more elsewhere where it was not accepted. @returns a successful response */
-async function send(
-  env: Env,
-  base: string,
-  path: string,
-  request: GenerateRequest,
-  blobs: readonly Blob[],
-  signal: AbortSignal,
-): Promise<Response> {
-  const infos: BlobInfo[] = blobs.map(({ digest, mime, bytes }) => ({ digest, mime, bytes: bytes.byteLength }));
-  const body = encodeFrame(
-    { ...request, blobs: infos },
-    blobs.map(({ bytes }) => bytes),
-  );
-  const failed = new Set<string>();
-  for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
-    const backend = pick(await liveBackends(env, attempt > 0), { model: base, exclude: failed, roll: Math.random() });
-    if (backend === null) break;
-    let response: Response;
-    try {
-      response = await callBackend(env, backend.url, {
-        method: 'POST',
-        path,
-        type: FRAME_TYPE,
-        body,
-        signal,
-      });
-    } catch (error) {
-      if (signal.aborted) {
-        throw new ApiError(
-          'deadline_exceeded',
-          `No answer within ${request.deadlineMs} ms. Request id: ${request.requestId}.`,
-        );
-      }
-      console.error(
-        JSON.stringify({
-          level: 'warn',
-          event: 'backend_unreachable',
-          backend: backend.id,
-          request_id: request.requestId,
-          error: String(error),
-        }),
-      );
-      failed.add(backend.id);
-      continue;
-    }
-    if (response.status === 503 && attempt + 1 < MAX_ATTEMPTS) {
-      failed.add(backend.id);
-      await response.body?.cancel();
-      continue;
-    }
-    if (!response.ok) throw await refusal(response, request);
-    return response;
-  }
-  throw new ApiError(
-    'no_backend',
-    `No backend can take a request for ${JSON.stringify(base)} right now. Try again shortly.`,
-    { retryAfterMs: 2_000 },
-  );
-}
-
-/** Decodes and checks each event; comments (pings) vanish here. */
-async function* events(response: Response): AsyncGenerator<GenerateEvent, void, undefined> {
-  if (response.body === null) return;
-  for await (const { data } of decodeSse(response.body)) {
-    const parsed = GenerateEvent.safeParse(JSON.parse(data));
-    if (!parsed.success) throw new Error(`backend sent an event that is not in the contract: ${data.slice(0, 200)}`);
-    yield parsed.data;
-    if (parsed.data.type === 'finished' || parsed.data.type === 'error') return;
-  }
-}
-
-/** Waits for the first event: an `error` there is the answer's status, anything else starts the answer. */
-async function primed(
-  source: AsyncGenerator<GenerateEvent, void, undefined>,
-  request: GenerateRequest,
-): Promise<AsyncGenerator<GenerateEvent, void, undefined>> {
-  let first: IteratorResult<GenerateEvent, void>;
-  try {
-    first = await source.next();
-  } catch (error) {
-    throw backendDied(request, error);
-  }
-  if (first.done) throw backendDied(request, 'no event');
-  if (first.value.type === 'error') throw backendError(first.value.error, request);
-  const started = first.value;
+  options: AnswerOptions,
+): Promise<Events> {
+  const errand = new Errand(env, request, blobs, { ...options, path: '/v1/generate' });
+  const source = answer(errand, options.whole);
+  const first = await source.next();
+  if (first.done === true) throw backendDied(request, 'no event');
   return (async function* () {
     try {
-      yield started;
+      yield first.value;
       yield* source;
     } finally {
       await source.return();
@@ -177,45 +46,75 @@ async function primed(
   })();
 }
 
-/** The backend's connection broke before the end; it may already have worked, so it is not repeated here. */
-export function backendDied(request: GenerateRequest, reason: unknown): ApiError {
-  console.error(
-    JSON.stringify({ level: 'error', event: 'backend_died', request_id: request.requestId, error: String(reason) }),
-  );
-  return new ApiError(
-    'backend_failed',
-    `The backend stopped before the answer was complete. Request id: ${request.requestId}.`,
-  );
-}
-
-async function refusal(response: Response, request: GenerateRequest): Promise<ApiError> {
-  const text = await response.text();
-  let body: unknown;
-  try {
-    body = JSON.parse(text);
-  } catch {
-    return backendDied(request, `status ${response.status} with ${text.slice(0, 200)}`);
+/** Has the fittest backend score options. @throws ApiError for every way in which no answer comes */
+export async function score(
+  env: Env,
+  request: BackendScoreRequest,
+  blobs: readonly Blob[],
+  options: Omit<ErrandOptions, 'path'>,
+): Promise<BackendScoreResponse> {
+  const errand = new Errand(env, request, blobs, { ...options, path: '/v1/score' });
+  for (;;) {
+    const reached = await errand.reach();
+    let died: ApiError;
+    try {
+      const parsed = BackendScoreResponse.safeParse(await reached.response.json());
+      if (parsed.success) {
+        reached.onFirstEvent();
+        reached.release('done');
+        return parsed.data;
+      }
+      died = backendDied(request, 'scores that are not in the contract');
+    } catch (error) {
+      died = backendDied(request, error);
+    }
+    reached.release(options.abort.signal.aborted ? 'aborted' : 'failed');
+    errand.giveUp(reached.backend, died);
   }
-  const parsed = BackendErrorBody.safeParse({
-    error: { status: response.status, param: null, ...(body as { error?: object }).error },
-  });
-  if (!parsed.success) return backendDied(request, `status ${response.status} with ${text.slice(0, 200)}`);
-  return backendError(parsed.data.error, request);
 }
 
-/** A backend's error in the client's words: known codes pass, `parts` become the `content` the client wrote, secrets of its inside do not pass. */
-export function backendError(
-  error: { status: number; code: string; message: string; param: string | null },
-  request: GenerateRequest,
-): ApiError {
-  if (!Object.hasOwn(ERRORS, error.code) || error.status === 401)
-    return backendDied(request, `${error.status} ${error.code}: ${error.message}`);
-  const outward = (text: string) =>
-    text.replaceAll(/\bmessages\[(\d+)\]\.parts\[(\d+)\]/g, 'messages[$1].content[$2].image_url');
-  const param = error.param === null ? null : outward(error.param);
-  return new ApiError(error.code as ErrorCode, outward(error.message), {
-    param,
-    status: error.status,
-    ...(error.status === 503 ? { retryAfterMs: 2_000 } : {}),
-  });
+/** Events up to `finished`. Leaving the loop gives the place back and closes the backend's connection. */
+async function* answer(errand: Errand, whole: boolean): Events {
+  let hasStarted = false;
+  let hasSpoken = false;
+  for (;;) {
+    const reached = await errand.reach();
+    let died: ApiError | null = null;
+    try {
+      for await (const event of events(reached)) {
+        reached.onFirstEvent();
+        if (event.type === 'error') throw backendError(event.error, errand.request);
+        if (event.type === 'started' && hasStarted && !whole) continue;
+        hasStarted = true;
+        if (event.type === 'finished') reached.release('done');
+        yield event;
+        if (event.type === 'finished') return;
+        hasSpoken ||= event.type !== 'started' && !whole;
+      }
+      died = backendDied(errand.request, 'stream ended without a finished event');
+    } catch (error) {
+      if (error instanceof ApiError && error.code !== 'backend_failed') {
+        // It has judged the request (or run out of time), which says nothing against it.
+        reached.release(error.status >= 500 && error.status !== 504 ? 'failed' : 'aborted');
+        throw error;
+      }
+      died = error instanceof ApiError ? error : backendDied(errand.request, error);
+    } finally {
+      // Left early by the reader, unless it failed.
+      reached.release(died === null || errand.options.abort.signal.aborted ? 'aborted' : 'failed');
+    }
+    if (hasSpoken) throw died;
+    errand.giveUp(reached.backend, died);
+  }
+}
+
+/** Decodes and checks each event; comments (pings) vanish here. */
+async function* events({ response }: Reached): Events {
+  if (response.body === null) return;
+  for await (const { data } of decodeSse(response.body)) {
+    const parsed = GenerateEvent.safeParse(JSON.parse(data));
+    if (!parsed.success) throw new Error(`backend sent an event that is not in the contract: ${data.slice(0, 200)}`);
+    yield parsed.data;
+    if (parsed.data.type === 'finished' || parsed.data.type === 'error') return;
+  }
 }

@@ -1,5 +1,5 @@
 import type { Env } from '../env.ts';
-import { callBackend } from '../fleet/forward.ts';
+import { callBackend } from '../fleet/call.ts';
 import { liveBackends } from '../fleet/registry.ts';
 import { applyToJob, expiredJobs } from '../store/jobs.ts';
 

@@ -1,25 +1,27 @@
 import type { Context } from 'hono';
 import { ScoreRequest, type ScoreResponse } from '../../shared/contract/score.ts';
 import { showUsage } from '../chat/answer.ts';
+import { costOf } from '../chat/complete.ts';
 import { buildPrompt } from '../chat/prompt.ts';
 import type { AppEnv } from '../env.ts';
 import { score } from '../fleet/forward.ts';
 import { resolveModel } from '../fleet/models.ts';
 import { readJson } from '../middleware/body.ts';
-
-const SILENCE_SLACK_MS = 5_000;
+import { askOptions, deadlineMs } from './chat.ts';
 
 /** `POST /v1/score`. */
 export async function createScore(c: Context<AppEnv>): Promise<Response> {
   const { model: name, messages, options } = await readJson(c, ScoreRequest);
-  const model = await resolveModel(c.env, name);
   const who = { requestId: c.get('requestId'), tenant: c.get('tenant') };
-  const store = { db: c.env.DB, blobs: c.env.BLOBS };
+  const model = await resolveModel(c.env, who.tenant, name);
+  const store = { db: c.env.DB, blobs: c.env.BLOBS, tenant: who.tenant };
   const { request, blobs } = await buildPrompt({ model: name, messages }, model, store, who);
-  const aborter = new AbortController();
-  c.req.raw.signal.addEventListener('abort', () => aborter.abort());
-  const signal = AbortSignal.any([aborter.signal, AbortSignal.timeout(request.deadlineMs + SILENCE_SLACK_MS)]);
-  const { scores, usage } = await score(c.env, model.card.id, { ...request, options }, blobs, signal);
+  const asked = { ...request, deadlineMs: deadlineMs(c), options };
+  const { scores, usage } = await score(c.env, asked, blobs, {
+    ...askOptions(c),
+    base: model.card.id,
+    cost: costOf({ model, request }),
+  });
   const logprobs = scores.map(({ logprob }) => logprob);
   const body: ScoreResponse = {
     object: 'score',

@@ -36,6 +36,8 @@ export const ERRORS = {
   upload_not_found: { status: 404, type: 'invalid_request_error' },
   batch_not_found: { status: 404, type: 'invalid_request_error' },
   webhook_endpoint_not_found: { status: 404, type: 'invalid_request_error' },
+  key_not_found: { status: 404, type: 'invalid_request_error' },
+  tenant_not_found: { status: 404, type: 'invalid_request_error' },
   invalid_training_file: { status: 400, type: 'invalid_request_error' },
   // Lines of a batch.
   empty_file: { status: 400, type: 'invalid_request_error' },
@@ -52,11 +54,13 @@ export const ERRORS = {
   // Who.
   invalid_api_key: { status: 401, type: 'authentication_error' },
   invalid_signature: { status: 401, type: 'authentication_error' },
+  insufficient_scope: { status: 403, type: 'permission_error' },
   // How much and how often.
   rate_limit_exceeded: { status: 429, type: 'rate_limit_error' },
   idempotency_in_progress: { status: 409, type: 'invalid_request_error' },
   idempotency_mismatch: { status: 422, type: 'invalid_request_error' },
   // Us.
+  client_closed_request: { status: 499, type: 'invalid_request_error' },
   server_error: { status: 500, type: 'server_error' },
   backend_failed: { status: 502, type: 'server_error' },
   no_backend: { status: 503, type: 'server_error' },

@@ -1,0 +1,28 @@
+import { signatureHeaders } from '../../shared/wire/signature.ts';
+import type { Env } from '../env.ts';
+
+/** Fetches `path` of a backend, signed. Network failures reject; statuses are the caller's to read. */
+export async function callBackend(
+  env: Env,
+  url: string,
+  request: {
+    method: string;
+    path: string;
+    type?: string;
+    body?: Uint8Array<ArrayBuffer> | string;
+    signal?: AbortSignal;
+  },
+): Promise<Response> {
+  const { method, path, body = null, signal } = request;
+  const headers = new Headers(
+    await signatureHeaders({ secret: env.BACKEND_SECRET, method, target: path, body, nowS: Date.now() / 1000 }),
+  );
+  if (request.type !== undefined) headers.set('content-type', request.type);
+  return fetch(new URL(path, url), {
+    method,
+    headers,
+    body,
+    redirect: 'manual',
+    ...(signal === undefined ? {} : { signal }),
+  });
+}

@@ -1,0 +1,217 @@
+/** One request on its way to a backend: a place is asked for, the call made, and another attempt where that is safe and the fleet's budget has room. */
+import type { GenerateRequest, Priority } from '../../shared/contract/backend.ts';
+import { ApiError } from '../../shared/contract/errors.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import { type BlobInfo, encodeFrame, FRAME_TYPE } from '../../shared/wire/frame.ts';
+import { randomText } from '../../shared/wire/ids.ts';
+import { type Env, fleet } from '../env.ts';
+import type { RequestFacts } from '../metrics/facts.ts';
+import { metrics } from '../metrics/metrics.ts';
+import { callBackend } from './call.ts';
+import type { Ask, Decision, Grant, Outcome } from './dispatcher.ts';
+import { deadlinePassed, refusalOf, refused } from './failure.ts';
+
+const SILENCE_SLACK_MS = 5_000;
+
+export type Blob = { digest: string; mime: string; bytes: Uint8Array };
+
+export type ErrandOptions = {
+  /** Route of the backend. */
+  path: '/v1/generate' | '/v1/score';
+  /** Base model. */
+  base: string;
+  /** Decoder positions it will take about. */
+  cost: number;
+  priority: Priority;
+  /** Ends it: the client has left. */
+  abort: AbortController;
+  /** Keeps this invocation alive until the place is given back. */
+  waitUntil: (work: Promise<unknown>) => void;
+  facts: RequestFacts;
+};
+
+/** A backend at work on the request. */
+export type Reached = {
+  backend: string;
+  response: Response;
+  /** To be called when the first event is there: until then a silent backend is given up, from then on only after the deadline. */
+  onFirstEvent(): void;
+  /** Gives the place back; once. */
+  release(outcome: Outcome): void;
+};
+
+/** Thrown where the backend, not the request, is at fault: another one may do better. */
+export class BackendFault extends Error {
+  constructor(
+    readonly outcome: Extract<Outcome, 'unreachable' | 'failed' | 'refused'>,
+    readonly shown: ApiError,
+  ) {
+    super(shown.message);
+  }
+}
+
+export class Errand {
+  readonly #deadlineAtMs: number;
+  readonly #exclude: string[] = [];
+  #attempts = 0;
+  #last: ApiError | null = null;
+
+  constructor(
+    readonly env: Env,
+    readonly request: GenerateRequest,
+    readonly blobs: readonly Blob[],
+    readonly options: ErrandOptions,
+  ) {
+    this.#deadlineAtMs = Date.now() + request.deadlineMs;
+  }
+
+  /** @throws ApiError where no backend takes it: the last one's failure, or why the fleet refuses */
+  async reach(): Promise<Reached> {
+    for (;;) {
+      const grant = await this.#acquire();
+      this.#attempts++;
+      this.options.facts.backend = grant.backend.id;
+      this.options.facts.attempts = this.#attempts;
+      if (this.#attempts > 1) metrics.upstreamRetries.inc(1);
+      const done = this.#keepAlive();
+      const sentAtMs = Date.now();
+      let firstEventMs: number | undefined;
+      let released = false;
+      const release = (outcome: Outcome) => {
+        if (released) return;
+        released = true;
+        clearTimeout(timeout);
+        metrics.upstreamAttempts.inc(1, outcome);
+        fleet(this.env).release(grant.id, outcome, firstEventMs).then(done, done);
+      };
+      const silent = new AbortController();
+      let timeout = setTimeout(() => silent.abort(), Math.min(grant.firstEventMs, this.#deadlineAtMs - sentAtMs + 1));
+      const onFirstEvent = () => {
+        if (firstEventMs !== undefined) return;
+        firstEventMs = Date.now() - sentAtMs;
+        clearTimeout(timeout);
+        // The backend keeps the deadline; this is for one that has stopped answering at all.
+        timeout = setTimeout(() => silent.abort(), this.#deadlineAtMs + SILENCE_SLACK_MS - Date.now());
+      };
+      try {
+        const response = await this.#call(grant, AbortSignal.any([this.options.abort.signal, silent.signal]));
+        return { backend: grant.backend.id, response, onFirstEvent, release };
+      } catch (error) {
+        const fault = error instanceof BackendFault;
+        release(fault ? error.outcome : 'aborted');
+        if (!fault) throw error;
+        this.giveUp(grant.backend.id, error.shown);
+      }
+    }
+  }
+
+  /** Whether an attempt that failed may be followed by another. */
+  get mayTryAgain(): boolean {
+    return (
+      this.#attempts < LIMITS.fleet.maxAttempts && !this.options.abort.signal.aborted && Date.now() < this.#deadlineAtMs
+    );
+  }
+
+  /** Notes that a backend failed. @throws the failure where no further attempt is allowed */
+  giveUp(backend: string, shown: ApiError): void {
+    this.#exclude.push(backend);
+    this.#last = shown;
+    if (!this.mayTryAgain) throw shown;
+  }
+
+  async #acquire(): Promise<Grant> {
+    const { env, request, options } = this;
+    const { base, cost, priority, abort } = options;
+    const ask: Ask = {
+      id: randomText(16),
+      tenant: request.tenant ?? '',
+      model: base,
+      tuned: request.adapter?.id ?? null,
+      affinity: affinityOf(request, this.blobs),
+      rows: request.sampling.choices ?? 1,
+      cost,
+      bytes: this.blobs.reduce((sum, { bytes }) => sum + bytes.byteLength, 0),
+      priority,
+      deadlineAtMs: this.#deadlineAtMs,
+      attempt: this.#attempts,
+      exclude: this.#exclude,
+    };
+    const object = fleet(env);
+    const cancel = () => options.waitUntil(object.cancel(ask.id));
+    abort.signal.addEventListener('abort', cancel);
+    let decision: Decision;
+    try {
+      decision = (await object.acquire(ask)) as Decision;
+    } finally {
+      abort.signal.removeEventListener('abort', cancel);
+    }
+    if (decision.type === 'refusal') {
+      if (this.#last !== null && decision.reason === 'retry_budget') throw this.#last;
+      throw refused(decision, request.adapter?.id ?? base, request);
+    }
+    if (abort.signal.aborted) {
+      options.waitUntil(object.release(decision.id, 'aborted'));
+      throw refused({ type: 'refusal', reason: 'cancelled', retryAfterMs: 0, expectedWaitMs: 0 }, base, request);
+    }
+    options.facts.queueMs = (options.facts.queueMs ?? 0) + decision.waitedMs;
+    return decision;
+  }
+
+  async #call({ backend }: Grant, signal: AbortSignal): Promise<Response> {
+    const { env, request, options } = this;
+    const infos: BlobInfo[] = this.blobs.map(({ digest, mime, bytes }) => ({ digest, mime, bytes: bytes.byteLength }));
+    const deadlineMs = Math.max(1, this.#deadlineAtMs - Date.now());
+    const body = encodeFrame(
+      { ...request, deadlineMs, priority: options.priority, blobs: infos },
+      this.blobs.map(({ bytes }) => bytes),
+    );
+    let response: Response;
+    try {
+      response = await callBackend(env, backend.url, {
+        method: 'POST',
+        path: options.path,
+        type: FRAME_TYPE,
+        body,
+        signal,
+      });
+    } catch (error) {
+      if (options.abort.signal.aborted) throw error;
+      if (Date.now() >= this.#deadlineAtMs) throw deadlinePassed(request, request.deadlineMs);
+      const what = signal.aborted ? 'backend_silent' : 'backend_unreachable';
+      warn(what, backend.id, request, error);
+      const shown = new ApiError(
+        'no_backend',
+        `The backend could not be reached. Try again. Request id: ${request.requestId}.`,
+        {
+          retryAfterMs: 1_000,
+        },
+      );
+      throw new BackendFault(signal.aborted ? 'failed' : 'unreachable', shown);
+    }
+    if (response.ok) return response;
+    const shown = await refusalOf(response, request);
+    // Full or draining: another one may not be. 502 is what we made of an answer that makes no sense, 500 a bug that met this request.
+    if (response.status === 503) throw new BackendFault('refused', shown);
+    if (shown.code === 'backend_failed') throw new BackendFault('failed', shown);
+    throw shown;
+  }
+
+  /** @returns what to call when nothing more is to be done */
+  #keepAlive(): () => void {
+    let done = () => {};
+    this.options.waitUntil(new Promise<void>((resolve) => (done = resolve)));
+    return done;
+  }
+}
+
+/** First picture, or the beginning of a long text: what a backend may have in its caches. */
+function affinityOf(request: GenerateRequest, blobs: readonly Blob[]): string | null {
+  const picture = blobs[0]?.digest;
+  if (picture !== undefined) return picture.slice(-32);
+  const text = request.messages[0]?.parts[0];
+  return text?.type === 'text' && text.text.length >= 64 ? `${request.tenant ?? ''}${text.text.slice(0, 256)}` : null;
+}
+
+function warn(event: string, backend: string, { requestId }: GenerateRequest, error: unknown): void {
+  console.error(JSON.stringify({ level: 'warn', event, backend, request_id: requestId, error: String(error) }));
+}
