@@ -1,3 +1,5 @@
+import type { Context } from 'hono';
+import type { Caller } from '../shared/contract/keys.ts';
 import type { Fleet } from './fleet/registry.ts';
 import type { Scheduler } from './jobs/scheduler.ts';
 import type { Admission } from './limits/admit.ts';
@@ -5,6 +7,7 @@ import type { Limiter } from './limits/object.ts';
 import type { Metrics } from './metrics/collector.ts';
 import type { RequestFacts } from './metrics/facts.ts';
 import type { Trace } from './middleware/trace.ts';
+import type { Actor } from './store/audit.ts';
 
 /** Bindings of deploy/wrangler.jsonc. */
 export type Env = {
@@ -42,6 +45,8 @@ export type Variables = {
   trace: Trace;
   /** What the key's limits said; null while they are asked, absent where they were not. */
   admission?: Admission | null;
+  /** Who asks, with what the key may do and use. */
+  caller: Caller;
   /** Id of the API key, for logs. */
   keyId: string;
   /** Opaque id of who asks: what backends keep caches apart by. */
@@ -49,6 +54,11 @@ export type Variables = {
 };
 
 export type AppEnv = { Bindings: Env; Variables: Variables };
+
+/** Who makes the change that a request asks for, as the audit log names it. */
+export function actorOf(c: Context<AppEnv>): Actor {
+  return { tenant: c.get('tenant'), keyId: c.get('keyId'), requestId: c.get('requestId') };
+}
 
 /** There is one scheduler and one fleet an installation; both are found by name. */
 export function scheduler(env: Env): DurableObjectStub<Scheduler> {

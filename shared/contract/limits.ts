@@ -152,10 +152,34 @@ export const LIMITS = {
     maxEndpoints: 16,
     maxUrlChars: 2_048,
   },
+  keys: {
+    /** Random part of a key, base-62: 43 characters are 256 bits. */
+    randomChars: 43,
+    maxKeyChars: 512,
+    maxNameChars: 128,
+    /** Keys of one tenant that are neither revoked nor expired. */
+    maxPerTenant: 1_000,
+    maxTenants: 10_000,
+    /** Largest value of a key's or tenant's limit. */
+    maxLimit: 1_000_000_000_000,
+    /** How long a rotated key's old secret works where the request does not say. */
+    defaultOverlapS: 86_400,
+    maxOverlapS: 30 * 86_400,
+    /** An isolate asks again for a key that it has known for this long, beside the request that uses it… */
+    refreshAfterMs: 1_500,
+    /** …and before it where it is this old: what is revoked works no longer than this. */
+    staleAfterMs: 3_000,
+    lastUsedEveryMs: 3_600_000,
+    /** Wrong keys from one client address in a minute; further ones are answered with 429. */
+    maxFailuresPerMinute: 100,
+  },
   backends: {
     heartbeatEveryMs: 2_000,
     goneAfterMs: 10_000,
-    signatureToleranceS: 300,
+    /** Clocks may be this far apart; a signature's nonce is remembered as long. */
+    signatureToleranceS: 60,
+    /** Nonces that a receiver remembers; calls beyond are refused, never accepted unseen. */
+    maxNonces: 1_000_000,
     maxFrameHeaderBytes: 8 * MIB,
     maxFrameBlobs: 64,
     /** Of each backend process an edge isolate remembers the pictures it holds up to this many bytes; less than the backend keeps (`MANTIS_BLOB_CACHE_MIB`). */

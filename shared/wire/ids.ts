@@ -11,6 +11,7 @@ export type IdPrefix =
   | 'evt_'
   | 'req_'
   | 'key_'
+  | 'audit_'
   | 'upload_'
   | 'part_'
   | 'batch_'
