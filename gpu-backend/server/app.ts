@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { ModelService } from '../engine/service.ts';
+import { type BlobCache, BlobsMissingError } from './blob-cache.ts';
 import { errorBody } from './errors.ts';
 import type { Metrics } from './metrics.ts';
 import { requireSignature, type SignedEnv } from './require-signature.ts';
@@ -15,6 +16,8 @@ export interface AppContext {
   readonly service: ModelService;
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** Picture files that need not travel again. */
+  readonly blobs: BlobCache;
   readonly secret: string;
   /** Requests taken at once; further ones are told to come back. */
   readonly maxInFlight: number;
@@ -55,6 +58,8 @@ export function createApp(context: AppContext): Hono<SignedEnv> {
   app.onError((error, c) => {
     if (!(error instanceof ApiError)) context.log.error({ err: error, path: c.req.path }, 'request failed');
     const body = errorBody(error);
+    // No failure: the edge sends the bytes.
+    if (error instanceof BlobsMissingError) return c.json({ ...body, missing: error.missing }, 409);
     context.metrics.requestFailure.inc({ code: body.error.code });
     if (body.error.status === 503) c.header('retry-after', '1');
     return c.json(body, body.error.status as 500);

@@ -19,6 +19,7 @@ import type { DeviceChoice } from '../runtime/device.ts';
 import { describeDevice, openDevice } from '../runtime/device-open.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { createApp } from './app.ts';
+import { BlobCache } from './blob-cache.ts';
 import { EdgeClient } from './edge-client.ts';
 import { ObjectTier } from './feature-objects.ts';
 import { JobRunner } from './job-runner.ts';
@@ -52,6 +53,8 @@ export interface ServeOptions {
   readonly precision: PrecisionRequest;
   /** Keys and values kept of prompts and answers, for each model. */
   readonly prefixCacheBytes: number;
+  /** Picture files in memory, so that a picture sent lately need not travel again; 0 = none. */
+  readonly blobCacheBytes: number;
   /** Image features in `dataDir`; 0 = none. */
   readonly featureDiskBytes: number;
   /** Whether image features are kept in the edge's object store too. */
@@ -156,6 +159,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     service,
     metrics,
     log,
+    blobs: new BlobCache(options.blobCacheBytes),
     secret: options.secret,
     maxInFlight,
     isDraining: () => draining,

@@ -8,9 +8,10 @@ import {
 } from '../../../shared/contract/backend.ts';
 import { ApiError, violationsOf } from '../../../shared/contract/errors.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
-import { decodeFrame, FrameError } from '../../../shared/wire/frame.ts';
+import { decodePartialFrame, FrameError } from '../../../shared/wire/frame.ts';
 import { encodeSseJson, SSE_PING } from '../../../shared/wire/sse.ts';
 import type { AppContext } from '../app.ts';
+import type { BlobCache } from '../blob-cache.ts';
 import { errorBody } from '../errors.ts';
 import { observeGeneration } from '../observe-generation.ts';
 import type { SignedEnv } from '../require-signature.ts';
@@ -19,7 +20,7 @@ const PING_EVERY_MS = 15_000;
 
 /** `POST /v1/generate` (frame in, server-sent events out), `POST /v1/score` and `POST /v1/count`. */
 export function generateRoutes(context: AppContext): Hono<SignedEnv> {
-  const { service, metrics, log } = context;
+  const { service, metrics, log, blobs: cache } = context;
   const app = new Hono<SignedEnv>();
   const checkRoom = () => {
     if (context.isDraining())
@@ -32,13 +33,13 @@ export function generateRoutes(context: AppContext): Hono<SignedEnv> {
   };
 
   app.post('/v1/count', async (c) => {
-    const { request, blobs } = parseFrame(c.get('body'), CountRequest);
+    const { request, blobs } = parseFrame(c.get('body'), CountRequest, cache);
     return c.json(await service.count(request, blobs));
   });
 
   app.post('/v1/score', async (c) => {
     checkRoom();
-    const { request, blobs } = parseFrame(c.get('body'), BackendScoreRequest);
+    const { request, blobs } = parseFrame(c.get('body'), BackendScoreRequest, cache);
     const scored = await service.score(request, blobs, c.req.raw.signal);
     metrics.promptTokens.inc({ model_name: request.adapter?.base ?? request.model }, scored.usage.promptTokens);
     return c.json(scored);
@@ -46,7 +47,7 @@ export function generateRoutes(context: AppContext): Hono<SignedEnv> {
 
   app.post('/v1/generate', async (c) => {
     checkRoom();
-    const { request, blobs } = parseFrame(c.get('body'), GenerateRequest);
+    const { request, blobs } = parseFrame(c.get('body'), GenerateRequest, cache);
     const abort = new AbortController();
     c.req.raw.signal.addEventListener('abort', () => abort.abort(), { once: true });
     const events = observeGeneration(service.generate(request, blobs, abort.signal), request, metrics);
@@ -64,9 +65,10 @@ export function generateRoutes(context: AppContext): Hono<SignedEnv> {
 function parseFrame<T extends typeof GenerateRequest | typeof BackendScoreRequest | typeof CountRequest>(
   body: Uint8Array,
   schema: T,
+  cache: BlobCache,
 ): { request: z.infer<T>; blobs: Uint8Array[] } {
   try {
-    const { header, blobs } = decodeFrame(body, {
+    const { header, blobs } = decodePartialFrame(body, {
       maxHeaderBytes: LIMITS.backends.maxFrameHeaderBytes,
       maxBlobs: LIMITS.backends.maxFrameBlobs,
       maxBlobBytes: LIMITS.images.maxBytes,
@@ -84,7 +86,8 @@ function parseFrame<T extends typeof GenerateRequest | typeof BackendScoreReques
         },
       );
     }
-    return { request: parsed.data as z.infer<T>, blobs };
+    const request = parsed.data as z.infer<T>;
+    return { request, blobs: cache.complete(request.tenant, header.blobs, blobs) };
   } catch (error) {
     if (error instanceof FrameError) throw new ApiError('invalid_request', error.message);
     throw error;

@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import { pino } from 'pino';
 import type { ModelService } from '../../../gpu-backend/engine/service.ts';
 import { createApp } from '../../../gpu-backend/server/app.ts';
+import { BlobCache } from '../../../gpu-backend/server/blob-cache.ts';
 import { createMetrics } from '../../../gpu-backend/server/metrics.ts';
 import type { GenerateEvent, GenerateRequest } from '../../../shared/contract/backend.ts';
 import { ApiError } from '../../../shared/contract/errors.ts';
@@ -37,6 +38,7 @@ function scripted(script: (signal: AbortSignal) => AsyncGenerator<GenerateEvent,
     metrics: createMetrics(service.stats),
     log: pino({ level: 'silent' }),
     secret,
+    blobs: new BlobCache(1 << 20),
     maxInFlight: 4,
     isDraining: () => draining,
     onWake: () => {},
