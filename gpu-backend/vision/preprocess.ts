@@ -58,13 +58,13 @@ function padRgb({ width, height, pixels_HWC }: RgbImage, multiple: number, value
 
 function cropOrKeep(image: RgbImage, recipe: ImageRecipe): RgbImage {
   const { width, height } = planSize(image.width, image.height, recipe.resize);
-  const resized = resizeRgb(image, width, height, recipe.filter);
   const crop = recipe.centerCrop;
-  if (!crop) return resized;
+  if (!crop) return resizeRgb(image, width, height, recipe.filter);
   // Where the crop is larger, the reference pads more on the top and left by one.
   const left = crop.width <= width ? Math.floor((width - crop.width) / 2) : -Math.ceil((crop.width - width) / 2);
   const top = crop.height <= height ? Math.floor((height - crop.height) / 2) : -Math.ceil((crop.height - height) / 2);
-  return cropRgb(resized, left, top, crop.width, crop.height);
+  if (left >= 0 && top >= 0) return resizeRgb(image, width, height, recipe.filter, { left, top, ...crop });
+  return cropRgb(resizeRgb(image, width, height, recipe.filter), left, top, crop.width, crop.height);
 }
 
 /** The size a picture is resized to; integer parts as Python's `int()` takes them. */
@@ -94,15 +94,23 @@ export function planSize(width: number, height: number, rule: ResizeRule): { wid
 }
 
 /** (value · rescale − mean) / std for each of the 256 values a channel can take, in float32 as the reference computes it. */
-function normaliseRgb({ width, height, pixels_HWC }: RgbImage, { rescale, mean, std }: ImageRecipe): Float32Array {
+export function normaliseRgb(
+  { width, height, pixels_HWC }: RgbImage,
+  { rescale, mean, std }: ImageRecipe,
+): Float32Array {
   const plane = width * height;
   const pixels_CHW = new Float32Array(3 * plane);
-  for (let c = 0; c < 3; c++) {
-    const table = new Float32Array(256);
-    for (let value = 0; value < 256; value++) {
-      table[value] = Math.fround(Math.fround(value * rescale) - Math.fround(mean[c]!)) / Math.fround(std[c]!);
-    }
-    for (let i = 0, from = c; i < plane; i++, from += 3) pixels_CHW[c * plane + i] = table[pixels_HWC[from]!]!;
+  const tables = mean.map((center, c) =>
+    Float32Array.from(
+      { length: 256 },
+      (_, value) => Math.fround(Math.fround(value * rescale) - Math.fround(center)) / Math.fround(std[c]!),
+    ),
+  );
+  const [redTable, greenTable, blueTable] = tables as [Float32Array, Float32Array, Float32Array];
+  for (let i = 0, from = 0; i < plane; i++, from += 3) {
+    pixels_CHW[i] = redTable[pixels_HWC[from]!]!;
+    pixels_CHW[i + plane] = greenTable[pixels_HWC[from + 1]!]!;
+    pixels_CHW[i + 2 * plane] = blueTable[pixels_HWC[from + 2]!]!;
   }
   return pixels_CHW;
 }

@@ -4,6 +4,8 @@
  * then vertical, 8 bits between them; the filter widens with the shrinking factor (antialiasing); coefficients are 22-bit fixed point.
  */
 
+import { createResampleKernel, LOW_BITS, PRECISION_BITS, type ResampleKernel } from './resample-kernel.ts';
+
 /** A picture of 8-bit RGB, row by row, three bytes a pixel (HWC). */
 export interface RgbImage {
   readonly width: number;
@@ -56,10 +58,6 @@ const FILTERS: Readonly<Record<ResampleFilter, Filter>> = {
   lanczos: { support: 3, weight: (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0) },
 };
 
-/** 32 bits, less 8 for the value and 2 for the overshoot of negative lobes. */
-const PRECISION_BITS = 32 - 8 - 2;
-const ROUND = 1 << (PRECISION_BITS - 1);
-
 /** For each output position the first input position, how many are used, and their fixed-point weights. */
 interface Coefficients {
   readonly size: number;
@@ -68,18 +66,25 @@ interface Coefficients {
   readonly weights: Int32Array;
 }
 
-function computeCoefficients(inSize: number, outSize: number, filter: Filter): Coefficients {
+/** Of the output positions `from` to `from + length`. */
+function computeCoefficients(
+  inSize: number,
+  outSize: number,
+  filter: Filter,
+  from: number,
+  length: number,
+): Coefficients {
   const scale = inSize / outSize;
   const filterScale = Math.max(scale, 1);
   const support = filter.support * filterScale;
   const size = Math.ceil(support) * 2 + 1;
-  const first = new Int32Array(outSize);
-  const count = new Int32Array(outSize);
-  const weights = new Int32Array(outSize * size);
+  const first = new Int32Array(length);
+  const count = new Int32Array(length);
+  const weights = new Int32Array(length * size);
   const row = new Float64Array(size);
   const inverse = 1 / filterScale;
-  for (let out = 0; out < outSize; out++) {
-    const center = (out + 0.5) * scale;
+  for (let out = 0; out < length; out++) {
+    const center = (out + from + 0.5) * scale;
     const start = Math.max(0, Math.trunc(center - support + 0.5));
     const used = Math.min(inSize, Math.trunc(center + support + 0.5)) - start;
     let sum = 0;
@@ -98,66 +103,59 @@ function computeCoefficients(inSize: number, outSize: number, filter: Filter): C
   return { size, first, count, weights };
 }
 
-function clip8(sum: number): number {
-  const value = sum >> PRECISION_BITS;
-  return value < 0 ? 0 : Math.min(value, 255);
-}
-
-function resampleRows(source: Uint8Array, inWidth: number, rows: number, outWidth: number, filter: Filter): Uint8Array {
-  const { size, first, count, weights } = computeCoefficients(inWidth, outWidth, filter);
-  const target = new Uint8Array(outWidth * rows * 3);
-  for (let y = 0; y < rows; y++) {
-    const rowAt = y * inWidth * 3;
-    let to = y * outWidth * 3;
-    for (let x = 0; x < outWidth; x++) {
-      const weightAt = x * size;
-      const weightEnd = weightAt + count[x]!;
-      let at = rowAt + first[x]! * 3;
-      let red = ROUND;
-      let green = ROUND;
-      let blue = ROUND;
-      for (let i = weightAt; i < weightEnd; i++) {
-        const weight = weights[i]!;
-        red = (red + Math.imul(source[at]!, weight)) | 0;
-        green = (green + Math.imul(source[at + 1]!, weight)) | 0;
-        blue = (blue + Math.imul(source[at + 2]!, weight)) | 0;
-        at += 3;
-      }
-      target[to] = clip8(red);
-      target[to + 1] = clip8(green);
-      target[to + 2] = clip8(blue);
-      to += 3;
+/**
+ * Coefficients as the kernel reads them; an odd last tap is paired with weight 0.
+ * @param unit bytes between neighbouring inputs
+ * @param base input at the kernel's source address
+ */
+function kernelTable({ size, first, count, weights }: Coefficients, unit: number, base: number): Int32Array {
+  let words = 2 * first.length;
+  for (const taps of count) words += 2 * ((taps + 1) >> 1);
+  const table = new Int32Array(words);
+  const low = (weight: number): number => weight & ((1 << LOW_BITS) - 1);
+  let at = 0;
+  for (let out = 0; out < first.length; out++) {
+    const pairs = (count[out]! + 1) >> 1;
+    table[at++] = (first[out]! - base) * unit;
+    table[at++] = pairs;
+    for (let i = out * size; i < out * size + 2 * pairs; i += 2) {
+      const [one, two] = [weights[i]!, i + 1 < out * size + count[out]! ? weights[i + 1]! : 0];
+      table[at++] = low(one) | (low(two) << 16);
+      table[at++] = ((one >> LOW_BITS) & 0xffff) | ((two >> LOW_BITS) << 16);
     }
   }
-  return target;
+  return table;
 }
 
-function resampleColumns(
-  source: Uint8Array,
+/** A part of the resized picture. */
+export interface Window {
+  readonly left: number;
+  readonly top: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+let kernel: ResampleKernel | null = null;
+
+/** Rows that are copied in at once, and rows between the two passes: both stay in the processor's second cache. */
+const STRIP_BYTES = 256 * 1024;
+const MIDDLE_BYTES = 512 * 1024;
+const PAGE_BYTES = 65_536;
+
+/** Rounded up, so that 16 bytes may be read or written at the last one. */
+const padded = (bytes: number): number => ((bytes + 15) & ~15) + 16;
+
+/**
+ * `Image.resize((width, height), filter)` of Pillow, or a window of it: equal pixel for pixel. The same size gives the same
+ * pixels back. Works through the picture in bands, so that memory beyond source and target stays small.
+ */
+export function resizeRgb(
+  image: RgbImage,
   width: number,
-  inHeight: number,
-  outHeight: number,
-  filter: Filter,
-): Uint8Array {
-  const { size, first, count, weights } = computeCoefficients(inHeight, outHeight, filter);
-  const stride = width * 3;
-  const target = new Uint8Array(stride * outHeight);
-  const sums = new Int32Array(stride);
-  for (let y = 0; y < outHeight; y++) {
-    sums.fill(ROUND);
-    for (let i = 0; i < count[y]!; i++) {
-      const weight = weights[y * size + i]!;
-      const at = (first[y]! + i) * stride;
-      for (let x = 0; x < stride; x++) sums[x] = sums[x]! + Math.imul(source[at + x]!, weight);
-    }
-    const to = y * stride;
-    for (let x = 0; x < stride; x++) target[to + x] = clip8(sums[x]!);
-  }
-  return target;
-}
-
-/** `Image.resize((width, height), filter)` of Pillow: equal pixel for pixel. The same size gives the same pixels back. */
-export function resizeRgb(image: RgbImage, width: number, height: number, filterName: ResampleFilter): RgbImage {
+  height: number,
+  filterName: ResampleFilter,
+  window: Window = { left: 0, top: 0, width, height },
+): RgbImage {
   for (const [name, value] of [
     ['width', width],
     ['height', height],
@@ -165,11 +163,96 @@ export function resizeRgb(image: RgbImage, width: number, height: number, filter
     if (!Number.isInteger(value) || value < 1)
       throw new Error(`expected a ${name} of at least one pixel, got ${value}`);
   }
+  if (width === image.width && height === image.height)
+    return cropRgb(image, window.left, window.top, window.width, window.height);
   const filter = FILTERS[filterName];
-  let pixels_HWC = image.pixels_HWC;
-  if (width !== image.width) pixels_HWC = resampleRows(pixels_HWC, image.width, image.height, width, filter);
-  if (height !== image.height) pixels_HWC = resampleColumns(pixels_HWC, width, image.height, height, filter);
-  return { width, height, pixels_HWC };
+  const across = computeCoefficients(image.width, width, filter, window.left, window.width);
+  const down = computeCoefficients(image.height, height, filter, window.top, window.height);
+  // Pillow leaves out the pass of a side that keeps its length.
+  return resample(image, width === image.width ? null : across, height === image.height ? null : down, window);
+}
+
+function resample(image: RgbImage, across: Coefficients | null, down: Coefficients | null, window: Window): RgbImage {
+  kernel ??= createResampleKernel();
+  const { memory } = kernel;
+  const outBytes = window.width * 3;
+  const inBytes = image.width * 3;
+  const pitch = padded(outBytes);
+  const rowTable = across === null ? new Int32Array(0) : kernelTable(across, 3, 0);
+  // Of the rows between the passes as many as one output row needs must fit.
+  const taps = down === null ? 1 : down.count.reduce((most, count) => Math.max(most, count), 1);
+  const middleRows = Math.max(taps, Math.floor(MIDDLE_BYTES / pitch));
+  const stripRows = Math.max(2, Math.floor(STRIP_BYTES / inBytes) & ~1);
+  // Rows beyond the last: of an odd number of rows, or taps, one more is read, and its weight is 0.
+  const tableWords = down === null ? 0 : 2 * down.first.length + down.count.reduce((sum, n) => sum + n + 1, 0);
+  const rowTableAt = 0;
+  const columnTableAt = padded(rowTable.byteLength);
+  const stripAt = columnTableAt + padded(tableWords * 4);
+  const middleAt = stripAt + (across === null ? 0 : padded((stripRows + 1) * inBytes));
+  const targetAt = middleAt + (middleRows + 2) * pitch;
+  const neededBytes = targetAt + (down === null ? 0 : middleRows * pitch) + PAGE_BYTES;
+  if (memory.buffer.byteLength < neededBytes)
+    memory.grow(Math.ceil((neededBytes - memory.buffer.byteLength) / PAGE_BYTES));
+  const heap = new Uint8Array(memory.buffer);
+  heap.set(new Uint8Array(rowTable.buffer), rowTableAt);
+
+  /** Input rows `from` to `to`, resampled across, to `middle` row `at`. */
+  const fill = (from: number, to: number, at: number): void => {
+    for (let row = from; row < to; row += stripRows) {
+      const rows = Math.min(stripRows, to - row);
+      const target = middleAt + (at + row - from) * pitch;
+      if (across === null) {
+        for (let y = 0; y < rows; y++) {
+          const start = (row + y) * inBytes + window.left * 3;
+          heap.set(image.pixels_HWC.subarray(start, start + outBytes), target + y * pitch);
+        }
+      } else {
+        heap.set(image.pixels_HWC.subarray(row * inBytes, (row + rows) * inBytes), stripAt);
+        kernel!.rows(stripAt, inBytes, target, pitch, (rows + 1) >> 1, rowTableAt, window.width);
+      }
+    }
+  };
+  const pixels_HWC = new Uint8Array(outBytes * window.height);
+  /** Finished rows at an address to the result, without their padding. */
+  const take = (at: number, row: number, rows: number): void => {
+    for (let y = 0; y < rows; y++)
+      pixels_HWC.set(heap.subarray(at + y * pitch, at + y * pitch + outBytes), (row + y) * outBytes);
+  };
+  if (down === null) {
+    for (let y = 0; y < window.height; y += middleRows) {
+      const rows = Math.min(middleRows, window.height - y);
+      fill(window.top + y, window.top + y + rows, 0);
+      take(middleAt, y, rows);
+    }
+    return { width: window.width, height: window.height, pixels_HWC };
+  }
+  let [have, until] = [0, 0];
+  for (let y = 0; y < window.height; ) {
+    const start = down.first[y]!;
+    let end = start;
+    let rows = 0;
+    while (y + rows < window.height && rows < middleRows) {
+      const needed = down.first[y + rows]! + down.count[y + rows]!;
+      if (needed - start > middleRows) break;
+      end = Math.max(end, needed);
+      rows++;
+    }
+    const kept = Math.max(0, until - start);
+    if (kept > 0) heap.copyWithin(middleAt, middleAt + (start - have) * pitch, middleAt + (until - have) * pitch);
+    if (end > start + kept) fill(start + kept, end, kept);
+    [have, until] = [start, Math.max(end, start + kept)];
+    const band: Coefficients = {
+      size: down.size,
+      first: down.first.subarray(y, y + rows),
+      count: down.count.subarray(y, y + rows),
+      weights: down.weights.subarray(y * down.size, (y + rows) * down.size),
+    };
+    heap.set(new Uint8Array(kernelTable(band, pitch, start).buffer), columnTableAt);
+    kernel.columns(middleAt, pitch, targetAt, pitch, (outBytes + 15) & ~15, columnTableAt, rows);
+    take(targetAt, y, rows);
+    y += rows;
+  }
+  return { width: window.width, height: window.height, pixels_HWC };
 }
 
 /** The rectangle at (left, top); what lies outside the picture is black. */
