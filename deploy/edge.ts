@@ -1,11 +1,14 @@
 /** The Worker in workerd on this machine: `deploy/wrangler.jsonc` read by wrangler, run by Miniflare, with its stores under one folder. */
-import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { Log, LogLevel, Miniflare } from 'miniflare';
 import { unstable_getMiniflareWorkerOptions, unstable_splitSqlQuery } from 'wrangler';
+import { ALL_SCOPES, DEFAULT_TENANT } from '../shared/contract/keys.ts';
+import { newId } from '../shared/wire/ids.ts';
+import { newApiKey } from '../shared/wire/key.ts';
 import { bundleWorker } from './bundle.ts';
 import { guardWorkerd } from './guard.ts';
 
@@ -25,6 +28,8 @@ export type EdgeOptions = {
   egressAllow?: string;
   /** Bootstrap key; without one and with none stored, one is made. */
   apiKey?: string | undefined;
+  /** Header in which a proxy in front names the client; empty = there is none, and nobody is throttled by address. */
+  clientAddressHeader?: string;
 };
 
 export type RunningEdge = {
@@ -41,6 +46,7 @@ type Database = Awaited<ReturnType<Miniflare['getD1Database']>>;
 export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
   const storeDir = join(options.dataDir, 'edge');
   await mkdir(storeDir, { recursive: true });
+  const bootstrap = await bootstrapHash(options.dataDir, options.apiKey);
   const { workerOptions } = unstable_getMiniflareWorkerOptions(join(HERE, 'wrangler.jsonc'));
   const miniflare = new Miniflare({
     // Miniflare's own entry is for its tools; requests go straight to the Worker, which is quicker and tells it when a client hangs up.
@@ -63,6 +69,8 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
         bindings: {
           ...workerOptions.bindings,
           BACKEND_SECRET: options.backendSecret,
+          BOOTSTRAP_KEY_HASH: bootstrap,
+          CLIENT_ADDRESS_HEADER: options.clientAddressHeader ?? '',
           EGRESS_ALLOW: options.egressAllow ?? '',
         },
         serviceBindings: {
@@ -82,12 +90,17 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     const guard = await guardWorkerd();
     const db = await miniflare.getD1Database('DB');
     await migrate(db);
-    const newApiKey = await bootstrapKey(db, options.apiKey);
+    if (options.apiKey === undefined && (await adoptOldKey(db, options.dataDir, bootstrap))) {
+      guard.release();
+      await miniflare.dispose();
+      return await startEdge(options);
+    }
+    const firstKey = await bootstrapKey(db, options.apiKey);
     const dispose = async () => {
       guard.release();
       await miniflare.dispose();
     };
-    return { url, newApiKey, dispose };
+    return { url, newApiKey: firstKey, dispose };
   } catch (error) {
     await miniflare.dispose();
     throw error;
@@ -120,13 +133,54 @@ async function bootstrapKey(db: Database, given: string | undefined): Promise<st
     const row = await db.prepare('SELECT id FROM api_keys WHERE revoked_at IS NULL LIMIT 1').first();
     if (row !== null) return null;
   }
-  const key = given ?? `mk_${randomBytes(24).toString('base64url')}`;
-  const hash = createHash('sha256').update(key).digest('hex');
+  const key = given ?? newApiKey();
+  const hash = sha256(key);
+  const live = `SELECT 1 FROM api_keys WHERE id = '${BOOTSTRAP_ID}' AND hash = ? AND revoked_at IS NULL AND scopes = ?`;
+  const scopes = JSON.stringify(ALL_SCOPES);
+  if ((await db.prepare(live).bind(hash, scopes).first()) !== null) return null;
+  const nowMs = Date.now();
+  // A key from before there were tenants has no last4.
+  const replaced = `hash = ?1 OR id = '${BOOTSTRAP_ID}' OR (name = 'bootstrap' AND last4 = '')`;
   await db.batch([
-    db.prepare(`DELETE FROM api_keys WHERE name = 'bootstrap'`),
+    db.prepare(`DELETE FROM api_keys WHERE ${replaced}`).bind(hash),
     db
-      .prepare(`INSERT INTO api_keys (hash, id, name, created_at) VALUES (?, ?, 'bootstrap', ?)`)
-      .bind(hash, `key_${hash.slice(0, 12)}`, Date.now()),
+      .prepare(
+        `INSERT INTO api_keys (hash, id, tenant, name, last4, scopes, created_at, seq)
+         SELECT ?, '${BOOTSTRAP_ID}', ?, 'bootstrap', ?, ?, ?, COALESCE(MAX(seq), 0) + 1 FROM api_keys`,
+      )
+      .bind(hash, DEFAULT_TENANT, key.slice(-4), scopes, nowMs),
+    db
+      .prepare(
+        `INSERT INTO audit_log (id, at, tenant, actor, action, object, data) VALUES (?, ?, ?, 'system', 'key.created', '${BOOTSTRAP_ID}', '{"name":"bootstrap"}')`,
+      )
+      .bind(newId('audit_'), nowMs, DEFAULT_TENANT),
   ]);
   return given === undefined ? key : null;
+}
+
+const BOOTSTRAP_ID = 'key_bootstrap';
+
+function sha256(text: string): string {
+  return createHash('sha256').update(text).digest('hex');
+}
+
+/**
+ * SHA-256 of the operator's own key, which may be any text and so has no checksum: the Worker lets this one pass to the look-up. Kept in the data folder,
+ * so that the key works at later starts that do not name it.
+ */
+async function bootstrapHash(dataDir: string, given: string | undefined): Promise<string> {
+  const path = join(dataDir, 'bootstrap-key-hash');
+  if (given === undefined) return (await readFile(path, 'utf8').catch(() => '')).trim();
+  await writeFile(path, `${sha256(given)}\n`, { mode: 0o600 });
+  return sha256(given);
+}
+
+/** Writes that hash down for a key that an earlier version made. @returns whether there was one that the running Worker does not know of */
+async function adoptOldKey(db: Database, dataDir: string, hash: string): Promise<boolean> {
+  const row = await db
+    .prepare(`SELECT hash FROM api_keys WHERE name = 'bootstrap' AND last4 = '' AND revoked_at IS NULL`)
+    .first<{ hash: string }>();
+  if (row === null || row.hash === hash) return false;
+  await writeFile(join(dataDir, 'bootstrap-key-hash'), `${row.hash}\n`, { mode: 0o600 });
+  return true;
 }

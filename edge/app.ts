@@ -3,9 +3,10 @@ import { Hono } from 'hono/tiny';
 import { LIMITS } from '../shared/contract/limits.ts';
 import type { AppEnv } from './env.ts';
 import { rateLimits } from './limits/admitted.ts';
-import { apiKey } from './middleware/auth.ts';
+import { apiKey, closedByDefault } from './middleware/auth.ts';
 import { cors } from './middleware/cors.ts';
 import { notFound, onError } from './middleware/errors.ts';
+import { idempotency } from './middleware/idempotency.ts';
 import { log } from './middleware/log.ts';
 import { requestId } from './middleware/requestId.ts';
 import { signed } from './middleware/signed.ts';
@@ -13,6 +14,7 @@ import { trace } from './middleware/trace.ts';
 import { createChatCompletion } from './routes/chat.ts';
 import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from './routes/files.ts';
 import { health, live, ready } from './routes/health.ts';
+import { countInputTokens } from './routes/inputTokens.ts';
 import { reportBackend } from './routes/internalBackends.ts';
 import { getFeatures, putFeatures } from './routes/internalFeatures.ts';
 import {
@@ -39,7 +41,7 @@ import {
 
 export function createApp(): Hono<AppEnv> {
   const app = new Hono<AppEnv>();
-  app.use(requestId(), log(), trace(), cors());
+  app.use(requestId(), log(), trace(), cors(), closedByDefault());
   app.onError(onError);
   app.notFound((c) => notFound(app.routes)(c));
 
@@ -49,9 +51,10 @@ export function createApp(): Hono<AppEnv> {
   app.get('/openapi.json', openApi);
   app.get('/metrics', metricsAccess(apiKey()), showMetrics);
 
-  app.use('/v1/*', apiKey(), rateLimits());
+  app.use('/v1/*', apiKey(), rateLimits(), idempotency());
   app.get('/v1/limits', (c) => c.json(LIMITS));
   app.post('/v1/chat/completions', createChatCompletion);
+  app.post('/v1/chat/completions/input_tokens', countInputTokens);
   app.post('/v1/score', createScore);
   app.get('/v1/models', listAllModels);
   app.get('/v1/models/:id{.+}', retrieveModel);

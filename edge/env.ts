@@ -20,6 +20,10 @@ export type Env = {
   ORGANIZATION: string;
   EGRESS_ALLOW: string;
   BACKEND_SECRET: string;
+  /** SHA-256 of the operator's own key, hex: the one key that needs no checksum. Empty: none. */
+  BOOTSTRAP_KEY_HASH?: string;
+  /** Header in which the platform names the client, `cf-connecting-ip` on Cloudflare; empty where clients could write it themselves. */
+  CLIENT_ADDRESS_HEADER?: string;
   /** Limits of keys that have none of their own, as JSON; see `limits/settings.ts`. */
   KEY_LIMITS?: string;
   /** Origins whose pages may call, comma-separated; see `middleware/cors.ts`. */

@@ -1,7 +1,7 @@
 /** A job's events as a stream: replay from `Last-Event-ID`, then live until the job has ended. */
 import { encodeSse, SSE_PING } from '../../shared/wire/sse.ts';
 import { eventsSince, showEvent } from '../store/events.ts';
-import { getJob } from '../store/jobs.ts';
+import { findJob } from '../store/jobs.ts';
 import { TERMINAL } from './state.ts';
 
 const POLL_MS = 500;
@@ -32,7 +32,7 @@ async function* follow(db: D1Database, jobId: string, from: number): AsyncGenera
   let quietMs = 0;
   for (;;) {
     // The status is read first: events written before it changed are then all seen.
-    const job = await getJob(db, jobId);
+    const job = await findJob(db, jobId);
     const rows = await eventsSince(db, jobId, seq, PAGE);
     for (const row of rows) {
       seq = row.seq;

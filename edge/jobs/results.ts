@@ -3,12 +3,12 @@ import { storeFile } from '../store/files.ts';
 
 const COLUMNS = ['step', 'train_loss', 'train_mean_token_accuracy', 'valid_loss', 'valid_mean_token_accuracy'] as const;
 
-/** Writes a job's metric events as CSV, one row a step, and stores it as a file. @returns its id, or null where there are none. */
-export async function metricsFile(env: Env, jobId: string): Promise<string | null> {
+/** Writes a job's metric events as CSV, one row a step, and stores it as a file of the job's owner. @returns its id, or null where there are none. */
+export async function metricsFile(env: Env, job: { id: string; tenant: string }): Promise<string | null> {
   const { results } = await env.DB.prepare(
     `SELECT data FROM job_events WHERE job_id = ? AND type = 'metrics' AND data IS NOT NULL ORDER BY seq`,
   )
-    .bind(jobId)
+    .bind(job.id)
     .all<{ data: string }>();
   if (results.length === 0) return null;
   const rows = results.map(({ data }) => {
@@ -18,6 +18,7 @@ export async function metricsFile(env: Env, jobId: string): Promise<string | nul
   const bytes = new TextEncoder().encode(`${COLUMNS.join(',')}\n${rows.join('\n')}\n`);
   const file = await storeFile(
     { db: env.DB, blobs: env.BLOBS },
+    { tenant: job.tenant, keyId: 'system', requestId: null },
     { purpose: 'fine-tune-results', filename: 'step_metrics.csv', mime: 'text/csv', bytes },
   );
   return file.id;

@@ -2,7 +2,7 @@ import type { Context } from 'hono';
 import { ApiError, describe, errorMessage, type Violation, violation } from '../../shared/contract/errors.ts';
 import { FilePurpose } from '../../shared/contract/files.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import type { AppEnv, Env } from '../env.ts';
+import { type AppEnv, actorOf, type Env } from '../env.ts';
 import { checkImage } from '../images/check.ts';
 import { readBody } from '../middleware/body.ts';
 import { deleteFile, type FileRow, fileKey, getFile, listFiles, showFile, storeFile } from '../store/files.ts';
@@ -33,10 +33,12 @@ export async function createFile(c: Context<AppEnv>): Promise<Response> {
     else mime = info.mime;
   }
   if (wrong.length > 0) throw ApiError.from(wrong);
-  const row = await storeFile(
-    { db: c.env.DB, blobs: c.env.BLOBS },
-    { purpose, filename: file.name || 'file', mime, bytes },
-  );
+  const row = await storeFile({ db: c.env.DB, blobs: c.env.BLOBS }, actorOf(c), {
+    purpose,
+    filename: file.name || 'file',
+    mime,
+    bytes,
+  });
   return c.json(showFile(row));
 }
 
@@ -94,17 +96,23 @@ async function readUpload(request: Request): Promise<{ file: File; purpose: File
 
 export async function listAllFiles(c: Context<AppEnv>): Promise<Response> {
   const order = c.req.query('order') === 'asc' ? 'asc' : 'desc';
-  return c.json(await listFiles(c.env.DB, { ...listQuery(c), order, purpose: c.req.query('purpose') ?? null }));
+  return c.json(
+    await listFiles(c.env.DB, c.get('tenant'), { ...listQuery(c), order, purpose: c.req.query('purpose') ?? null }),
+  );
 }
 
 export async function retrieveFile(c: Context<AppEnv>): Promise<Response> {
-  return c.json(showFile(await existingFile(c.env, c.req.param('id') ?? '')));
+  return c.json(showFile(await existingFile(c, c.req.param('id') ?? '')));
 }
 
 /** The bytes, never rendered by a browser: type and name are the uploader's words. */
 export async function fileContent(c: Context<AppEnv>): Promise<Response> {
-  const file = await existingFile(c.env, c.req.param('id') ?? '');
-  const object = await c.env.BLOBS.get(fileKey(file.id));
+  return contentOf(c.env, await existingFile(c, c.req.param('id') ?? ''));
+}
+
+/** @throws ApiError `file_not_found` where the bytes have gone since the row was read */
+export async function contentOf(env: Env, file: FileRow): Promise<Response> {
+  const object = await env.BLOBS.get(fileKey(file.id));
   if (object === null) throw fileNotFound(file.id);
   return new Response(object.body, {
     headers: {
@@ -117,8 +125,8 @@ export async function fileContent(c: Context<AppEnv>): Promise<Response> {
 }
 
 export async function removeFile(c: Context<AppEnv>): Promise<Response> {
-  const file = await existingFile(c.env, c.req.param('id') ?? '');
-  if (!(await deleteFile(c.env.DB, file.id))) {
+  const file = await existingFile(c, c.req.param('id') ?? '');
+  if (!(await deleteFile(c.env.DB, actorOf(c), file.id))) {
     throw new ApiError(
       'file_in_use',
       `File ${file.id} is needed by a fine-tuning job that has not ended. Cancel the job first.`,
@@ -130,13 +138,13 @@ export async function removeFile(c: Context<AppEnv>): Promise<Response> {
 }
 
 /** @param param the field that named the file. */
-export async function existingFile(env: Env, id: string, param = 'id'): Promise<FileRow> {
-  const row = await getFile(env.DB, id);
+export async function existingFile(c: Context<AppEnv>, id: string, param = 'id'): Promise<FileRow> {
+  const row = await getFile(c.env.DB, c.get('tenant'), id);
   if (row === null) throw fileNotFound(id, param);
   return row;
 }
 
-function fileNotFound(id: string, param = 'id'): ApiError {
+export function fileNotFound(id: string, param = 'id'): ApiError {
   return new ApiError(
     'file_not_found',
     errorMessage(param, {

@@ -33,12 +33,12 @@ import {
   uploadedFiles,
 } from '../store/checkpoints.ts';
 import { insertEvent } from '../store/events.ts';
-import { getFile } from '../store/files.ts';
+import { findFile } from '../store/files.ts';
 import {
   type Applied,
   applyToJob,
   type EndColumns,
-  getJob,
+  findJob,
   type JobRow,
   queuedJobs,
   type StoredMantisOptions,
@@ -82,13 +82,13 @@ async function jobSpec(env: Env, job: JobRow): Promise<JobSpec> {
     trainingFile: training,
     validationFile: job.validation_file === null ? null : await storedFile(env, job.validation_file),
     trainingExamples: job.training_examples,
-    adapter: job.model === job.base_model ? null : await findModel(env.DB, job.model),
+    adapter: job.model === job.base_model ? null : await findModel(env.DB, job.tenant, job.model),
     resume: checkpoint === null ? null : { step: checkpoint.step, checkpoint: manifestOf(checkpoint) },
   };
 }
 
 async function storedFile(env: Env, id: string): Promise<StoredFile | null> {
-  const row = await getFile(env.DB, id);
+  const row = await findFile(env.DB, id);
   return row === null ? null : { id, bytes: row.bytes, sha256: row.sha256 };
 }
 
@@ -129,7 +129,7 @@ export async function addEvents(c: Context<AppEnv>): Promise<Response> {
 export async function putCheckpointFile(c: Context<AppEnv>): Promise<Response> {
   const token = Number(c.req.header(LEASE_HEADER) ?? Number.NaN);
   const { id, step, name } = checkpointPath(c);
-  const row = await getJob(c.env.DB, id);
+  const row = await findJob(c.env.DB, id);
   if (row === null) throw unknownJob(id);
   if (row.lease_token !== token || row.status !== 'running') throw staleLease(id);
   const bytes = Number(c.req.header('content-length') ?? Number.NaN);
@@ -180,7 +180,7 @@ export async function checkpointFile(env: Env, id: string, step: number, name: s
 export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
   const body = await readSignedJson(c, CheckpointRequest);
   const id = jobId(c);
-  const row = await getJob(c.env.DB, id);
+  const row = await findJob(c.env.DB, id);
   if (row === null) throw unknownJob(id);
   const stored = new Map((await uploadedFiles(c.env.DB, id, body.step, body.token)).map((file) => [file.name, file]));
   for (const { name, bytes, sha256 } of body.files) {
@@ -236,7 +236,7 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
 export async function finishJob(c: Context<AppEnv>): Promise<Response> {
   const body = await readSignedJson(c, FinishRequest);
   const id = jobId(c);
-  const row = await getJob(c.env.DB, id);
+  const row = await findJob(c.env.DB, id);
   if (row === null) throw unknownJob(id);
   const nowMs = Date.now();
   let end: EndColumns | undefined;
@@ -253,7 +253,7 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
       );
     }
     name = tunedModelName(row, c.env.ORGANIZATION);
-    const results = await metricsFile(c.env, id);
+    const results = await metricsFile(c.env, row);
     end = { trainedTokens: body.trainedTokens, fineTunedModel: name, resultFiles: results === null ? [] : [results] };
   }
   const { stage } = JSON.parse(row.mantis) as StoredMantisOptions;

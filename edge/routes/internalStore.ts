@@ -3,17 +3,23 @@ import type { Context } from 'hono';
 import type { ModelManifest } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { AppEnv } from '../env.ts';
-import { findModel, getModel } from '../store/models.ts';
-import { fileContent } from './files.ts';
+import { findFile } from '../store/files.ts';
+import { findModel, findModelRow } from '../store/models.ts';
+import { contentOf, fileNotFound } from './files.ts';
 import { checkpointFile } from './internalJobs.ts';
 
 /** `GET /internal/files/{id}/content`. */
-export const internalFileContent = fileContent;
+export async function internalFileContent(c: Context<AppEnv>): Promise<Response> {
+  const id = c.req.param('id') ?? '';
+  const file = await findFile(c.env.DB, id);
+  if (file === null) throw fileNotFound(id);
+  return contentOf(c.env, file);
+}
 
 /** `GET /internal/models/{id}`. */
 export async function modelManifest(c: Context<AppEnv>): Promise<Response> {
   const id = c.req.param('id') ?? '';
-  const model = await findModel(c.env.DB, id);
+  const model = await findModel(c.env.DB, null, id);
   if (model === null) throw modelNotFound(id);
   const files = model.files.map((file) => ({
     ...file,
@@ -26,7 +32,7 @@ export async function modelManifest(c: Context<AppEnv>): Promise<Response> {
 /** `GET /internal/models/{id}/files/{name}`. */
 export async function modelFile(c: Context<AppEnv>): Promise<Response> {
   const id = c.req.param('id') ?? '';
-  const model = await getModel(c.env.DB, id);
+  const model = await findModelRow(c.env.DB, id);
   if (model === null) throw modelNotFound(id);
   return checkpointFile(c.env, model.job_id, model.step, c.req.param('name') ?? '');
 }

@@ -3,12 +3,13 @@ import { ApiError, describe, errorMessage, violation } from '../../shared/contra
 import { CreateJobRequest, type Hyperparameters } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
-import { type AppEnv, scheduler } from '../env.ts';
+import { type AppEnv, actorOf, scheduler } from '../env.ts';
 import { type KnownModel, resolveModel } from '../fleet/models.ts';
 import { validateDataset } from '../jobs/dataset.ts';
 import { streamEvents } from '../jobs/follow.ts';
 import { wakeBackends } from '../jobs/sweep.ts';
 import { readJson } from '../middleware/body.ts';
+import { auditEntry } from '../store/audit.ts';
 import { listCheckpoints } from '../store/checkpoints.ts';
 import { insertEvent, listEvents } from '../store/events.ts';
 import { fileKey } from '../store/files.ts';
@@ -27,12 +28,12 @@ import { listQuery } from './query.ts';
 /** `POST /v1/fine_tuning/jobs`. The files are validated here, so a job that exists can be trained. */
 export async function createJob(c: Context<AppEnv>): Promise<Response> {
   const body = await readJson(c, CreateJobRequest);
-  const model = await resolveModel(c.env, body.model);
+  const model = await resolveModel(c.env, c.get('tenant'), body.model);
   const mantis = trainOptions(body, model);
-  const training = await existingFile(c.env, body.training_file, 'training_file');
+  const training = await existingFile(c, body.training_file, 'training_file');
   const validation =
-    body.validation_file == null ? null : await existingFile(c.env, body.validation_file, 'validation_file');
-  const store = { db: c.env.DB, blobs: c.env.BLOBS };
+    body.validation_file == null ? null : await existingFile(c, body.validation_file, 'validation_file');
+  const store = { db: c.env.DB, blobs: c.env.BLOBS, tenant: c.get('tenant') };
   const examples = await count('training_file', training.id);
   if (validation !== null) await count('validation_file', validation.id);
 
@@ -41,6 +42,7 @@ export async function createJob(c: Context<AppEnv>): Promise<Response> {
   await c.env.DB.batch([
     insertJob(c.env.DB, {
       id,
+      tenant: c.get('tenant'),
       created_at: nowMs,
       model: body.model,
       base_model: model.card.id,
@@ -71,6 +73,7 @@ export async function createJob(c: Context<AppEnv>): Promise<Response> {
       type: 'message',
       data: { examples },
     }),
+    auditEntry(c.env.DB, actorOf(c), { action: 'fine_tuning.job.created', object: id, data: { model: body.model } }),
   ]);
   c.executionCtx.waitUntil(wakeBackends(c.env));
   return c.json(showJob(await existingJob(c, id)));
@@ -119,7 +122,7 @@ function resolveHyperparameters(body: CreateJobRequest, examples: number): Hyper
 }
 
 export async function listAllJobs(c: Context<AppEnv>): Promise<Response> {
-  return c.json(await listJobs(c.env.DB, listQuery(c)));
+  return c.json(await listJobs(c.env.DB, c.get('tenant'), listQuery(c)));
 }
 
 export async function retrieveJob(c: Context<AppEnv>): Promise<Response> {
@@ -129,7 +132,7 @@ export async function retrieveJob(c: Context<AppEnv>): Promise<Response> {
 /** At once and final: the worker learns it from its next heartbeat, and its lease is worth nothing any more. */
 export async function cancelJob(c: Context<AppEnv>): Promise<Response> {
   const { id } = await existingJob(c);
-  const applied = await applyToJob(c.env.DB, id, { type: 'cancel' }, Date.now());
+  const applied = await applyToJob(c.env.DB, id, { type: 'cancel' }, Date.now(), { actor: actorOf(c) });
   if (applied?.outcome.kind === 'refused') {
     throw new ApiError('invalid_state', `Job ${id} cannot be cancelled: ${applied.outcome.reason}.`, { param: 'id' });
   }
@@ -152,7 +155,7 @@ export async function jobCheckpoints(c: Context<AppEnv>): Promise<Response> {
 }
 
 async function existingJob(c: Context<AppEnv>, id: string = c.req.param('id') ?? ''): Promise<JobRow> {
-  const job = await getJob(c.env.DB, id);
+  const job = await getJob(c.env.DB, c.get('tenant'), id);
   if (job !== null) return job;
   throw new ApiError(
     'job_not_found',

@@ -8,7 +8,7 @@ import { getModel, listModels, type ModelRow } from '../store/models.ts';
 
 export async function listAllModels(c: Context<AppEnv>): Promise<Response> {
   const cards = servedModels(await liveBackends(c.env));
-  const tuned = (await listModels(c.env.DB)).map((row) => showTuned(row, cards.get(row.base)));
+  const tuned = (await listModels(c.env.DB, c.get('tenant'))).map((row) => showTuned(row, cards.get(row.base)));
   const data = [...[...cards.values()].map(showBase), ...tuned];
   return c.json({
     object: 'list',
@@ -24,7 +24,7 @@ export async function retrieveModel(c: Context<AppEnv>): Promise<Response> {
   const cards = servedModels(await liveBackends(c.env));
   const card = cards.get(id);
   if (card !== undefined) return c.json(showBase(card));
-  const row = await getModel(c.env.DB, id);
+  const row = await getModel(c.env.DB, c.get('tenant'), id);
   if (row !== null) return c.json(showTuned(row, cards.get(row.base)));
   const names = [...cards.keys()].join(', ') || 'none right now';
   throw new ApiError(

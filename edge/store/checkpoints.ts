@@ -55,7 +55,8 @@ export function insertModel(
 ): D1PreparedStatement {
   return db
     .prepare(
-      `INSERT OR REPLACE INTO models (id, base, kind, job_id, step, created_at, listed) SELECT ?, ?, ?, ?, ?, ?, ? WHERE ${guard}`,
+      `INSERT OR REPLACE INTO models (id, base, kind, job_id, step, created_at, listed, tenant)
+       SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, (SELECT tenant FROM jobs WHERE id = ?4) WHERE ${guard}`,
     )
     .bind(model.id, model.base, model.kind, model.jobId, model.step, model.createdAtMs, model.listed ? 1 : 0);
 }

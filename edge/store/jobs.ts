@@ -3,12 +3,14 @@ import type { TrainStage } from '../../shared/contract/models.ts';
 import type { WebhookEventType } from '../../shared/contract/webhooks.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { type JobAct, type JobState, type Outcome, TERMINAL, transition } from '../jobs/state.ts';
+import { type Actor, auditEntry } from './audit.ts';
 import { insertEvent } from './events.ts';
 import { nextSeq, page } from './sequence.ts';
 import { insertDeliveries } from './webhooks.ts';
 
 export type JobRow = {
   id: string;
+  tenant: string;
   seq: number;
   created_at: number;
   finished_at: number | null;
@@ -43,6 +45,7 @@ export function insertJob(
   job: Pick<
     JobRow,
     | 'id'
+    | 'tenant'
     | 'created_at'
     | 'model'
     | 'base_model'
@@ -59,12 +62,13 @@ export function insertJob(
 ): D1PreparedStatement {
   return db
     .prepare(
-      `INSERT INTO jobs (id, seq, created_at, status, model, base_model, suffix, seed, hyperparameters, mantis, metadata, training_file, validation_file,
-         training_examples, revision)
-       VALUES (?, ${nextSeq('jobs')}, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      `INSERT INTO jobs (id, tenant, seq, created_at, status, model, base_model, suffix, seed, hyperparameters, mantis, metadata, training_file,
+         validation_file, training_examples, revision)
+       VALUES (?, ?, ${nextSeq('jobs')}, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     )
     .bind(
       job.id,
+      job.tenant,
       job.created_at,
       job.model,
       job.base_model,
@@ -80,16 +84,22 @@ export function insertJob(
     );
 }
 
-export function getJob(db: D1Database, id: string): Promise<JobRow | null> {
+export function getJob(db: D1Database, tenant: string, id: string): Promise<JobRow | null> {
+  return db.prepare('SELECT * FROM jobs WHERE id = ? AND tenant = ?').bind(id, tenant).first<JobRow>();
+}
+
+/** Whoever's it is: for backends and the scheduler only. */
+export function findJob(db: D1Database, id: string): Promise<JobRow | null> {
   return db.prepare('SELECT * FROM jobs WHERE id = ?').bind(id).first<JobRow>();
 }
 
-export async function listJobs(db: D1Database, query: { limit: number; after: string | null }) {
+export async function listJobs(db: D1Database, tenant: string, query: { limit: number; after: string | null }) {
   const { results } = await db
     .prepare(
-      `SELECT * FROM jobs WHERE ?1 IS NULL OR seq < (SELECT seq FROM jobs WHERE id = ?1) ORDER BY seq DESC LIMIT ?2`,
+      `SELECT * FROM jobs WHERE tenant = ?3 AND (?1 IS NULL OR seq < (SELECT seq FROM jobs WHERE id = ?1 AND tenant = ?3))
+       ORDER BY seq DESC LIMIT ?2`,
     )
-    .bind(query.after, query.limit + 1)
+    .bind(query.after, query.limit + 1, tenant)
     .all<JobRow>();
   return page(results, query.limit, showJob);
 }
@@ -130,6 +140,9 @@ export type Along = (guard: { sql: string; revision: string }) => D1PreparedStat
 /** Columns that only the end of a job sets. */
 export type EndColumns = { trainedTokens: number | null; fineTunedModel: string | null; resultFiles: string[] };
 
+/** Who acts, for the audit log; without one it is the system: a backend or the sweeper. */
+export type JobActor = Pick<Actor, 'keyId' | 'requestId'>;
+
 export type Applied = { outcome: Outcome; job: JobRow | null; row: JobRow };
 
 const MAX_ROUNDS = 8;
@@ -144,10 +157,10 @@ export async function applyToJob(
   id: string,
   act: JobAct,
   nowMs: number,
-  options: { along?: Along; end?: EndColumns } = {},
+  options: { along?: Along; end?: EndColumns; actor?: JobActor } = {},
 ): Promise<Applied | null> {
   for (let round = 0; round < MAX_ROUNDS; round++) {
-    const row = await getJob(db, id);
+    const row = await findJob(db, id);
     if (row === null) return null;
     const outcome = transition(stateOf(row), act, nowMs);
     if (outcome.kind !== 'change') return { outcome, job: null, row };
@@ -188,12 +201,22 @@ export async function applyToJob(
         ),
       );
     }
-    if (ended)
-      statements.push(insertDeliveries(db, terminalEvent(id, next.status, nowMs), { jobId: id, revision }, nowMs));
     const guard = {
       sql: `EXISTS (SELECT 1 FROM jobs WHERE id = '${id.replaceAll("'", "''")}' AND revision = '${revision}')`,
       revision,
     };
+    if (ended) statements.push(insertDeliveries(db, terminalEvent(row, next.status, nowMs), guard.sql, nowMs));
+    if (next.status !== row.status) {
+      const { keyId, requestId } = options.actor ?? { keyId: 'system', requestId: null };
+      statements.push(
+        auditEntry(
+          db,
+          { tenant: row.tenant, keyId, requestId },
+          { action: `fine_tuning.job.${next.status}`, object: id, data: { was: row.status, by: act.type } },
+          guard.sql,
+        ),
+      );
+    }
     statements.push(...(options.along?.(guard) ?? []));
     const [updated] = await db.batch<JobRow>(statements);
     const job = updated?.results[0];
@@ -202,11 +225,12 @@ export async function applyToJob(
   throw new Error(`job ${id}: ${MAX_ROUNDS} others wrote first`);
 }
 
-function terminalEvent(jobId: string, status: JobStatus, nowMs: number) {
+function terminalEvent(job: JobRow, status: JobStatus, nowMs: number) {
   return {
     id: newId('evt_'),
+    tenant: job.tenant,
     type: `fine_tuning.job.${status}` as WebhookEventType,
-    objectId: jobId,
+    objectId: job.id,
     createdAtMs: nowMs,
   };
 }

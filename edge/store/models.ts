@@ -4,27 +4,34 @@ import type { TrainStage } from '../../shared/contract/models.ts';
 export type ModelRow = { id: string; base: string; kind: TrainStage; job_id: string; step: number; created_at: number };
 
 /** Tuned models that clients see, newest first; checkpoints' own names are left out. */
-export async function listModels(db: D1Database): Promise<ModelRow[]> {
+export async function listModels(db: D1Database, tenant: string): Promise<ModelRow[]> {
   const { results } = await db
-    .prepare('SELECT * FROM models WHERE listed = 1 ORDER BY created_at DESC, id LIMIT 1000')
+    .prepare('SELECT * FROM models WHERE tenant = ? AND listed = 1 ORDER BY created_at DESC, id LIMIT 1000')
+    .bind(tenant)
     .all<ModelRow>();
   return results;
 }
 
-export async function getModel(db: D1Database, id: string): Promise<ModelRow | null> {
+export function getModel(db: D1Database, tenant: string, id: string): Promise<ModelRow | null> {
+  return db.prepare('SELECT * FROM models WHERE id = ? AND tenant = ?').bind(id, tenant).first<ModelRow>();
+}
+
+/** Whoever's it is: for backends only. */
+export function findModelRow(db: D1Database, id: string): Promise<ModelRow | null> {
   return db.prepare('SELECT * FROM models WHERE id = ?').bind(id).first<ModelRow>();
 }
 
 /** A tuned model with its files, as a backend needs it. */
-export async function findModel(
-  db: D1Database,
-  id: string,
-): Promise<{ id: string; base: string; kind: TrainStage; files: WeightFile[] } | null> {
+export type TunedModel = { id: string; base: string; kind: TrainStage; files: WeightFile[] };
+
+/** @param tenant whose it must be; null = whoever's, for backends only */
+export async function findModel(db: D1Database, tenant: string | null, id: string): Promise<TunedModel | null> {
   const row = await db
     .prepare(
-      `SELECT m.base, m.kind, c.files FROM models m JOIN checkpoints c ON c.job_id = m.job_id AND c.step = m.step WHERE m.id = ?`,
+      `SELECT m.base, m.kind, c.files FROM models m JOIN checkpoints c ON c.job_id = m.job_id AND c.step = m.step
+       WHERE m.id = ?1 AND (?2 IS NULL OR m.tenant = ?2)`,
     )
-    .bind(id)
+    .bind(id, tenant)
     .first<{ base: string; kind: TrainStage; files: string }>();
   return row === null ? null : { id, base: row.base, kind: row.kind, files: JSON.parse(row.files) as WeightFile[] };
 }

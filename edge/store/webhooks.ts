@@ -1,8 +1,10 @@
 import type { WebhookEndpoint, WebhookEvent, WebhookEventType } from '../../shared/contract/webhooks.ts';
+import { type Actor, auditEntry, IF_CHANGED } from './audit.ts';
 import { nextSeq, page } from './sequence.ts';
 
 export type EndpointRow = {
   id: string;
+  tenant: string;
   url: string;
   events: string;
   secret: string;
@@ -23,48 +25,62 @@ export type DueDelivery = {
 
 export function insertEndpoint(
   db: D1Database,
-  row: Pick<EndpointRow, 'id' | 'url' | 'events' | 'secret' | 'created_at'>,
+  row: Pick<EndpointRow, 'id' | 'tenant' | 'url' | 'events' | 'secret' | 'created_at'>,
 ) {
   return db
     .prepare(
-      `INSERT INTO webhook_endpoints (id, url, events, secret, created_at, seq) VALUES (?, ?, ?, ?, ?, ${nextSeq('webhook_endpoints')})`,
+      `INSERT INTO webhook_endpoints (id, tenant, url, events, secret, created_at, seq) VALUES (?, ?, ?, ?, ?, ?, ${nextSeq('webhook_endpoints')})`,
     )
-    .bind(row.id, row.url, row.events, row.secret, row.created_at);
+    .bind(row.id, row.tenant, row.url, row.events, row.secret, row.created_at);
 }
 
-export function getEndpoint(db: D1Database, id: string): Promise<EndpointRow | null> {
-  return db.prepare('SELECT * FROM webhook_endpoints WHERE id = ?').bind(id).first<EndpointRow>();
+export function getEndpoint(db: D1Database, tenant: string, id: string): Promise<EndpointRow | null> {
+  return db
+    .prepare('SELECT * FROM webhook_endpoints WHERE id = ? AND tenant = ?')
+    .bind(id, tenant)
+    .first<EndpointRow>();
 }
 
-export async function countEndpoints(db: D1Database): Promise<number> {
-  return (await db.prepare('SELECT COUNT(*) AS n FROM webhook_endpoints').first<{ n: number }>())?.n ?? 0;
+export async function countEndpoints(db: D1Database, tenant: string): Promise<number> {
+  const count = db.prepare('SELECT COUNT(*) AS n FROM webhook_endpoints WHERE tenant = ?').bind(tenant);
+  return (await count.first<{ n: number }>())?.n ?? 0;
 }
 
-export async function listEndpoints(db: D1Database, query: { limit: number; after: string | null }) {
+export async function listEndpoints(db: D1Database, tenant: string, query: { limit: number; after: string | null }) {
   const { results } = await db
     .prepare(
-      `SELECT * FROM webhook_endpoints WHERE ?1 IS NULL OR seq < (SELECT seq FROM webhook_endpoints WHERE id = ?1)
+      `SELECT * FROM webhook_endpoints
+       WHERE tenant = ?3 AND (?1 IS NULL OR seq < (SELECT seq FROM webhook_endpoints WHERE id = ?1 AND tenant = ?3))
        ORDER BY seq DESC LIMIT ?2`,
     )
-    .bind(query.after, query.limit + 1)
+    .bind(query.after, query.limit + 1, tenant)
     .all<EndpointRow>();
   return page(results, query.limit, showEndpoint);
 }
 
 /** Removes an endpoint and what was still to be delivered to it. */
-export async function deleteEndpoint(db: D1Database, id: string): Promise<boolean> {
+export async function deleteEndpoint(db: D1Database, actor: Actor, id: string): Promise<boolean> {
   const [gone] = await db.batch([
-    db.prepare('DELETE FROM webhook_endpoints WHERE id = ?').bind(id),
-    db.prepare('UPDATE webhook_deliveries SET next_at = NULL WHERE endpoint_id = ?').bind(id),
+    db.prepare('DELETE FROM webhook_endpoints WHERE id = ? AND tenant = ?').bind(id, actor.tenant),
+    auditEntry(db, actor, { action: 'webhook_endpoint.deleted', object: id }, IF_CHANGED),
+    db
+      .prepare(
+        `UPDATE webhook_deliveries SET next_at = NULL
+         WHERE endpoint_id = ?1 AND NOT EXISTS (SELECT 1 FROM webhook_endpoints WHERE id = ?1)`,
+      )
+      .bind(id),
   ]);
   return (gone?.meta.changes ?? 0) > 0;
 }
 
-/** Outbox rows for every live endpoint that wants the event; part of the transaction that gave the job `revision`. */
+/**
+ * Outbox rows for every live endpoint of the tenant that wants the event.
+ * @param guard SQL that is true only if the change which the event tells of was made in the same transaction.
+ */
 export function insertDeliveries(
   db: D1Database,
-  event: { id: string; type: WebhookEventType; objectId: string; createdAtMs: number },
-  guard: { jobId: string; revision: string },
+  event: { id: string; tenant: string; type: WebhookEventType; objectId: string; createdAtMs: number },
+  guard: string,
   nowMs: number,
 ): D1PreparedStatement {
   const body: WebhookEvent = {
@@ -78,10 +94,10 @@ export function insertDeliveries(
     .prepare(
       `INSERT INTO webhook_deliveries (event_id, endpoint_id, type, body, created_at, next_at)
        SELECT ?1, e.id, ?2, ?3, ?4, ?5 FROM webhook_endpoints e
-       WHERE e.disabled_at IS NULL AND EXISTS (SELECT 1 FROM json_each(e.events) WHERE value = ?2)
-         AND EXISTS (SELECT 1 FROM jobs WHERE id = ?6 AND revision = ?7)`,
+       WHERE e.tenant = ?6 AND e.disabled_at IS NULL AND EXISTS (SELECT 1 FROM json_each(e.events) WHERE value = ?2)
+         AND ${guard}`,
     )
-    .bind(event.id, event.type, JSON.stringify(body), event.createdAtMs, nowMs, guard.jobId, guard.revision);
+    .bind(event.id, event.type, JSON.stringify(body), event.createdAtMs, nowMs, event.tenant);
 }
 
 /**

@@ -25,6 +25,7 @@ export type Access = 'open' | 'any_key' | 'signature' | Scope;
 const ACCESS: readonly (readonly [prefix: string, access: Access])[] = [
   ['/health', 'open'],
   ['=/openapi.json', 'open'],
+  ['=/metrics', 'admin'],
   ['/internal', 'signature'],
   ['/v1/chat', 'inference'],
   ['/v1/score', 'inference'],
