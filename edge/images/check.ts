@@ -1,4 +1,4 @@
-import { describe, type Violation, violation } from '../../shared/contract/errors.ts';
+import { type Violation, violation } from '../../shared/contract/errors.ts';
 import type { ImageInfo } from '../../shared/contract/images.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { ProbeError } from './bytes.ts';
@@ -60,13 +60,4 @@ function checkSize({ mime, width, height }: ImageInfo, param: string): Violation
     );
   }
   return wrong;
-}
-
-/** Why a reference to a picture cannot be read at all. */
-export function unknownReference(url: string, param: string): Violation {
-  return violation('invalid_image_url', param, {
-    expected: 'a data URL ("data:image/png;base64,…") or the id of an uploaded file ("file-…")',
-    received: describe(url),
-    remedy: 'Pictures on the web are not fetched: upload them by POST /v1/files.',
-  });
 }

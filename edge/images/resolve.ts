@@ -114,7 +114,8 @@ async function openAll(
     else opened.set(url, (param) => unknownReference(url, param, store.egress !== undefined));
   }
   if (stored.length > 0) leftBytes -= await openStored(stored, store, leftBytes, opened);
-  if (remote.length > 0 && store.egress !== undefined) await openRemote(remote, store.egress, leftBytes, signal, opened);
+  if (remote.length > 0 && store.egress !== undefined)
+    await openRemote(remote, store.egress, leftBytes, signal, opened);
   return opened;
 }
 
