@@ -1,9 +1,10 @@
 /** The one question before work is queued: may this key ask for so much now? */
 import { ApiError } from '../../shared/contract/errors.ts';
+import type { KeyLimits } from '../../shared/contract/keys.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Env } from '../env.ts';
 import { rateLimitHeaders, refusalMessage } from './headers.ts';
-import type { Cost, Decision, KeyLimits, Slot } from './limiter.ts';
+import type { Cost, Decision, Slot } from './limiter.ts';
 import type { Limiter } from './object.ts';
 import { withDefaults } from './settings.ts';
 

@@ -1,16 +1,12 @@
 /** Limits in the request's way: what a route costs, and the headers and slots of its answer. */
 import type { Context, MiddlewareHandler } from 'hono';
 import type { AppEnv } from '../env.ts';
-import { admit, chargeRefused, type LimitedCaller, releasedAtEnd } from './admit.ts';
+import { admit, chargeRefused, releasedAtEnd } from './admit.ts';
+import { bodyBytes } from './cost.ts';
 import type { Cost } from './limiter.ts';
-import { UNLIMITED } from './settings.ts';
 
 /** Routes that say themselves what they cost, once they know what is in the request. */
 const SELF_ADMITTED: ReadonlySet<string> = new Set(['/v1/chat/completions', '/v1/score']);
-
-function callerOf(c: Context<AppEnv>): LimitedCaller {
-  return { keyId: c.get('keyId'), tenant: c.get('tenant'), limits: UNLIMITED };
-}
 
 /**
  * Runs a handler's work if the caller's limits allow its cost; the slot is given back when the answer's body has ended, failed or been given up.
@@ -18,7 +14,7 @@ function callerOf(c: Context<AppEnv>): LimitedCaller {
  */
 export async function admitted(c: Context<AppEnv>, cost: Cost, work: () => Promise<Response>): Promise<Response> {
   c.set('admission', null);
-  const admission = await admit(c.env, c.executionCtx, callerOf(c), cost);
+  const admission = await admit(c.env, c.executionCtx, c.get('caller'), cost);
   c.set('admission', admission);
   try {
     return admission.isHeld ? releasedAtEnd(await work(), admission.release) : await work();
@@ -40,10 +36,9 @@ export function rateLimits(): MiddlewareHandler<AppEnv> {
     if (SELF_ADMITTED.has(path)) {
       await next();
       const isRefusal = c.res.status >= 400 && c.res.status < 500;
-      if (isRefusal && c.get('admission') === undefined) chargeRefused(c.env, c.executionCtx, callerOf(c));
+      if (isRefusal && c.get('admission') === undefined) chargeRefused(c.env, c.executionCtx, c.get('caller'));
     } else {
-      const told = Number(c.req.header('content-length') ?? 0);
-      const bytes = Number.isSafeInteger(told) && told > 0 ? told : 0;
+      const bytes = bodyBytes(c.req.raw.headers);
       await admitted(c, { requests: 1, images: 0, imageTokens: 0, bytes }, async () => {
         await next();
         return c.res;

@@ -1,5 +1,6 @@
 /** How limits are told: OpenAI's headers, `-images` added, and words. */
-import { type KeyLimits, MINUTES, type Refusal, type Standing } from './limiter.ts';
+import type { KeyLimits } from '../../shared/contract/keys.ts';
+import { MINUTES, type Refusal, type Standing } from './limiter.ts';
 
 /** `x-ratelimit-{limit,remaining,reset}-{requests,tokens,images}` of the limits that there are. */
 export function rateLimitHeaders(standings: readonly Standing[]): Record<string, string> {

@@ -1,19 +1,8 @@
 /** Who may ask how much: the limits of one tenant's API keys, as pure state with the clock as an argument. */
+import type { KeyLimits } from '../../shared/contract/keys.ts';
 import { SlidingWindow } from './window.ts';
 
-/** What a key may use; null is no limit. Minutes are sliding windows. */
-export type KeyLimits = {
-  readonly requestsPerMinute: number | null;
-  readonly imagesPerMinute: number | null;
-  /** Decoder positions that pictures take. */
-  readonly imageTokensPerMinute: number | null;
-  /** Bytes of request bodies. */
-  readonly bytesPerMinute: number | null;
-  /** Answers in the making at the same time. */
-  readonly concurrent: number | null;
-};
-
-/** What one request takes from them. */
+/** What one request takes from the limits of its key; minutes are sliding windows, image tokens decoder positions of pictures, bytes those of bodies. */
 export type Cost = {
   readonly requests: number;
   readonly images: number;

@@ -1,7 +1,8 @@
 import { DurableObject } from 'cloudflare:workers';
+import type { KeyLimits } from '../../shared/contract/keys.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Env } from '../env.ts';
-import { type Cost, type Decision, type KeyLimits, LimiterState, type Slot } from './limiter.ts';
+import { type Cost, type Decision, LimiterState, type Slot } from './limiter.ts';
 
 /**
  * The limits of one tenant, in memory only, one object for all isolates. An object that is lost forgets at most the last minute; running requests

@@ -1,16 +1,4 @@
-import * as z from 'zod/mini';
-import type { KeyLimits } from './limiter.ts';
-
-const Amount = z.optional(z.nullable(z.int().check(z.nonnegative())));
-
-/** The installation's limits for keys that have none, as JSON: `{"requestsPerMinute": 600, "concurrent": 20}`. What is left out is unlimited. */
-const Settings = z.strictObject({
-  requestsPerMinute: Amount,
-  imagesPerMinute: Amount,
-  imageTokensPerMinute: Amount,
-  bytesPerMinute: Amount,
-  concurrent: Amount,
-});
+import { type KeyLimits, KeyLimitsInput, mergeLimits } from '../../shared/contract/keys.ts';
 
 export const UNLIMITED: KeyLimits = {
   requestsPerMinute: null,
@@ -22,7 +10,10 @@ export const UNLIMITED: KeyLimits = {
 
 let parsed: { text: string; limits: KeyLimits } = { text: '', limits: UNLIMITED };
 
-/** @throws Error in words where the variable is not what it should be: an installation with wrong limits must not run with none */
+/**
+ * The installation's limits for keys that have none, as JSON: `{"requestsPerMinute": 600, "concurrent": 20}`. What is left out is unlimited.
+ * @throws Error in words where the variable is not what it should be: an installation with wrong limits must not run with none
+ */
 export function parseKeyLimits(text: string): KeyLimits {
   if (text === parsed.text) return parsed.limits;
   let value: unknown;
@@ -31,20 +22,13 @@ export function parseKeyLimits(text: string): KeyLimits {
   } catch {
     value = undefined;
   }
-  const settings = Settings.safeParse(value);
+  const settings = KeyLimitsInput.safeParse(value);
   if (!settings.success) {
     throw new Error(
       `MANTIS_KEY_LIMITS: expected JSON such as {"requestsPerMinute": 600, "concurrent": 20} with whole numbers or null for ${Object.keys(UNLIMITED).join(', ')}; received ${JSON.stringify(text.slice(0, 200))}`,
     );
   }
-  const given = settings.data;
-  const limits: KeyLimits = {
-    requestsPerMinute: given.requestsPerMinute ?? null,
-    imagesPerMinute: given.imagesPerMinute ?? null,
-    imageTokensPerMinute: given.imageTokensPerMinute ?? null,
-    bytesPerMinute: given.bytesPerMinute ?? null,
-    concurrent: given.concurrent ?? null,
-  };
+  const limits = mergeLimits(settings.data);
   parsed = { text, limits };
   return limits;
 }
@@ -52,12 +36,5 @@ export function parseKeyLimits(text: string): KeyLimits {
 /** The caller's limits, with the installation's where there are none. */
 export function withDefaults(limits: KeyLimits, installation: string | undefined): KeyLimits {
   if (installation === undefined || installation === '') return limits;
-  const fallback = parseKeyLimits(installation);
-  return {
-    requestsPerMinute: limits.requestsPerMinute ?? fallback.requestsPerMinute,
-    imagesPerMinute: limits.imagesPerMinute ?? fallback.imagesPerMinute,
-    imageTokensPerMinute: limits.imageTokensPerMinute ?? fallback.imageTokensPerMinute,
-    bytesPerMinute: limits.bytesPerMinute ?? fallback.bytesPerMinute,
-    concurrent: limits.concurrent ?? fallback.concurrent,
-  };
+  return mergeLimits(limits, parseKeyLimits(installation));
 }

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { duration, rateLimitHeaders, refusalMessage } from '../../../edge/limits/headers.ts';
-import { type Cost, type KeyLimits, LimiterState } from '../../../edge/limits/limiter.ts';
+import { type Cost, LimiterState } from '../../../edge/limits/limiter.ts';
 import { parseKeyLimits, UNLIMITED, withDefaults } from '../../../edge/limits/settings.ts';
 import { SlidingWindow } from '../../../edge/limits/window.ts';
+import type { KeyLimits } from '../../../shared/contract/keys.ts';
 
 const WINDOW_MS = 60_000;
 const OPTIONS = { windowMs: WINDOW_MS, concurrentRetryMs: 1_000 };
