@@ -1,6 +1,6 @@
 /** The OpenAPI 3.1 document, made from the schemas that validate. */
 import * as z from 'zod/mini';
-import { ChatChunk, ChatCompletion, ChatRequest } from './contract/chat.ts';
+import { ChatChunk, ChatCompletion, ChatRequest, InputTokens } from './contract/chat.ts';
 import { ERRORS, ErrorEnvelope } from './contract/errors.ts';
 import { Deleted, FileObject, FilePurpose } from './contract/files.ts';
 import { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent } from './contract/jobs.ts';
@@ -16,6 +16,7 @@ const SCHEMAS = {
   ChatRequest,
   ChatCompletion,
   ChatChunk,
+  InputTokens,
   ScoreRequest,
   ScoreResponse,
   Model,
@@ -57,6 +58,15 @@ export const OPERATIONS: readonly Operation[] = [
     body: 'ChatRequest',
     answer: 'ChatCompletion',
     stream: 'ChatChunk',
+  },
+  {
+    method: 'post',
+    path: '/v1/chat/completions/input_tokens',
+    id: 'countInputTokens',
+    summary: 'Say how many tokens a conversation would take, and whether it fits',
+    tag: 'Chat',
+    body: 'ChatRequest',
+    answer: 'InputTokens',
   },
   {
     method: 'post',

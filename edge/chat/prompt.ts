@@ -1,40 +1,26 @@
-/** From the public chat request to what a backend is asked: pictures resolved and counted, defaults filled in, everything wrong named. */
-import type { GenerateMessage, GeneratePart, GenerateRequest } from '../../shared/contract/backend.ts';
-import type { ChatRequest, ContentPart } from '../../shared/contract/chat.ts';
-import { ApiError, type Violation, violation } from '../../shared/contract/errors.ts';
+/** From a request that is right to what a backend is asked; and what can be wrong with where pictures stand and how many there are. */
+import type { GenerateMessage, GeneratePart, GenerateRequest, Sampling } from '../../shared/contract/backend.ts';
+import type { ChatMessage, ChatRequest, ContentPart } from '../../shared/contract/chat.ts';
+import { type Violation, violation } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import { imageTokens } from '../../shared/contract/models.ts';
 import type { Blob } from '../fleet/errand.ts';
 import type { KnownModel } from '../fleet/models.ts';
-import { type ImageReference, type ImageStore, resolveImages } from '../images/resolve.ts';
-import { checkParameters, sampling } from './sampling.ts';
+import type { ImageReference, ResolvedImage } from '../images/resolve.ts';
+import type { NamedImage } from './walk.ts';
 
 export type Prompt = { request: GenerateRequest; blobs: Blob[] };
 
-/** @throws ApiError with every violation of the request that can be known before a backend sees it. */
-export async function buildPrompt(
-  chat: ChatRequest,
-  model: KnownModel,
-  store: ImageStore,
+/**
+ * @param images the conversation's pictures in reading order
+ * @param who names the request, and apart from whom its caches are kept
+ */
+export function writePrompt(
+  conversation: readonly ChatMessage[],
+  images: readonly ResolvedImage[],
+  { adapter, id }: Pick<KnownModel, 'adapter' | 'id'>,
   who: { requestId: string; tenant: string },
-): Promise<Prompt> {
-  const references = imageReferences(chat);
-  const wrong = [...checkParameters(chat, model), ...checkPlaces(chat), ...checkCount(references, model)];
-  // Too many pictures are refused before any of them is opened.
-  const images = wrong.length > 0 ? [] : await resolveImages(references, store);
-  const bad = images.flatMap((image) => ('code' in image ? [image] : []));
-  const sizes = images.flatMap((image) => ('digest' in image ? [image.info] : []));
-  wrong.push(...bad);
-  // Nothing to add where the count was refused or a picture could not be opened.
-  if (wrong.length === 0 && model.card.imageGrid !== undefined)
-    wrong.push(
-      ...checkTokens(
-        sizes.map((size) => imageTokens(model.card, size)),
-        model,
-      ),
-    );
-  if (wrong.length > 0) throw ApiError.from(wrong);
-
+  sampling: Sampling,
+): Prompt {
   const blobs: Blob[] = [];
   const blobOf = new Map<string, number>();
   let next = 0;
@@ -42,8 +28,7 @@ export async function buildPrompt(
     // Whatever a person types stays text, `<image>` included: a slot exists only where a part is a picture.
     if (part.type === 'text') return { type: 'text', text: part.text };
     const image = images[next++];
-    if (image === undefined || !('digest' in image))
-      throw new Error('buildPrompt: a picture of the request was not resolved');
+    if (image === undefined) throw new Error('writePrompt: a picture of the request was not resolved');
     let blob = blobOf.get(image.digest);
     if (blob === undefined) {
       blob = blobs.push({ digest: image.digest, mime: image.info.mime, bytes: image.bytes }) - 1;
@@ -51,18 +36,17 @@ export async function buildPrompt(
     }
     return { type: 'image', blob };
   };
-  const messages = chat.messages.map(
+  const messages = conversation.map(
     ({ role, content }): GenerateMessage => ({
       role: role === 'developer' ? 'system' : role,
       parts: typeof content === 'string' ? [{ type: 'text', text: content }] : content.map(toPart),
     }),
   );
-  const { adapter, id } = model;
   const request: GenerateRequest = {
     ...who,
     model: id,
     messages,
-    sampling: sampling(chat),
+    sampling,
     deadlineMs: LIMITS.request.deadlineMs,
     ...(adapter === null ? {} : { adapter }),
   };
@@ -89,36 +73,39 @@ export function checkPlaces(chat: Pick<ChatRequest, 'messages'>): Violation[] {
     role === 'user' || typeof content === 'string'
       ? []
       : content.flatMap((part, p) =>
-          part.type === 'text'
-            ? []
-            : [
-                violation('image_not_allowed_here', `messages[${m}].content[${p}].${part.type}`, {
-                  expected: 'pictures in messages of role "user" only',
-                  received: `one in a message of role "${role}"`,
-                }),
-              ],
+          part.type === 'text' ? [] : [misplaced(`messages[${m}].content[${p}].${part.type}`, role)],
         ),
   );
 }
 
-function checkCount(references: readonly ImageReference[], { card, id }: KnownModel): Violation[] {
-  const limit = Math.min(card.maxImages, LIMITS.images.maxPerRequest);
-  const over = references[limit];
-  if (over !== undefined) {
-    return [
-      violation('too_many_images', over.param, {
-        expected: `at most ${limit} images for ${id}`,
-        received: references.length,
-      }),
-    ];
-  }
-  // Where it depends on the picture, tokens are counted once the pictures are open.
-  return card.imageGrid === undefined
-    ? checkTokens(
-        references.map(() => card.tokensPerImage),
-        { card, id },
-      )
-    : [];
+/** As `checkPlaces`, for pictures of a request that is not right otherwise. */
+export function checkImageRoles(images: readonly NamedImage[]): Violation[] {
+  return images.flatMap(({ param, role }) =>
+    role === 'system' || role === 'developer' || role === 'assistant' ? [misplaced(param, role)] : [],
+  );
+}
+
+function misplaced(param: string, role: string): Violation {
+  return violation('image_not_allowed_here', param, {
+    expected: 'pictures in messages of role "user" only',
+    received: `one in a message of role "${role}"`,
+  });
+}
+
+/** Most pictures of a request for this model; null where it is not known. */
+export function maxImages(model: Pick<KnownModel, 'card'> | null): number {
+  return Math.min(model?.card.maxImages ?? LIMITS.images.maxPerRequest, LIMITS.images.maxPerRequest);
+}
+
+export function checkImageCount(
+  images: readonly NamedImage[],
+  model: Pick<KnownModel, 'card' | 'id'> | null,
+): Violation[] {
+  const limit = maxImages(model);
+  const over = images[limit];
+  if (over === undefined) return [];
+  const expected = `at most ${limit} images${model === null ? '' : ` for ${model.id}`}`;
+  return [violation('too_many_images', over.param, { expected, received: images.length })];
 }
 
 /**

@@ -5,36 +5,47 @@ import { describe, fieldPath, type Violation, violation } from '../../shared/con
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { KnownModel } from '../fleet/models.ts';
 
-/** What no schema says: fields that need or exclude each other, and the model's own limits. */
-export function checkParameters(chat: ChatRequest, { card, id }: Pick<KnownModel, 'card' | 'id'>): Violation[] {
-  const wrong: Violation[] = [];
-  const field = chat.max_completion_tokens == null ? 'max_tokens' : 'max_completion_tokens';
-  const asked = chat[field];
-  if (asked != null && asked > card.maxNewTokens) {
-    wrong.push(
-      violation('invalid_value', field, { expected: `at most ${card.maxNewTokens} for ${id}`, received: asked }),
-    );
-  }
-  if (chat.top_logprobs != null && chat.logprobs !== true) {
-    wrong.push(
-      violation('invalid_value', 'top_logprobs', {
-        expected: '"logprobs": true beside it',
-        received: describe(chat.logprobs),
-      }),
-    );
-  }
-  if (chat.stream_options != null && chat.stream !== true) {
-    wrong.push(
-      violation('invalid_value', 'stream_options', {
-        expected: '"stream": true beside it',
-        received: describe(chat.stream),
-      }),
-    );
-  }
-  return [...wrong, ...checkBiases(chat), ...checkConstraint(chat)];
+type Parameters = Partial<Omit<ChatRequest, 'messages'>>;
+
+/** Which of the two names the request uses for the length of its answer. */
+export function answerTokensField({ max_completion_tokens }: Parameters): 'max_tokens' | 'max_completion_tokens' {
+  return max_completion_tokens == null ? 'max_tokens' : 'max_completion_tokens';
 }
 
-function checkBiases({ logit_bias: biases }: ChatRequest): Violation[] {
+/**
+ * What no schema says: fields that need or exclude each other, and the model's own limits.
+ * @param chat the fields that fit their schemas
+ * @param model null where it is not known
+ * @param wrong names of fields that do not fit: nothing is said of what depends on them
+ */
+export function checkParameters(
+  chat: Parameters,
+  model: Pick<KnownModel, 'card' | 'id'> | null,
+  wrong: ReadonlySet<string> = new Set(),
+): Violation[] {
+  const found: Violation[] = [];
+  const need = (field: 'top_logprobs' | 'stream_options', other: 'logprobs' | 'stream'): void => {
+    if (chat[field] == null || chat[other] === true || wrong.has(other)) return;
+    found.push(
+      violation('invalid_value', field, { expected: `"${other}": true beside it`, received: describe(chat[other]) }),
+    );
+  };
+  const field = answerTokensField(chat);
+  const asked = chat[field];
+  if (model !== null && asked != null && asked > model.card.maxNewTokens) {
+    const expected = `at most ${model.card.maxNewTokens} for ${model.id}`;
+    found.push(violation('invalid_value', field, { expected, received: asked }));
+  }
+  if (field === 'max_completion_tokens' && chat.max_tokens != null && chat.max_tokens !== asked) {
+    const expected = `no max_tokens beside max_completion_tokens, or the same (${asked})`;
+    found.push(violation('invalid_value', 'max_tokens', { expected, received: chat.max_tokens }));
+  }
+  need('top_logprobs', 'logprobs');
+  need('stream_options', 'stream');
+  return [...found, ...checkBiases(chat, model), ...checkConstraint(chat)];
+}
+
+function checkBiases({ logit_bias: biases }: Parameters, model: Pick<KnownModel, 'card' | 'id'> | null): Violation[] {
   const keys = Object.keys(biases ?? {});
   if (keys.length > LIMITS.request.maxLogitBiases)
     return [
@@ -43,17 +54,16 @@ function checkBiases({ logit_bias: biases }: ChatRequest): Violation[] {
         received: keys.length,
       }),
     ];
-  return keys
-    .filter((key) => !/^(0|[1-9]\d{0,8})$/.test(key))
-    .map((key) =>
-      violation('invalid_value', fieldPath(['logit_bias', key.slice(0, 32)]), {
-        expected: 'the id of a token as its name',
-        received: describe(key),
-      }),
-    );
+  const vocabTokens = model?.card.vocabTokens ?? Number.POSITIVE_INFINITY;
+  return keys.flatMap((key) => {
+    const isId = /^(0|[1-9]\d{0,8})$/.test(key);
+    if (isId && Number(key) < vocabTokens) return [];
+    const expected = isId ? `ids of tokens below ${vocabTokens} for ${model?.id}` : 'the id of a token as its name';
+    return [violation('invalid_value', fieldPath(['logit_bias', key]), { expected, received: describe(key) })];
+  });
 }
 
-function checkConstraint({ response_format: format, structured_outputs: structured }: ChatRequest): Violation[] {
+function checkConstraint({ response_format: format, structured_outputs: structured }: Parameters): Violation[] {
   if (structured != null) {
     const kinds = Object.keys(structured);
     if (kinds.length !== 1)
@@ -86,7 +96,7 @@ function checkConstraint({ response_format: format, structured_outputs: structur
 function constraint({
   response_format: format,
   structured_outputs: structured,
-}: Pick<ChatRequest, 'response_format' | 'structured_outputs'>): AnswerConstraint | undefined {
+}: Parameters): AnswerConstraint | undefined {
   if (structured?.json !== undefined)
     return { param: 'structured_outputs.json', spec: { type: 'json_schema', schema: structured.json } };
   if (structured?.regex !== undefined)
@@ -102,7 +112,7 @@ function constraint({
 }
 
 /** The public parameters in the inner wire's words; what has no effect is left out. */
-export function sampling(chat: ChatRequest): Sampling {
+export function sampling(chat: Parameters): Sampling {
   const { stop, n, logit_bias: biases } = chat;
   const asked = constraint(chat);
   return {

@@ -1,5 +1,5 @@
 import type { Context } from 'hono';
-import { ApiError, errorMessage, violation, violationsOf } from '../../shared/contract/errors.ts';
+import { ApiError, describe, errorMessage, fieldPath, violation, violationsOf } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { AppEnv } from '../env.ts';
 
@@ -74,30 +74,44 @@ export type JsonOptions = {
 
 /** A JSON body that fits the schema, or a 400 with every violation. */
 export async function readJson<T>(c: Context<AppEnv>, schema: Schema<T>, options: JsonOptions = {}): Promise<T> {
-  const type = (c.req.header('content-type') ?? '').split(';')[0]?.trim().toLowerCase();
-  if (type !== 'application/json') {
-    throw new ApiError(
-      'unsupported_media_type',
-      errorMessage('content-type', { expected: 'application/json', received: type || 'nothing' }),
-    );
-  }
-  return parseJson(await readBody(c.req.raw, options.maxBytes ?? LIMITS.request.maxJsonBytes), schema, options);
+  return fitting(await readJsonValue(c, options), schema, options);
 }
 
-export function parseJson<T>(bytes: Uint8Array, schema: Schema<T>, { unsupported = new Set() }: JsonOptions = {}): T {
-  let value: unknown;
-  try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes));
-  } catch (error) {
-    const reason = error instanceof SyntaxError ? error.message : 'not UTF-8';
-    throw new ApiError(
-      'invalid_json',
-      errorMessage('body', {
-        expected: 'valid JSON in UTF-8',
-        received: `${bytes.byteLength} bytes that are not (${reason})`,
-      }),
-    );
-  }
+/**
+ * A JSON body as it stands. Of a name that an object has twice the last value holds; a byte order mark is skipped; halves of surrogate pairs become
+ * U+FFFD where text is encoded.
+ * @throws ApiError for another type, character set or coding, for what is not JSON, and for JSON that is nested too deeply
+ */
+export async function readJsonValue(
+  c: Context<AppEnv>,
+  { maxBytes }: Pick<JsonOptions, 'maxBytes'> = {},
+): Promise<unknown> {
+  checkCoding(c.req.raw.headers);
+  return parseValue(await readBody(c.req.raw, maxBytes ?? LIMITS.request.maxJsonBytes));
+}
+
+function checkCoding(headers: Headers): void {
+  const [type = '', ...parameters] = (headers.get('content-type') ?? '')
+    .split(';')
+    .map((part) => part.trim().toLowerCase());
+  const refuse = (subject: string, expected: string, received: string) =>
+    new ApiError('unsupported_media_type', errorMessage(subject, { expected, received }), { param: subject });
+  if (type !== 'application/json') throw refuse('content-type', 'application/json', describe(type));
+  const charset = parameters
+    .find((parameter) => parameter.startsWith('charset='))
+    ?.slice(8)
+    .replaceAll('"', '');
+  if (charset !== undefined && charset !== 'utf-8' && charset !== 'utf8')
+    throw refuse('content-type', 'charset=utf-8, or none', describe(charset));
+  const coding = (headers.get('content-encoding') ?? 'identity').trim().toLowerCase();
+  if (coding !== 'identity' && coding !== '') throw refuse('content-encoding', 'a body as it is', describe(coding));
+}
+
+export function parseJson<T>(bytes: Uint8Array, schema: Schema<T>, options: JsonOptions = {}): T {
+  return fitting(parseValue(bytes), schema, options);
+}
+
+function fitting<T>(value: unknown, schema: Schema<T>, { unsupported = new Set() }: JsonOptions): T {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   throw ApiError.from(
@@ -110,4 +124,77 @@ export function parseJson<T>(bytes: Uint8Array, schema: Schema<T>, { unsupported
         : problem,
     ),
   );
+}
+
+function parseValue(bytes: Uint8Array): unknown {
+  const { maxJsonDepth } = LIMITS.request;
+  const refuse = (expected: string, received: string) =>
+    new ApiError('invalid_json', errorMessage('body', { expected, received }));
+  if (isDeeper(bytes, maxJsonDepth)) throw refuse(`JSON of at most ${maxJsonDepth} levels`, 'deeper nesting');
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes));
+  } catch (error) {
+    if (!(error instanceof SyntaxError))
+      throw refuse('valid JSON in UTF-8', `${bytes.byteLength} bytes that are not UTF-8`);
+    throw refuse('valid JSON in UTF-8', `${bytes.byteLength} bytes that are not${placeOf(error)}`);
+  }
+  const path = reservedName(value);
+  if (path === null) return value;
+  throw ApiError.from([
+    violation('unknown_parameter', fieldPath(path), { expected: 'no field of this name', remedy: 'Remove it.' }),
+  ]);
+}
+
+/** Where the parser stopped; its own words may hold pieces of the body. */
+function placeOf({ message }: SyntaxError): string {
+  const at = /at position (\d+)/.exec(message)?.[1];
+  if (at !== undefined) return ` (at character ${at})`;
+  return /end of JSON/.test(message) ? ' (they end too early)' : '';
+}
+
+const [QUOTE, BACKSLASH, ARRAY, OBJECT, ARRAY_END, OBJECT_END] = [0x22, 0x5c, 0x5b, 0x7b, 0x5d, 0x7d];
+
+/**
+ * Whether JSON has arrays and objects nested beyond `maxDepth`. Parsing it to find out would cost a second and 700 MB for a body of brackets. Most bodies
+ * have fewer brackets than that, which is seen at the speed of `indexOf`.
+ */
+function isDeeper(bytes: Uint8Array, maxDepth: number): boolean {
+  let opens = 0;
+  for (const bracket of [ARRAY, OBJECT] as const)
+    for (let at = bytes.indexOf(bracket!); at >= 0 && opens <= maxDepth; at = bytes.indexOf(bracket!, at + 1)) opens++;
+  if (opens <= maxDepth) return false;
+  let depth = 0;
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i];
+    if (byte === QUOTE) {
+      // To the quote that ends the string: one with an even number of backslashes before it.
+      for (;;) {
+        i = bytes.indexOf(QUOTE!, i + 1);
+        if (i < 0) return false;
+        let escapes = 0;
+        while (bytes[i - 1 - escapes] === BACKSLASH) escapes++;
+        if (escapes % 2 === 0) break;
+      }
+    } else if (byte === ARRAY || byte === OBJECT) {
+      if (++depth > maxDepth) return true;
+    } else if (byte === ARRAY_END || byte === OBJECT_END) depth--;
+  }
+  return false;
+}
+
+/**
+ * Path of a field named `__proto__`, which is a field like any other in JSON and something else wherever objects are copied by assignment.
+ * Depth is bounded by now.
+ */
+function reservedName(value: unknown): PropertyKey[] | null {
+  if (typeof value !== 'object' || value === null) return null;
+  if (Object.hasOwn(value, '__proto__')) return ['__proto__'];
+  const isArray = Array.isArray(value);
+  for (const key of isArray ? value.keys() : Object.keys(value)) {
+    const child = (value as Record<PropertyKey, unknown>)[key];
+    const path = typeof child === 'object' ? reservedName(child) : null;
+    if (path !== null) return [key, ...path];
+  }
+  return null;
 }

@@ -1,31 +1,26 @@
 import type { Context } from 'hono';
-import { ChatRequest, UNSUPPORTED_CHAT_FIELDS } from '../../shared/contract/chat.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import { type AskOptions, beginChat, type ValidChat } from '../chat/complete.ts';
-import { buildPrompt } from '../chat/prompt.ts';
+import { type AskOptions, beginChat } from '../chat/complete.ts';
+import { validateChat } from '../chat/validate.ts';
 import { wholeResponse } from '../chat/whole.ts';
 import type { AppEnv } from '../env.ts';
-import { resolveModel } from '../fleet/models.ts';
-import { readJson } from '../middleware/body.ts';
+import { admitted } from '../limits/admitted.ts';
+import { bodyBytes, costOfRequest } from '../limits/cost.ts';
+import { readJsonValue } from '../middleware/body.ts';
 
 /** `POST /v1/chat/completions`. */
 export async function createChatCompletion(c: Context<AppEnv>): Promise<Response> {
-  const chat = await readJson(c, ChatRequest, { unsupported: UNSUPPORTED_CHAT_FIELDS });
   const who = { requestId: c.get('requestId'), tenant: c.get('tenant') };
-  const model = await resolveModel(c.env, who.tenant, chat.model);
-  const prompt = await buildPrompt(chat, model, { db: c.env.DB, blobs: c.env.BLOBS, tenant: who.tenant }, who);
-  const valid: ValidChat = {
-    chat,
-    model,
-    request: { ...prompt.request, deadlineMs: deadlineMs(c) },
-    blobs: prompt.blobs,
-  };
-  const options = askOptions(c);
-  const whole = chat.stream !== true;
-  const begun = await beginChat(c.env, valid, { ...options, whole });
-  if (whole) return await wholeResponse(begun.whole(), () => options.abort.abort(), {});
-  return new Response(begun.stream(), {
-    headers: { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' },
+  const valid = await validateChat(c.env, who, await readJsonValue(c), who);
+  valid.request.deadlineMs = deadlineMs(c);
+  return await admitted(c, costOfRequest(valid, bodyBytes(c.req.raw.headers)), async () => {
+    const options = askOptions(c);
+    const whole = valid.chat.stream !== true;
+    const begun = await beginChat(c.env, valid, { ...options, whole });
+    if (whole) return await wholeResponse(begun.whole(), () => options.abort.abort(), {});
+    return new Response(begun.stream(), {
+      headers: { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' },
+    });
   });
 }
 

@@ -15,6 +15,8 @@ export const LIMITS = {
     maxTextChars: 1_000_000,
     /** All texts of a conversation together. */
     maxTotalTextChars: 1_000_000,
+    /** Texts that cannot fit anyway are counted for the error's sake up to this size; beyond, it says "at least". */
+    maxCountedTextBytes: 262_144,
     maxModelChars: 256,
     /** `user`, `name`, `uuid` and other labels that change nothing. */
     maxLabelChars: 512,
