@@ -26,6 +26,8 @@ export type EdgeOptions = {
   backendSecret: string;
   /** `host:port,…` that webhooks may reach although private. */
   egressAllow?: string;
+  /** More variables of wrangler.jsonc, by their name there. */
+  vars?: Readonly<Record<string, string>>;
   /** Bootstrap key; without one and with none stored, one is made. */
   apiKey?: string | undefined;
   /** Header in which a proxy in front names the client; empty = there is none, and nobody is throttled by address. */
@@ -64,10 +66,13 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
       {
         ...workerOptions,
         name: WORKER,
+        // Miniflare would send every call of a backend through a Worker of its own that takes a header off which is not there.
+        stripCfConnectingIp: false,
         unsafeDirectSockets: [{ host: '127.0.0.1', port: options.port }],
         modules: [{ type: 'ESModule', path: 'worker.js', contents: await bundleWorker() }],
         bindings: {
           ...workerOptions.bindings,
+          ...options.vars,
           BACKEND_SECRET: options.backendSecret,
           BOOTSTRAP_KEY_HASH: bootstrap,
           CLIENT_ADDRESS_HEADER: options.clientAddressHeader ?? '',

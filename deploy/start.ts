@@ -61,6 +61,15 @@ async function backendSecret(dataDir: string): Promise<string> {
   }
 }
 
+/** What the door itself reads of our environment, under its own names. */
+function edgeVars(env: NodeJS.ProcessEnv): Record<string, string> {
+  return {
+    LOG_LEVEL: env.MANTIS_LOG_LEVEL ?? '',
+    LOG_SAMPLE: env.MANTIS_LOG_SAMPLE ?? '',
+    METRICS_TOKEN: env.MANTIS_METRICS_TOKEN ?? '',
+  };
+}
+
 async function main(): Promise<void> {
   if (process.argv.includes('--help')) {
     console.log(HELP);
@@ -80,7 +89,7 @@ async function main(): Promise<void> {
   if (process.env.npm_lifecycle_event !== undefined) stopWithParent(stop);
 
   await checkPort(settings.port);
-  const edge = await startEdge({ ...settings, backendSecret: secret });
+  const edge = await startEdge({ ...settings, backendSecret: secret, vars: edgeVars(process.env) });
   if (edge.newApiKey !== null) console.log(`api key ${edge.newApiKey} (shown this once; MANTIS_API_KEY replaces it)`);
   const backend = new BackendProcess({ edgeUrl: edge.url, secret, dataDir: settings.dataDir });
 

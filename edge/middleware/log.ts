@@ -5,7 +5,8 @@ import type { AppEnv, Env } from '../env.ts';
 import { flushSoon } from '../metrics/collector.ts';
 import { countRequest, newFacts, type RequestFacts } from '../metrics/facts.ts';
 
-const LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
+/** The backend's names, of which it writes some that the edge has no use for. */
+const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 export type LogLevel = (typeof LEVELS)[number];
 
 /** What is below `least` is not written; of requests that went well, only the share `sample`. */
