@@ -32,7 +32,12 @@ export type Installation = {
 
 /** @param options.models id → folder of the models that the backend serves; default one tiny random nano, with `backend: true` */
 export async function startInstallation(
-  options: { backend?: boolean; models?: Readonly<Record<string, string>>; egressAllow?: string } = {},
+  options: {
+    backend?: boolean;
+    models?: Readonly<Record<string, string>>;
+    egressAllow?: string;
+    vars?: Readonly<Record<string, string>>;
+  } = {},
 ): Promise<Installation> {
   const dataDir = await mkdtemp(join(tmpdir(), 'mantis-wire-'));
   const edge = await startEdge({
@@ -41,6 +46,7 @@ export async function startInstallation(
     backendSecret: SECRET,
     apiKey: API_KEY,
     egressAllow: options.egressAllow ?? '',
+    vars: options.vars ?? {},
   });
   let backend: BackendProcess | null = null;
   if (options.backend === true || options.models !== undefined) {
