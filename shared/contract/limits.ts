@@ -70,6 +70,20 @@ export const LIMITS = {
     /** Pictures that the edge may shrink itself, one at a time, where it is told to. */
     edgePixels: 12_000_000,
   },
+  /** Decoding of pictures, in processes of a backend that may be killed. */
+  decode: {
+    /** From the moment a process has a picture; then it is killed, and the picture refused. */
+    timeoutMs: 2_000,
+    /** Pictures that may wait; more are told that the backend is full. */
+    maxQueued: 256,
+    /** A picture above this estimate is heavy: of several processes one is always left to the others. */
+    heavyBytes: 128 * MIB,
+    /** What a process may hold above twice its picture's estimate, and above what it held when idle. */
+    slackBytes: 64 * MIB,
+    /** A process is replaced after so many pictures, or when it holds so much more than at its start. */
+    maxPictures: 5_000,
+    maxGrowthBytes: 192 * MIB,
+  },
   files: {
     /** Streamed to the object store in parts of `partBytes`, which is what one upload holds in memory, twice. */
     maxBytes: 512 * MIB,
