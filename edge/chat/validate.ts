@@ -10,7 +10,7 @@ import { imageTokens } from '../../shared/contract/models.ts';
 import { ScoreRequest } from '../../shared/contract/score.ts';
 import type { Env } from '../env.ts';
 import { type KnownModel, resolveModel } from '../fleet/models.ts';
-import { type ResolvedImage, resolveImages } from '../images/resolve.ts';
+import { imageStore, type ResolvedImage, resolveImages } from '../images/resolve.ts';
 import type { ValidChat } from './complete.ts';
 import { countPrompt } from './count.ts';
 import { checkFit, farTooLong, judge, type Wanted } from './fit.ts';
@@ -153,7 +153,7 @@ async function examineImages(
   const wrong = [...checkImageRoles(named), ...checkImageCount(named, known)];
   const none = { images: [], imageTokens: [] };
   if (named.length === 0 || named.length > maxImages(known)) return { wrong, facts: none };
-  const resolved = await resolveImages(named, { db: env.DB, blobs: env.BLOBS, tenant });
+  const resolved = await resolveImages(named, imageStore(env, tenant));
   const images = resolved.flatMap((image) => ('digest' in image ? [image] : []));
   wrong.push(...resolved.flatMap((image) => ('code' in image ? [image] : [])));
   const tokens = known === null ? [] : images.map(({ info }) => imageTokens(known.card, info));
