@@ -250,6 +250,35 @@ export const LIMITS = {
     wholePingAfterMs: 75,
     wholePingEveryMs: 75,
   },
+  /** How the number of backends follows the load; least, most, reserve and idle time are settings of the installation (deploy/README.md). */
+  scaling: {
+    /** Share of a backend's places that is filled before another is wanted. */
+    targetLoad: 0.75,
+    /** Who has waited longer for a place wants another backend. */
+    maxWaitMs: 2_000,
+    /** Load must have lasted so long before backends are added, and been gone so long before one goes. */
+    upAfterMs: 1_000,
+    downAfterMs: 30_000,
+    idleS: 300,
+    /** What a backend is taken to carry until one has said it: answers at once and their tokens. */
+    rowsPerBackend: 32,
+    tokensPerBackend: 32_768,
+    /** The fleet is looked at this often while anything goes on, and while nothing does. */
+    busyTickMs: 500,
+    idleTickMs: 5_000,
+    jobsEveryMs: 2_000,
+    /** A driver that failed is asked again after this time, doubled up to the most; after some failures in a row nobody is told to wait for a start. */
+    retryMs: 1_000,
+    maxRetryMs: 30_000,
+    failuresUntilHopeless: 3,
+    /** Of so many last starts the median is what the next one is expected to take. */
+    coldStarts: 7,
+    /** One call to the service behind a driver. */
+    driverTimeoutMs: 10_000,
+    /** How long Amazon ECS is asked to spare a task that works, renewed with every scale-in. */
+    ecsProtectionMinutes: 60,
+    maxBackends: 1_000,
+  },
   /** Per-key limits are counted in sliding windows of `windowMs`. */
   rates: {
     windowMs: 60_000,

@@ -108,7 +108,7 @@ export function planReplicas({ fleet, jobs, memory }: ScalingState, config: Scal
 
 /** Backends that the work of this moment wants, and what about it decides. */
 function wanted(
-  { backends, queue }: FleetSnapshot,
+  { backends, queue, knowsModels = true }: FleetSnapshot,
   jobs: JobDemand,
   ready: number,
   config: ScalingConfig,
@@ -122,9 +122,10 @@ function wanted(
     [Math.ceil(tokens / (config.tokensPerBackend * config.targetLoad)), `${tokens} decoder positions`],
     [jobs.queued + running, `${jobs.queued} jobs wait, ${running} run`],
     [queue.oldestWaitMs > config.maxWaitMs ? ready + 1 : 0, `the first has waited ${queue.oldestWaitMs} ms`],
+    [knowsModels ? 0 : 1, 'nobody has said which models there are'],
   ];
   const [count, reason] = reasons.reduce((most, one) => (one[0] > most[0] ? one : most));
-  return { count, reason, works: rows + queue.length + jobs.queued + running > 0 };
+  return { count, reason, works: rows + queue.length + jobs.queued + running > 0 || !knowsModels };
 }
 
 /**

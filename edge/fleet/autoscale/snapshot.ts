@@ -27,6 +27,8 @@ export type FleetSnapshot = {
   backends: readonly BackendSnapshot[];
   /** Requests that wait for a place: how many, the answers they ask for, their decoder positions, how long the first has waited. */
   queue: { length: number; rows: number; costTokens: number; oldestWaitMs: number };
+  /** False: no backend has ever said which models there are, so no request can be judged. One is started then. Absent: true. */
+  knowsModels?: boolean;
 };
 
 /** What one tick of the autoscaler tells the fleet. */
