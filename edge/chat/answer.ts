@@ -8,11 +8,14 @@ import type {
 } from '../../shared/contract/backend.ts';
 import type { ChatChunk, ChatCompletion, FinishReason, TokenLogprob, Usage } from '../../shared/contract/chat.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
+import { type ImageUsage, imageUsage } from '../../shared/contract/images.ts';
 import { encodeSseJson, SSE_DONE, SSE_PING } from '../../shared/wire/sse.ts';
 import { backendDied } from '../fleet/failure.ts';
 
 /** What all chunks of one answer share. */
 export type Identity = { id: string; created: number; model: string; fingerprint: string };
+
+export type StartedEvent = Extract<GenerateEvent, { type: 'started' }>;
 
 type Events = AsyncGenerator<GenerateEvent, void, undefined>;
 
@@ -27,10 +30,14 @@ export async function collect(events: Events, identity: Identity, request: Gener
       reason: null as FinishReason | null,
     }));
   let choices = blank();
+  let images: ImageUsage[] = [];
   let usage: Usage | null = null;
   for await (const event of guarded(events, request)) {
-    // It may come again: another backend has begun anew.
-    if (event.type === 'started') choices = blank();
+    if (event.type === 'started') {
+      // It may come again: another backend has begun anew.
+      choices = blank();
+      images = imagesOf(event, request);
+    }
     if (event.type === 'started' || event.type === 'error') continue;
     const choice = choices[event.index];
     if (choice === undefined) throw backendDied(request, `choice ${event.index} was not asked for`);
@@ -39,7 +46,7 @@ export async function collect(events: Events, identity: Identity, request: Gener
       choice.logprobs.push(...(event.logprobs ?? []).map(showLogprob));
     } else {
       choice.reason = finishReason(event, request);
-      if (event.type === 'finished') usage = showUsage(event.usage);
+      if (event.type === 'finished') usage = showUsage(event.usage, images);
     }
   }
   if (usage === null) throw backendDied(request, 'no finished event');
@@ -114,11 +121,13 @@ async function* chunkBlocks(
     };
     return encodeSseJson(body);
   };
+  let images: ImageUsage[] = [];
   let complete = false;
   try {
     for await (const event of guarded(events, request)) {
       switch (event.type) {
         case 'started':
+          images = imagesOf(event, request);
           for (let index = 0; index < (request.sampling.choices ?? 1); index++)
             yield chunk(
               [{ index, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }],
@@ -136,7 +145,7 @@ async function* chunkBlocks(
           const reason = finishReason(event, request);
           yield chunk([{ index: event.index, delta: {}, logprobs: null, finish_reason: reason }], null);
           if (event.type === 'choice') break;
-          if (includeUsage) yield chunk([], showUsage(event.usage));
+          if (includeUsage) yield chunk([], showUsage(event.usage, images));
           complete = true;
           break;
         }
@@ -168,12 +177,25 @@ function finishReason(event: { finishReason: BackendFinishReason }, request: Gen
   throw new ApiError('deadline_exceeded', `The answer was cut off after its deadline of ${request.deadlineMs} ms.`);
 }
 
-export function showUsage({ promptTokens, completionTokens, imageTokens, cachedTokens }: BackendUsage): Usage {
+/** What each picture took and where its features came from, in reading order. */
+export function imagesOf({ imageTokens, imageCache }: StartedEvent, { messages }: GenerateRequest): ImageUsage[] {
+  const blobs = messages.flatMap(({ parts }) => parts.flatMap((part) => (part.type === 'image' ? [part.blob] : [])));
+  return imageUsage(imageTokens, imageCache, blobs);
+}
+
+export function showUsage(
+  { promptTokens, completionTokens, imageTokens, cachedTokens }: BackendUsage,
+  images: readonly ImageUsage[] = [],
+): Usage {
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
-    prompt_tokens_details: { cached_tokens: cachedTokens, image_tokens: imageTokens },
+    prompt_tokens_details: {
+      cached_tokens: cachedTokens,
+      image_tokens: imageTokens,
+      ...(images.length === 0 ? {} : { images: [...images] }),
+    },
   };
 }
 

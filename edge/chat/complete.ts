@@ -1,13 +1,14 @@
 /** From a valid conversation to its answer, whole or as a stream, whoever asked: an HTTP client or a line of a batch. */
 import type { GenerateEvent, GenerateRequest, Priority } from '../../shared/contract/backend.ts';
 import type { ChatCompletion, ChatRequest } from '../../shared/contract/chat.ts';
+import { IMAGE_CACHE_HEADER } from '../../shared/contract/images.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import type { Env } from '../env.ts';
-import type { Blob } from '../fleet/errand.ts';
 import { generate } from '../fleet/forward.ts';
 import type { KnownModel } from '../fleet/models.ts';
+import type { Blob } from '../images/transfer.ts';
 import { observe, type RequestFacts } from '../metrics/facts.ts';
-import { collect, type Identity, stream } from './answer.ts';
+import { collect, type Identity, imagesOf, type StartedEvent, stream } from './answer.ts';
 
 /** What validation leaves: nothing about it can be refused any more but for want of room. */
 export type ValidChat = { chat: ChatRequest; model: KnownModel; request: GenerateRequest; blobs: Blob[] };
@@ -24,7 +25,9 @@ export type AskOptions = {
 
 /** An answer that has begun: a backend has taken the request. */
 export type BegunAnswer = {
-  started: Extract<GenerateEvent, { type: 'started' }>;
+  started: StartedEvent;
+  /** To be sent with it. */
+  headers: Record<string, string>;
   /** The whole of it. @throws ApiError where it breaks and nobody else can give it */
   whole(): Promise<ChatCompletion>;
   /** As OpenAI's chunks; what goes wrong becomes an event in it. */
@@ -61,8 +64,10 @@ export async function beginChat(
   const started = first.value;
   const all = resumed(started, events);
   const identity = identityOf(model);
+  const images = imagesOf(started, request);
   return {
     started,
+    headers: images.length === 0 ? {} : { [IMAGE_CACHE_HEADER]: images.map(({ cache }) => cache).join(', ') },
     whole: () => collect(all, identity, request),
     stream: () =>
       stream(all, identity, request, {

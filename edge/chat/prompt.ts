@@ -3,9 +3,9 @@ import type { GenerateMessage, GeneratePart, GenerateRequest, Sampling } from '.
 import type { ChatMessage, ChatRequest, ContentPart } from '../../shared/contract/chat.ts';
 import { type Violation, violation } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import type { Blob } from '../fleet/errand.ts';
 import type { KnownModel } from '../fleet/models.ts';
 import type { ImageReference, ResolvedImage } from '../images/resolve.ts';
+import type { Blob } from '../images/transfer.ts';
 import type { NamedImage } from './walk.ts';
 
 export type Prompt = { request: GenerateRequest; blobs: Blob[] };

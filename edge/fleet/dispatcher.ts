@@ -65,6 +65,7 @@ export class Dispatcher {
   readonly #decide: (id: string, decision: Decision) => void;
   readonly #random: () => number;
   outlook: StartOutlook = { canStart: false, coldStartMs: null };
+  #retiring: ReadonlySet<string> = new Set();
   /** Since when the interactive line has not been empty; null: it is. */
   #standingSinceMs: number | null = null;
   #lastAliveAtMs = Number.NEGATIVE_INFINITY;
@@ -84,7 +85,16 @@ export class Dispatcher {
     const known = this.#places.get(report.id);
     const isNew = known === undefined || nowMs - known.seenAtMs > LIMITS.backends.goneAfterMs;
     if (known === undefined) {
-      const place = { report, seenAtMs: nowMs, since: nowMs, isUnreachable: false, busyUntilMs: 0, rows: 0, cost: 0 };
+      const place = {
+        report,
+        seenAtMs: nowMs,
+        since: nowMs,
+        isUnreachable: false,
+        busyUntilMs: 0,
+        rows: 0,
+        cost: 0,
+        isRetiring: this.#retiring.has(report.id),
+      };
       this.#places.set(report.id, { ...place, breaker: newBreaker() });
     } else {
       if (isNew || known.isUnreachable) known.since = nowMs;
@@ -93,6 +103,12 @@ export class Dispatcher {
     this.#lastAliveAtMs = nowMs;
     this.tick(nowMs);
     return isNew;
+  }
+
+  /** These are sent nothing more; whoever is not named any more is. */
+  retire(ids: readonly string[]): void {
+    this.#retiring = new Set(ids);
+    for (const place of this.#places.values()) place.isRetiring = this.#retiring.has(place.report.id);
   }
 
   /** Backends heard of lately. */

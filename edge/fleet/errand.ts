@@ -1,10 +1,12 @@
 /** One request on its way to a backend: a place is asked for, the call made, and another attempt where that is safe and the fleet's budget has room. */
 import type { GenerateRequest, Priority } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
+import { BlobsMissing } from '../../shared/contract/images.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import { type BlobInfo, encodeFrame, FRAME_TYPE } from '../../shared/wire/frame.ts';
+import { FRAME_TYPE } from '../../shared/wire/frame.ts';
 import { randomText } from '../../shared/wire/ids.ts';
 import { type Env, fleet } from '../env.ts';
+import { type Blob, encodeFor, forgetMissing, remember } from '../images/transfer.ts';
 import type { RequestFacts } from '../metrics/facts.ts';
 import { metrics } from '../metrics/metrics.ts';
 import { callBackend } from './call.ts';
@@ -12,8 +14,6 @@ import type { Ask, Decision, Grant, Outcome } from './dispatcher.ts';
 import { deadlinePassed, refusalOf, refused } from './failure.ts';
 
 const SILENCE_SLACK_MS = 5_000;
-
-export type Blob = { digest: string; mime: string; bytes: Uint8Array };
 
 export type ErrandOptions = {
   /** Route of the backend. */
@@ -158,42 +158,44 @@ export class Errand {
   }
 
   async #call({ backend }: Grant, signal: AbortSignal): Promise<Response> {
-    const { env, request, options } = this;
-    const infos: BlobInfo[] = this.blobs.map(({ digest, mime, bytes }) => ({ digest, mime, bytes: bytes.byteLength }));
-    const deadlineMs = Math.max(1, this.#deadlineAtMs - Date.now());
-    const body = encodeFrame(
-      { ...request, deadlineMs, priority: options.priority, blobs: infos },
-      this.blobs.map(({ bytes }) => bytes),
-    );
-    let response: Response;
+    const { request, options, blobs } = this;
+    const { tenant } = request;
     try {
-      response = await callBackend(env, backend.url, {
-        method: 'POST',
-        path: options.path,
-        type: FRAME_TYPE,
-        body,
-        signal,
-      });
+      const { body, omitted } = this.#encode(backend.id);
+      let response = await this.#send(backend, body, signal);
+      if (response.status === 409 && omitted.length > 0) {
+        const { missing } = BlobsMissing.parse(await response.json());
+        forgetMissing(backend.id, tenant, missing);
+        response = await this.#send(backend, this.#encode(backend.id).body, signal);
+      }
+      if (response.ok) {
+        remember(backend.id, tenant, blobs);
+        return response;
+      }
+      const shown = await refusalOf(response, request);
+      // Full or draining: another one may not be. `backend_failed` is what we made of an answer that makes no sense.
+      if (response.status === 503) throw new BackendFault('refused', shown);
+      if (shown.code === 'backend_failed') throw new BackendFault('failed', shown);
+      throw shown;
     } catch (error) {
-      if (options.abort.signal.aborted) throw error;
+      if (options.abort.signal.aborted || error instanceof BackendFault || error instanceof ApiError) throw error;
       if (Date.now() >= this.#deadlineAtMs) throw deadlinePassed(request, request.deadlineMs);
-      const what = signal.aborted ? 'backend_silent' : 'backend_unreachable';
-      warn(what, backend.id, request, error);
-      const shown = new ApiError(
-        'no_backend',
-        `The backend could not be reached. Try again. Request id: ${request.requestId}.`,
-        {
-          retryAfterMs: 1_000,
-        },
-      );
+      warn(signal.aborted ? 'backend_silent' : 'backend_unreachable', backend.id, request, error);
+      const words = `The backend could not be reached. Try again. Request id: ${request.requestId}.`;
+      const shown = new ApiError('no_backend', words, { retryAfterMs: 1_000 });
       throw new BackendFault(signal.aborted ? 'failed' : 'unreachable', shown);
     }
-    if (response.ok) return response;
-    const shown = await refusalOf(response, request);
-    // Full or draining: another one may not be. 502 is what we made of an answer that makes no sense, 500 a bug that met this request.
-    if (response.status === 503) throw new BackendFault('refused', shown);
-    if (shown.code === 'backend_failed') throw new BackendFault('failed', shown);
-    throw shown;
+  }
+
+  #encode(backendId: string) {
+    const deadlineMs = Math.max(1, this.#deadlineAtMs - Date.now());
+    const request = { ...this.request, deadlineMs, priority: this.options.priority };
+    return encodeFor(backendId, this.request.tenant, request, this.blobs);
+  }
+
+  #send({ url }: Grant['backend'], body: Uint8Array<ArrayBuffer>, signal: AbortSignal): Promise<Response> {
+    const { path } = this.options;
+    return callBackend(this.env, url, { method: 'POST', path, type: FRAME_TYPE, body, signal });
   }
 
   /** @returns what to call when nothing more is to be done */

@@ -8,7 +8,8 @@ import {
 import { ApiError } from '../../shared/contract/errors.ts';
 import { decodeSse } from '../../shared/wire/sse.ts';
 import type { Env } from '../env.ts';
-import { type Blob, Errand, type ErrandOptions, type Reached } from './errand.ts';
+import type { Blob } from '../images/transfer.ts';
+import { Errand, type ErrandOptions, type Reached } from './errand.ts';
 import { backendDied, backendError } from './failure.ts';
 
 export type AnswerOptions = Omit<ErrandOptions, 'path'> & {

@@ -16,6 +16,8 @@ export type Place = {
   since: number;
   /** Nobody answered at its address; so until its next report. */
   isUnreachable: boolean;
+  /** It is to end, and is sent nothing more. */
+  isRetiring: boolean;
   /** It said that it is full. */
   busyUntilMs: number;
   breaker: Breaker;
@@ -51,6 +53,7 @@ export function canServe(place: Place, model: string, nowMs: number): boolean {
   return (
     place.report.state === 'ready' &&
     !place.isUnreachable &&
+    !place.isRetiring &&
     nowMs - place.seenAtMs <= LIMITS.backends.goneAfterMs &&
     place.report.models.some(({ id }) => id === model)
   );

@@ -17,9 +17,9 @@ export async function createChatCompletion(c: Context<AppEnv>): Promise<Response
     const options = askOptions(c);
     const whole = valid.chat.stream !== true;
     const begun = await beginChat(c.env, valid, { ...options, whole });
-    if (whole) return await wholeResponse(begun.whole(), () => options.abort.abort(), {});
+    if (whole) return await wholeResponse(begun.whole(), () => options.abort.abort(), begun.headers);
     return new Response(begun.stream(), {
-      headers: { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' },
+      headers: { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', ...begun.headers },
     });
   });
 }

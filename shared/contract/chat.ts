@@ -1,4 +1,5 @@
 import * as z from 'zod/mini';
+import { ImageUsage } from './images.ts';
 import { LIMITS } from './limits.ts';
 
 const R = LIMITS.request;
@@ -171,12 +172,16 @@ export type InputTokens = z.infer<typeof InputTokens>;
 export const FinishReason = z.enum(['stop', 'length']);
 export type FinishReason = z.infer<typeof FinishReason>;
 
-/** OpenAI's usage; `image_tokens` (ours) is the part of the prompt that pictures take. */
+/** OpenAI's usage; ours: `image_tokens`, the part of the prompt that pictures take, and `images`, what each took and where its features came from. */
 export const Usage = z.object({
   prompt_tokens: z.int(),
   completion_tokens: z.int(),
   total_tokens: z.int(),
-  prompt_tokens_details: z.object({ cached_tokens: z.int(), image_tokens: z.int() }),
+  prompt_tokens_details: z.object({
+    cached_tokens: z.int(),
+    image_tokens: z.int(),
+    images: z.optional(z.array(ImageUsage)),
+  }),
 });
 export type Usage = z.infer<typeof Usage>;
 
