@@ -36,6 +36,7 @@ const CHAT = requestShape<ChatRequest>(ChatRequest, {
     logit_bias: R.maxLogitBiases,
     metadata: R.maxMetadataPairs,
     modalities: R.maxStopSequences,
+    'structured_outputs.choice': R.maxConstraintChoices,
   },
 });
 const SCORE = requestShape<ScoreRequest>(ScoreRequest, {

@@ -44,7 +44,7 @@ export type RequestShape<T> = {
   required: readonly string[];
   /** Fields that exist elsewhere but not here: refused in those words instead of as unknown. */
   unsupported: ReadonlySet<string>;
-  /** Most elements of fields that are lists or maps; larger ones are refused before they are looked into. */
+  /** Most elements of fields (`outer.inner` for those of fields) that are lists or maps; larger ones are refused before they are looked into. */
   sizes: Readonly<Record<string, number>>;
   /** Only for its type. */
   schema?: Schema<T>;
@@ -116,7 +116,8 @@ function walkFields(
     const schema = Object.hasOwn(schemas, key) ? schemas[key] : undefined;
     if (read !== undefined) read(value[key]);
     else if (schema !== undefined) {
-      const tooMany = checkSize(value[key], [...path, key], sizes[key]);
+      const tooMany =
+        checkSize(value[key], [...path, key], sizes[key]) ?? checkInnerSize(value[key], [...path, key], sizes);
       const parsed = tooMany === null ? schema.safeParse(value[key]) : null;
       if (parsed?.success === true) fields[key] = parsed.data;
       else {
@@ -154,6 +155,19 @@ function checkSize(value: unknown, path: Path, max: number | undefined): Violati
   if (max === undefined || typeof value !== 'object' || value === null) return null;
   const size = Array.isArray(value) ? value.length : Object.keys(value).length;
   return size > max ? itemsViolation(path, `at most ${max} items`, size) : null;
+}
+
+/** The same for the fields of a field, named `outer.inner`. */
+function checkInnerSize(value: unknown, path: Path, sizes: RequestShape<unknown>['sizes']): Violation | null {
+  if (!isObject(value)) return null;
+  const outer = `${String(path.at(-1))}.`;
+  for (const [name, max] of Object.entries(sizes)) {
+    const inner = name.startsWith(outer) ? name.slice(outer.length) : null;
+    if (inner === null || !Object.hasOwn(value, inner)) continue;
+    const found = checkSize(value[inner], [...path, inner], max);
+    if (found !== null) return found;
+  }
+  return null;
 }
 
 const itemsViolation = (path: Path, expected: string, count: number): Violation =>

@@ -112,7 +112,7 @@ export function parseJson<T>(bytes: Uint8Array, schema: Schema<T>, options: Json
 }
 
 function fitting<T>(value: unknown, schema: Schema<T>, { unsupported = new Set() }: JsonOptions): T {
-  const parsed = schema.safeParse(value);
+  const parsed = parsedBy(schema, value);
   if (parsed.success) return parsed.data;
   throw ApiError.from(
     violationsOf(parsed.error.issues, value).map((problem) =>
@@ -126,19 +126,38 @@ function fitting<T>(value: unknown, schema: Schema<T>, { unsupported = new Set()
   );
 }
 
+/** Where a list has a hundred thousand wrong elements, the schema library itself gives up. */
+function parsedBy<T>(schema: Schema<T>, value: unknown): ReturnType<Schema<T>['safeParse']> {
+  try {
+    return schema.safeParse(value);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new ApiError(
+      'invalid_request',
+      errorMessage('body', { expected: 'the fields that /openapi.json lists', received: 'far too many others' }),
+    );
+  }
+}
+
 function parseValue(bytes: Uint8Array): unknown {
-  const { maxJsonDepth } = LIMITS.request;
+  const { maxJsonDepth, maxJsonValues } = LIMITS.request;
   const refuse = (expected: string, received: string) =>
     new ApiError('invalid_json', errorMessage('body', { expected, received }));
-  if (isDeeper(bytes, maxJsonDepth)) throw refuse(`JSON of at most ${maxJsonDepth} levels`, 'deeper nesting');
+  const excess = jsonExcess(bytes, maxJsonDepth, maxJsonValues);
+  if (excess === 'depth') throw refuse(`JSON of at most ${maxJsonDepth} levels`, 'deeper nesting');
+  if (excess === 'values') throw refuse(`JSON of at most ${maxJsonValues} fields and elements`, 'more');
+  let text: string;
   let value: unknown;
   try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes));
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes);
+    value = JSON.parse(text);
   } catch (error) {
     if (!(error instanceof SyntaxError))
       throw refuse('valid JSON in UTF-8', `${bytes.byteLength} bytes that are not UTF-8`);
     throw refuse('valid JSON in UTF-8', `${bytes.byteLength} bytes that are not${placeOf(error)}`);
   }
+  // Written as it is, or with an escape for one of its letters.
+  if (!text.includes('__proto__') && !text.includes('\\u00')) return value;
   const path = reservedName(value);
   if (path === null) return value;
   throw ApiError.from([
@@ -153,34 +172,56 @@ function placeOf({ message }: SyntaxError): string {
   return /end of JSON/.test(message) ? ' (they end too early)' : '';
 }
 
-const [QUOTE, BACKSLASH, ARRAY, OBJECT, ARRAY_END, OBJECT_END] = [0x22, 0x5c, 0x5b, 0x7b, 0x5d, 0x7d];
+const [QUOTE, BACKSLASH, COMMA, COLON] = [0x22, 0x5c, 0x2c, 0x3a] as const;
+const [ARRAY, OBJECT, ARRAY_END, OBJECT_END] = [0x5b, 0x7b, 0x5d, 0x7d] as const;
 
 /**
- * Whether JSON has arrays and objects nested beyond `maxDepth`. Parsing it to find out would cost a second and 700 MB for a body of brackets. Most bodies
- * have fewer brackets than that, which is seen at the speed of `indexOf`.
+ * Whether JSON is nested too deeply, or has too many fields and elements. Parsing it to find out would cost seconds and hundreds of megabytes: 20 MiB of
+ * brackets take 700 MB, an object with a million fields a second each time its names are listed. Most bodies have fewer brackets, commas and colons than
+ * that, strings included, which is seen at the speed of `indexOf`.
  */
-function isDeeper(bytes: Uint8Array, maxDepth: number): boolean {
-  let opens = 0;
-  for (const bracket of [ARRAY, OBJECT] as const)
-    for (let at = bytes.indexOf(bracket!); at >= 0 && opens <= maxDepth; at = bytes.indexOf(bracket!, at + 1)) opens++;
-  if (opens <= maxDepth) return false;
+function jsonExcess(bytes: Uint8Array, maxDepth: number, maxValues: number): 'depth' | 'values' | null {
+  const isShallow = !hasMore(bytes, [ARRAY, OBJECT], maxDepth);
+  if (isShallow && !hasMore(bytes, [COMMA, COLON], maxValues)) return null;
   let depth = 0;
+  let values = 0;
   for (let i = 0; i < bytes.length; i++) {
-    const byte = bytes[i];
-    if (byte === QUOTE) {
-      // To the quote that ends the string: one with an even number of backslashes before it.
-      for (;;) {
-        i = bytes.indexOf(QUOTE!, i + 1);
-        if (i < 0) return false;
-        let escapes = 0;
-        while (bytes[i - 1 - escapes] === BACKSLASH) escapes++;
-        if (escapes % 2 === 0) break;
-      }
-    } else if (byte === ARRAY || byte === OBJECT) {
-      if (++depth > maxDepth) return true;
-    } else if (byte === ARRAY_END || byte === OBJECT_END) depth--;
+    switch (bytes[i]) {
+      case QUOTE:
+        i = stringEnd(bytes, i);
+        if (i < 0) return null;
+        break;
+      case ARRAY:
+      case OBJECT:
+        if (++depth > maxDepth) return 'depth';
+        break;
+      case ARRAY_END:
+      case OBJECT_END:
+        depth--;
+        break;
+      case COMMA:
+      case COLON:
+        if (++values > maxValues) return 'values';
+    }
   }
+  return null;
+}
+
+function hasMore(bytes: Uint8Array, wanted: readonly number[], max: number): boolean {
+  let count = 0;
+  for (const byte of wanted)
+    for (let at = bytes.indexOf(byte); at >= 0; at = bytes.indexOf(byte, at + 1)) if (++count > max) return true;
   return false;
+}
+
+/** Where the string that begins at `from` ends, at a quote with an even number of backslashes before it; -1 if it does not. */
+function stringEnd(bytes: Uint8Array, from: number): number {
+  for (let at = bytes.indexOf(QUOTE, from + 1); at >= 0; at = bytes.indexOf(QUOTE, at + 1)) {
+    let escapes = 0;
+    while (bytes[at - 1 - escapes] === BACKSLASH) escapes++;
+    if (escapes % 2 === 0) return at;
+  }
+  return -1;
 }
 
 /**

@@ -96,7 +96,9 @@ export const StructuredOutputs = z.strictObject({
   json_object: z.optional(z.literal(true)),
   /** The whole answer matches; JavaScript's syntax without look-around and back references. */
   regex: z.optional(z.string().check(z.minLength(1), z.maxLength(R.maxConstraintChars))),
-  choice: z.optional(z.array(z.string().check(z.minLength(1))).check(z.minLength(1))),
+  choice: z.optional(
+    z.array(z.string().check(z.minLength(1))).check(z.minLength(1), z.maxLength(R.maxConstraintChoices)),
+  ),
 });
 export type StructuredOutputs = z.infer<typeof StructuredOutputs>;
 

@@ -25,6 +25,8 @@ export const LIMITS = {
     maxMetadataValueChars: 512,
     /** Arrays and objects within each other in a JSON body. */
     maxJsonDepth: 128,
+    /** Fields and elements of a JSON body, counted by the colons and commas between them. */
+    maxJsonValues: 300_000,
     /** Entries of `error.details`; what is beyond is counted in one more. */
     maxReportedViolations: 100,
     /** Of a field's path in an error; keys are the client's own words. */
@@ -37,6 +39,8 @@ export const LIMITS = {
     maxLogitBiases: 1_024,
     /** Structured output: what a schema, a regex or the choices may measure as JSON; what they may be is bounded where they are compiled. */
     maxConstraintChars: 200_000,
+    /** Choices of `structured_outputs`. */
+    maxConstraintChoices: 10_000,
     maxOptions: 64,
     maxOptionChars: 1_000,
     /** A whole generation, queueing included, may take this long. */
