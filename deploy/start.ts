@@ -64,6 +64,8 @@ async function backendSecret(dataDir: string): Promise<string> {
 /** What the door itself reads of our environment, under its own names. */
 function edgeVars(env: NodeJS.ProcessEnv): Record<string, string> {
   return {
+    KEY_LIMITS: env.MANTIS_KEY_LIMITS ?? '',
+    CORS_ORIGINS: env.MANTIS_CORS_ORIGINS ?? '',
     LOG_LEVEL: env.MANTIS_LOG_LEVEL ?? '',
     LOG_SAMPLE: env.MANTIS_LOG_SAMPLE ?? '',
     METRICS_TOKEN: env.MANTIS_METRICS_TOKEN ?? '',

@@ -14,6 +14,8 @@ export type RequestFacts = {
   imageBytes: number;
   imagePixels: number;
   imageTokens: number;
+  /** Where the features of each picture came from, in reading order, as far as the backend says. */
+  imageSources: readonly string[];
   promptTokens: number;
   cachedTokens: number;
   completionTokens: number;
@@ -41,6 +43,7 @@ export function newFacts(): RequestFacts {
     imageBytes: 0,
     imagePixels: 0,
     imageTokens: 0,
+    imageSources: [],
     promptTokens: 0,
     cachedTokens: 0,
     completionTokens: 0,
@@ -69,10 +72,15 @@ export async function* observe(
         case 'started':
           facts.promptTokens = event.promptTokens;
           facts.imageTokens = event.imageTokens.reduce((sum, tokens) => sum + tokens, 0);
+          facts.imageSources = event.imageCache ?? [];
+          // It may come again: another backend has begun anew.
+          facts.completionTokens = 0;
           for (const source of event.imageCache ?? []) metrics.imageCache.inc(1, source);
           break;
         case 'delta':
           facts.firstTokenMs ??= Date.now() - facts.startMs;
+          // About one token each; exact once it is over.
+          facts.completionTokens++;
           break;
         case 'choice':
           break;

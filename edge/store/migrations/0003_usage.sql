@@ -14,9 +14,11 @@ CREATE TABLE kept_answers (
 CREATE INDEX kept_answers_by_expiry ON kept_answers (expires_at);
 CREATE INDEX kept_answers_by_tenant ON kept_answers (tenant, expires_at);
 
--- What was used: one row a request that reached a model, one a picture in it. Rows are added and never changed.
+-- What was used: one row a request that reached a model, one a picture in it. Rows are added and never changed. Ids rise with time, so that rows are added
+-- at the end; a batch of rows that is written again after a failure counts once.
 CREATE TABLE usage_requests (
-  id                TEXT PRIMARY KEY,     -- the request's, with the line's in a batch
+  id                TEXT PRIMARY KEY,
+  request_id        TEXT NOT NULL,        -- which a client may have chosen
   at                INTEGER NOT NULL,     -- when it ended
   tenant            TEXT NOT NULL,
   key_id            TEXT NOT NULL,
@@ -31,20 +33,19 @@ CREATE TABLE usage_requests (
   bytes_in          INTEGER NOT NULL,
   duration_ms       INTEGER NOT NULL,
   batch             TEXT
-) STRICT;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX usage_requests_by_tenant ON usage_requests (tenant, at);
-CREATE INDEX usage_requests_by_time ON usage_requests (at);
 
 CREATE TABLE usage_images (
-  request_id  TEXT NOT NULL,
+  usage_id    TEXT NOT NULL,
   position    INTEGER NOT NULL,           -- in reading order
   digest      TEXT NOT NULL,
   bytes       INTEGER NOT NULL,
-  width       INTEGER,
-  height      INTEGER,
+  width       INTEGER NOT NULL,
+  height      INTEGER NOT NULL,
   tokens      INTEGER NOT NULL,
   cache       TEXT NOT NULL,              -- where its features came from; 'none': they were computed
-  PRIMARY KEY (request_id, position)
+  PRIMARY KEY (usage_id, position)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TRIGGER usage_requests_stay BEFORE UPDATE ON usage_requests BEGIN SELECT RAISE(ABORT, 'usage is only added'); END;
