@@ -153,7 +153,7 @@ async function bootstrapKey(db: Database, given: string | undefined): Promise<st
         `INSERT INTO api_keys (hash, id, tenant, name, last4, scopes, created_at, seq)
          SELECT ?, '${BOOTSTRAP_ID}', ?, 'bootstrap', ?, ?, ?, COALESCE(MAX(seq), 0) + 1 FROM api_keys`,
       )
-      .bind(hash, DEFAULT_TENANT, key.slice(-4), scopes, nowMs),
+      .bind(hash, DEFAULT_TENANT, key.length < 16 ? '****' : key.slice(-4), scopes, nowMs),
     db
       .prepare(
         `INSERT INTO audit_log (id, at, tenant, actor, action, object, data) VALUES (?, ?, ?, 'system', 'key.created', '${BOOTSTRAP_ID}', '{"name":"bootstrap"}')`,

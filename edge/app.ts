@@ -9,8 +9,19 @@ import { notFound, onError } from './middleware/errors.ts';
 import { idempotency } from './middleware/idempotency.ts';
 import { log } from './middleware/log.ts';
 import { requestId } from './middleware/requestId.ts';
+import { sealAudit } from './middleware/sealAudit.ts';
 import { signed } from './middleware/signed.ts';
 import { trace } from './middleware/trace.ts';
+import { listAuditRoute, verifyAudit } from './routes/adminAudit.ts';
+import {
+  createKeyRoute,
+  listKeysRoute,
+  retrieveKey,
+  revokeKeyRoute,
+  rotateKeyRoute,
+  updateKeyRoute,
+} from './routes/adminKeys.ts';
+import { createTenantRoute, listTenantsRoute, retrieveTenant, updateTenantRoute } from './routes/adminTenants.ts';
 import { createChatCompletion } from './routes/chat.ts';
 import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from './routes/files.ts';
 import { health, live, ready } from './routes/health.ts';
@@ -32,6 +43,7 @@ import { metricsAccess, showMetrics } from './routes/metrics.ts';
 import { listAllModels, retrieveModel } from './routes/models.ts';
 import { openApi } from './routes/openapi.ts';
 import { createScore } from './routes/score.ts';
+import { retrieveUsage } from './routes/usage.ts';
 import {
   createWebhookEndpoint,
   listWebhookEndpoints,
@@ -41,7 +53,7 @@ import {
 
 export function createApp(): Hono<AppEnv> {
   const app = new Hono<AppEnv>();
-  app.use(requestId(), log(), trace(), cors(), closedByDefault());
+  app.use(requestId(), log(), trace(), cors(), closedByDefault(), sealAudit());
   app.onError(onError);
   app.notFound((c) => notFound(app.routes)(c));
 
@@ -53,6 +65,7 @@ export function createApp(): Hono<AppEnv> {
 
   app.use('/v1/*', apiKey(), rateLimits(), idempotency());
   app.get('/v1/limits', (c) => c.json(LIMITS));
+  app.get('/v1/usage', retrieveUsage);
   app.post('/v1/chat/completions', createChatCompletion);
   app.post('/v1/chat/completions/input_tokens', countInputTokens);
   app.post('/v1/score', createScore);
@@ -73,6 +86,19 @@ export function createApp(): Hono<AppEnv> {
   app.get('/v1/webhook_endpoints', listWebhookEndpoints);
   app.get('/v1/webhook_endpoints/:id', retrieveWebhookEndpoint);
   app.delete('/v1/webhook_endpoints/:id', removeWebhookEndpoint);
+
+  app.post('/v1/admin/tenants', createTenantRoute);
+  app.get('/v1/admin/tenants', listTenantsRoute);
+  app.get('/v1/admin/tenants/:id', retrieveTenant);
+  app.post('/v1/admin/tenants/:id', updateTenantRoute);
+  app.post('/v1/admin/keys', createKeyRoute);
+  app.get('/v1/admin/keys', listKeysRoute);
+  app.get('/v1/admin/keys/:id', retrieveKey);
+  app.post('/v1/admin/keys/:id', updateKeyRoute);
+  app.post('/v1/admin/keys/:id/rotate', rotateKeyRoute);
+  app.post('/v1/admin/keys/:id/revoke', revokeKeyRoute);
+  app.get('/v1/admin/audit', listAuditRoute);
+  app.post('/v1/admin/audit/verify', verifyAudit);
 
   app.use('/internal/*', signed());
   app.post('/internal/backends/register', reportBackend);

@@ -6,8 +6,11 @@ import type { Admission } from './limits/admit.ts';
 import type { Limiter } from './limits/object.ts';
 import type { Metrics } from './metrics/collector.ts';
 import type { RequestFacts } from './metrics/facts.ts';
+import type { Nonces } from './middleware/nonces.ts';
 import type { Trace } from './middleware/trace.ts';
 import type { Actor } from './store/audit.ts';
+import type { AuditChain } from './store/auditChain.ts';
+import type { Metered } from './usage/record.ts';
 
 /** Bindings of deploy/wrangler.jsonc. */
 export type Env = {
@@ -15,6 +18,8 @@ export type Env = {
   BLOBS: R2Bucket;
   SCHEDULER: DurableObjectNamespace<Scheduler>;
   FLEET: DurableObjectNamespace<Fleet>;
+  NONCES: DurableObjectNamespace<Nonces>;
+  AUDIT: DurableObjectNamespace<AuditChain>;
   METRICS: DurableObjectNamespace<Metrics>;
   LIMITER: DurableObjectNamespace<Limiter>;
   ORGANIZATION: string;
@@ -49,6 +54,8 @@ export type Variables = {
   trace: Trace;
   /** What the key's limits said; null while they are asked, absent where they were not. */
   admission?: Admission | null;
+  /** What a request for a model is billed by, besides its facts. */
+  metered?: Metered;
   /** Who asks, with what the key may do and use. */
   caller: Caller;
   /** Id of the API key, for logs. */
@@ -67,6 +74,15 @@ export function actorOf(c: Context<AppEnv>): Actor {
 /** There is one scheduler and one fleet an installation; both are found by name. */
 export function scheduler(env: Env): DurableObjectStub<Scheduler> {
   return env.SCHEDULER.get(env.SCHEDULER.idFromName('scheduler'));
+}
+
+/** Nonces of backends' calls, for all isolates. */
+export function nonces(env: Env): DurableObjectStub<Nonces> {
+  return env.NONCES.get(env.NONCES.idFromName('nonces'));
+}
+
+export function auditChain(env: Env): DurableObjectStub<AuditChain> {
+  return env.AUDIT.get(env.AUDIT.idFromName('audit'));
 }
 
 export function fleet(env: Env): DurableObjectStub<Fleet> {

@@ -5,6 +5,8 @@ export { Fleet } from './fleet/registry.ts';
 export { Scheduler } from './jobs/scheduler.ts';
 export { Limiter } from './limits/object.ts';
 export { Metrics } from './metrics/collector.ts';
+export { Nonces } from './middleware/nonces.ts';
+export { AuditChain } from './store/auditChain.ts';
 
 const app = createApp();
 

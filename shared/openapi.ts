@@ -1,12 +1,25 @@
 /** The OpenAPI 3.1 document, made from the schemas that validate. */
 import * as z from 'zod/mini';
+import { AuditEntry, AuditVerdict } from './contract/audit.ts';
 import { ChatChunk, ChatCompletion, ChatRequest, InputTokens } from './contract/chat.ts';
 import { ERRORS, ErrorEnvelope } from './contract/errors.ts';
 import { Deleted, FileObject, FilePurpose } from './contract/files.ts';
 import { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent } from './contract/jobs.ts';
+import {
+  ApiKey,
+  accessOf,
+  CreateKeyRequest,
+  CreateTenantRequest,
+  RotateKeyRequest,
+  scopesFor,
+  Tenant,
+  UpdateKeyRequest,
+  UpdateTenantRequest,
+} from './contract/keys.ts';
 import { LIMITS } from './contract/limits.ts';
 import { Model } from './contract/models.ts';
 import { ScoreRequest, ScoreResponse } from './contract/score.ts';
+import { BucketWidth, UsageGroup, UsagePage } from './contract/usage.ts';
 import { CreateWebhookEndpointRequest, WebhookEndpoint, WebhookEvent, WebhookEventType } from './contract/webhooks.ts';
 
 type Json = { [key: string]: unknown };
@@ -29,6 +42,16 @@ const SCHEMAS = {
   CreateWebhookEndpointRequest,
   WebhookEndpoint,
   WebhookEvent,
+  CreateTenantRequest,
+  UpdateTenantRequest,
+  Tenant,
+  CreateKeyRequest,
+  UpdateKeyRequest,
+  RotateKeyRequest,
+  ApiKey,
+  AuditEntry,
+  AuditVerdict,
+  UsagePage,
   ErrorEnvelope,
 } as const;
 type SchemaName = keyof typeof SCHEMAS;
@@ -44,7 +67,7 @@ type Operation = {
   answer: SchemaName | { list: SchemaName } | 'bytes' | 'text' | 'any';
   /** Also answers as server-sent events of this schema. */
   stream?: SchemaName;
-  query?: readonly ('limit' | 'after' | 'purpose' | 'order')[];
+  query?: readonly (keyof typeof QUERY)[];
   open?: true;
 };
 
@@ -100,6 +123,25 @@ export const OPERATIONS: readonly Operation[] = [
     summary: 'Every limit that is enforced',
     tag: 'Models',
     answer: 'any',
+  },
+  {
+    method: 'get',
+    path: '/v1/usage',
+    id: 'retrieveUsage',
+    summary: 'What was used, in buckets of time',
+    tag: 'Usage',
+    answer: 'UsagePage',
+    query: [
+      'start_time',
+      'end_time',
+      'bucket_width',
+      'group_by',
+      'models',
+      'api_key_ids',
+      'limit:buckets',
+      'page',
+      'tenant:usage',
+    ],
   },
   {
     method: 'post',
@@ -231,6 +273,110 @@ export const OPERATIONS: readonly Operation[] = [
     answer: 'Deleted',
   },
   {
+    method: 'post',
+    path: '/v1/admin/tenants',
+    id: 'createTenant',
+    summary: 'Create a tenant',
+    tag: 'Administration',
+    body: 'CreateTenantRequest',
+    answer: 'Tenant',
+  },
+  {
+    method: 'get',
+    path: '/v1/admin/tenants',
+    id: 'listTenants',
+    summary: 'List tenants',
+    tag: 'Administration',
+    answer: { list: 'Tenant' },
+    query: ['limit', 'after'],
+  },
+  {
+    method: 'get',
+    path: '/v1/admin/tenants/{id}',
+    id: 'retrieveTenant',
+    summary: 'Retrieve a tenant',
+    tag: 'Administration',
+    answer: 'Tenant',
+  },
+  {
+    method: 'post',
+    path: '/v1/admin/tenants/{id}',
+    id: 'updateTenant',
+    summary: 'Change, disable or enable a tenant',
+    tag: 'Administration',
+    body: 'UpdateTenantRequest',
+    answer: 'Tenant',
+  },
+  {
+    method: 'post',
+    path: '/v1/admin/keys',
+    id: 'createKey',
+    summary: 'Create an API key; its secret is shown once',
+    tag: 'Administration',
+    body: 'CreateKeyRequest',
+    answer: 'ApiKey',
+  },
+  {
+    method: 'get',
+    path: '/v1/admin/keys',
+    id: 'listKeys',
+    summary: 'List API keys',
+    tag: 'Administration',
+    answer: { list: 'ApiKey' },
+    query: ['limit', 'after', 'tenant'],
+  },
+  {
+    method: 'get',
+    path: '/v1/admin/keys/{id}',
+    id: 'retrieveKey',
+    summary: 'Retrieve an API key',
+    tag: 'Administration',
+    answer: 'ApiKey',
+  },
+  {
+    method: 'post',
+    path: '/v1/admin/keys/{id}',
+    id: 'updateKey',
+    summary: "Change a key's name, scopes, limits or expiry",
+    tag: 'Administration',
+    body: 'UpdateKeyRequest',
+    answer: 'ApiKey',
+  },
+  {
+    method: 'post',
+    path: '/v1/admin/keys/{id}/rotate',
+    id: 'rotateKey',
+    summary: 'Make a successor with the same rights; the old secret works on for the overlap',
+    tag: 'Administration',
+    body: 'RotateKeyRequest',
+    answer: 'ApiKey',
+  },
+  {
+    method: 'post',
+    path: '/v1/admin/keys/{id}/revoke',
+    id: 'revokeKey',
+    summary: 'End a key for good, everywhere within 5 s',
+    tag: 'Administration',
+    answer: 'ApiKey',
+  },
+  {
+    method: 'get',
+    path: '/v1/admin/audit',
+    id: 'listAuditEntries',
+    summary: 'Who changed what',
+    tag: 'Administration',
+    answer: { list: 'AuditEntry' },
+    query: ['limit', 'after', 'tenant', 'target', 'action'],
+  },
+  {
+    method: 'post',
+    path: '/v1/admin/audit/verify',
+    id: 'verifyAudit',
+    summary: 'Compute the audit chain anew and compare',
+    tag: 'Administration',
+    answer: 'AuditVerdict',
+  },
+  {
     method: 'get',
     path: '/health',
     id: 'health',
@@ -320,7 +466,7 @@ const ref = (name: SchemaName) => ({ $ref: `#/components/schemas/${name}` });
 const json = (schema: Json) => ({ 'application/json': { schema } });
 
 function describeOperation(operation: Operation): Json {
-  const { id, summary, tag, path, query = [], body, open } = operation;
+  const { method, id, summary, tag, path, query = [], body, open } = operation;
   const inPath = path.includes('{id}') ? [{ name: 'id', in: 'path', required: true, schema: { type: 'string' } }] : [];
   const errors = {
     description: 'An error in the OpenAI envelope; `x-error-codes` lists the codes',
@@ -336,7 +482,15 @@ function describeOperation(operation: Operation): Json {
       : { requestBody: { required: true, content: body === 'multipart' ? MULTIPART : json(ref(body)) } }),
     responses: { 200: { description: 'Success', content: answerContent(operation) }, default: errors },
     ...(open ? { security: [] } : {}),
+    ...requiredScopes(method, path),
   };
+}
+
+/** `x-required-scopes`: any one of them lets a key pass; an empty list = every key does. */
+function requiredScopes(method: string, path: string): Json {
+  const access = accessOf(path);
+  if (access === null || access === 'open' || access === 'signature') return {};
+  return { 'x-required-scopes': scopesFor(access, method.toUpperCase()) ?? [] };
 }
 
 function answerContent({ answer, stream }: Operation): Json {
@@ -358,11 +512,24 @@ function listOf(name: SchemaName): Json {
   return { type: 'object', properties, required: ['object', 'data', 'has_more'] };
 }
 
+/** Parameters by name; what stands behind a colon tells two of the same name apart. */
 const QUERY = {
   limit: { type: 'integer', minimum: 1, maximum: LIMITS.lists.maxLimit, default: LIMITS.lists.defaultLimit },
   after: { type: 'string', description: 'Id of the last item of the page before' },
   purpose: { type: 'string', enum: FilePurpose.options },
   order: { type: 'string', enum: ['asc', 'desc'], default: 'desc' },
+  tenant: { type: 'string', description: 'Only of this tenant' },
+  target: { type: 'string', description: 'Id of the thing that was changed' },
+  action: { type: 'string', description: 'Such as key.created' },
+  start_time: { type: 'integer', minimum: 0, description: 'Unix seconds; required', example: 1_764_000_000 },
+  end_time: { type: 'integer', minimum: 0, description: 'Unix seconds, not included; now if left out' },
+  bucket_width: { type: 'string', enum: BucketWidth.options, default: '1d' },
+  group_by: { type: 'array', items: { type: 'string', enum: UsageGroup.options } },
+  models: { type: 'array', items: { type: 'string' }, description: 'Only of these' },
+  api_key_ids: { type: 'array', items: { type: 'string' }, description: 'Only of these' },
+  'limit:buckets': { type: 'integer', minimum: 1, description: describeBuckets() },
+  page: { type: 'string', description: '`next_page` of the page before' },
+  'tenant:usage': { type: 'string', description: "For admins: another tenant, or `all`" },
 } as const;
 
 const MULTIPART = {

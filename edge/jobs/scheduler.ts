@@ -1,5 +1,5 @@
 import { DurableObject } from 'cloudflare:workers';
-import type { Env } from '../env.ts';
+import { auditChain, type Env } from '../env.ts';
 import { sweepFeatures } from '../store/features.ts';
 import { countRunning } from '../store/jobs.ts';
 import { nextDeliveryAt } from '../store/webhooks.ts';
@@ -36,6 +36,7 @@ export class Scheduler extends DurableObject<Env> {
     let gapMs = BUSY_GAP_MS;
     try {
       await sweepLeases(this.env, Date.now());
+      await auditChain(this.env).seal();
       this.#deliver();
       await this.#sweepFeatures();
       const [running, nextAt] = await Promise.all([countRunning(this.env.DB), nextDeliveryAt(this.env.DB)]);

@@ -2,10 +2,10 @@ import type { Context, MiddlewareHandler } from 'hono';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { bodyMatches, UNSIGNED_PAYLOAD, verifyHeaders } from '../../shared/wire/signature.ts';
-import type { AppEnv } from '../env.ts';
+import { type AppEnv, nonces } from '../env.ts';
 import { parseJson, readBody, type Schema } from './body.ts';
 
-/** Only calls signed with the shared backend secret pass. The body's digest is checked by whoever reads the body (`readSignedJson`, blob store). */
+/** Only calls signed with the shared backend secret pass, each once. The body's digest is checked by whoever reads the body (`readSignedJson`, blob store). */
 export function signed(): MiddlewareHandler<AppEnv> {
   return async (c, next) => {
     await checkSignature(c);
@@ -25,6 +25,11 @@ export async function checkSignature(c: Context<AppEnv>): Promise<string> {
     toleranceS: LIMITS.backends.signatureToleranceS,
   });
   if (!verdict.ok) throw new ApiError('invalid_signature', `Signature: ${verdict.reason}.`);
+  if (!(await nonces(c.env).take(verdict.nonce, verdict.timestampS)))
+    throw new ApiError(
+      'invalid_signature',
+      'Signature: expected a nonce that was not used before. Sign each call anew.',
+    );
   return verdict.bodyDigest;
 }
 

@@ -1,5 +1,7 @@
 import type { MiddlewareHandler } from 'hono';
 import { ApiError } from '../../shared/contract/errors.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import { NonceCache } from '../../shared/wire/nonces.ts';
 import { bodyMatches, verifyHeaders } from '../../shared/wire/signature.ts';
 
 /** What the signature check leaves for the handlers: the body it has read and compared. */
@@ -8,7 +10,7 @@ export interface SignedEnv {
 }
 
 /**
- * Refuses every call that the edge did not sign, before its body is read; then reads the body within `maxBytes` and compares
+ * Refuses every call that the edge did not sign, and those that it signed but that came before, before the body is read; then reads the body within `maxBytes` and compares
  * its digest. Mounted on everything but the health routes: a route added later is closed unless somebody opens it.
  *
  * Throws `invalid_signature` (401) and `request_too_large` (413).
@@ -18,6 +20,7 @@ export function requireSignature(options: {
   readonly toleranceS: number;
   readonly maxBytes: number;
 }): MiddlewareHandler<SignedEnv> {
+  const nonces = new NonceCache(options.toleranceS, LIMITS.backends.maxNonces);
   return async function requireSignature(c, next) {
     const url = new URL(c.req.url);
     const verdict = await verifyHeaders({
@@ -29,6 +32,11 @@ export function requireSignature(options: {
       toleranceS: options.toleranceS,
     });
     if (!verdict.ok) throw new ApiError('invalid_signature', `Signature: ${verdict.reason}.`);
+    if (!nonces.take(verdict.nonce, verdict.timestampS, Date.now() / 1000))
+      throw new ApiError(
+        'invalid_signature',
+        'Signature: expected a nonce that was not used before. Sign each call anew.',
+      );
     const body = await readWithin(c.req.raw.body, options.maxBytes);
     if (!(await bodyMatches(verdict.bodyDigest, body)))
       throw new ApiError('invalid_signature', 'Signature: the body is not the one that was signed.');
