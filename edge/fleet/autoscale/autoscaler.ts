@@ -77,7 +77,7 @@ export class Autoscaler {
   }
 
   async #tick(fleet: FleetSnapshot, nowMs: number): Promise<ScalingOutcome> {
-    const { config, driver, storage } = this.#o;
+    const { config, storage } = this.#o;
     try {
       this.#coldStartsMs ??= (await storage.get(COLD_STARTS_KEY)) ?? [];
       await this.#noteStarts(fleet, nowMs);
