@@ -476,7 +476,7 @@ function describeOperation(operation: Operation): Json {
     operationId: id,
     summary,
     tags: [tag],
-    parameters: [...inPath, ...query.map((name) => ({ name, in: 'query', schema: QUERY[name] }))],
+    parameters: [...inPath, ...query.map(describeQuery)],
     ...(body === undefined
       ? {}
       : { requestBody: { required: true, content: body === 'multipart' ? MULTIPART : json(ref(body)) } }),
@@ -491,6 +491,11 @@ function requiredScopes(method: string, path: string): Json {
   const access = accessOf(path);
   if (access === null || access === 'open' || access === 'signature') return {};
   return { 'x-required-scopes': scopesFor(access, method.toUpperCase()) ?? [] };
+}
+
+function describeQuery(key: keyof typeof QUERY): Json {
+  const [name] = key.split(':');
+  return { name, in: 'query', required: key === 'start_time', schema: QUERY[key] };
 }
 
 function answerContent({ answer, stream }: Operation): Json {
@@ -512,6 +517,12 @@ function listOf(name: SchemaName): Json {
   return { type: 'object', properties, required: ['object', 'data', 'has_more'] };
 }
 
+const BUCKETS = BucketWidth.options
+  .map(
+    (width) => `${width}: at most ${LIMITS.usage.maxBuckets[width]}, ${LIMITS.usage.defaultBuckets[width]} if left out`,
+  )
+  .join('; ');
+
 /** Parameters by name; what stands behind a colon tells two of the same name apart. */
 const QUERY = {
   limit: { type: 'integer', minimum: 1, maximum: LIMITS.lists.maxLimit, default: LIMITS.lists.defaultLimit },
@@ -527,9 +538,9 @@ const QUERY = {
   group_by: { type: 'array', items: { type: 'string', enum: UsageGroup.options } },
   models: { type: 'array', items: { type: 'string' }, description: 'Only of these' },
   api_key_ids: { type: 'array', items: { type: 'string' }, description: 'Only of these' },
-  'limit:buckets': { type: 'integer', minimum: 1, description: describeBuckets() },
+  'limit:buckets': { type: 'integer', minimum: 1, description: BUCKETS },
   page: { type: 'string', description: '`next_page` of the page before' },
-  'tenant:usage': { type: 'string', description: "For admins: another tenant, or `all`" },
+  'tenant:usage': { type: 'string', description: 'For admins: another tenant, or `all`' },
 } as const;
 
 const MULTIPART = {

@@ -1,8 +1,9 @@
 /** Limits in the request's way: what a route costs, and the headers and slots of its answer. */
 import type { Context, MiddlewareHandler } from 'hono';
 import type { AppEnv } from '../env.ts';
+import { meteredOf } from '../usage/record.ts';
 import { admit, chargeRefused, releasedAtEnd } from './admit.ts';
-import { bodyBytes } from './cost.ts';
+import { bodyBytes, costOfRequest, type Priced } from './cost.ts';
 import type { Cost } from './limiter.ts';
 
 /** Routes that say themselves what they cost, once they know what is in the request. */
@@ -12,7 +13,7 @@ const SELF_ADMITTED: ReadonlySet<string> = new Set(['/v1/chat/completions', '/v1
  * Runs a handler's work if the caller's limits allow its cost; the slot is given back when the answer's body has ended, failed or been given up.
  * @throws ApiError `rate_limit_exceeded`
  */
-export async function admitted(c: Context<AppEnv>, cost: Cost, work: () => Promise<Response>): Promise<Response> {
+async function admitted(c: Context<AppEnv>, cost: Cost, work: () => Promise<Response>): Promise<Response> {
   c.set('admission', null);
   const admission = await admit(c.env, c.executionCtx, c.get('caller'), cost);
   c.set('admission', admission);
@@ -22,6 +23,17 @@ export async function admitted(c: Context<AppEnv>, cost: Cost, work: () => Promi
     admission.release();
     throw error;
   }
+}
+
+/** The same for a request for a model, once validation knows what is in it; what it then uses is recorded when it is over. */
+export function admittedForModel(
+  c: Context<AppEnv>,
+  valid: Priced & Parameters<typeof meteredOf>[0],
+  work: () => Promise<Response>,
+): Promise<Response> {
+  const bytes = bodyBytes(c.req.raw.headers);
+  c.set('metered', meteredOf(valid, bytes));
+  return admitted(c, costOfRequest(valid, bytes), work);
 }
 
 /**

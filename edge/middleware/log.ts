@@ -4,6 +4,7 @@ import { ApiError } from '../../shared/contract/errors.ts';
 import type { AppEnv, Env } from '../env.ts';
 import { flushSoon } from '../metrics/collector.ts';
 import { countRequest, newFacts, type RequestFacts } from '../metrics/facts.ts';
+import { recordRequest } from '../usage/request.ts';
 
 /** The backend's names, of which it writes some that the edge has no use for. */
 const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
@@ -44,6 +45,7 @@ function end(c: Context<AppEnv>, facts: RequestFacts, status: number): void {
   const pattern = routePath(c, -1);
   const route = pattern.includes('*') ? 'none' : pattern;
   countRequest(facts, method, route, status);
+  recordRequest(c, facts, route, status);
   flushSoon(c.env, c.executionCtx);
   settings ??= logSettings(c.env);
   const failed = facts.code !== null || status >= 400;
@@ -62,6 +64,7 @@ function lineOf(c: Context<AppEnv>, facts: RequestFacts, level: LogLevel, status
     event: 'request',
     time: new Date(nowMs).toISOString(),
     request_id: c.get('requestId'),
+    trace_id: c.get('trace')?.id,
     tenant: c.get('tenant'),
     key_id: c.get('keyId'),
     method: c.req.method,

@@ -4,8 +4,7 @@ import { type AskOptions, beginChat } from '../chat/complete.ts';
 import { validateChat } from '../chat/validate.ts';
 import { wholeResponse } from '../chat/whole.ts';
 import type { AppEnv } from '../env.ts';
-import { admitted } from '../limits/admitted.ts';
-import { bodyBytes, costOfRequest } from '../limits/cost.ts';
+import { admittedForModel } from '../limits/admitted.ts';
 import { readJsonValue } from '../middleware/body.ts';
 
 /** `POST /v1/chat/completions`. */
@@ -13,7 +12,7 @@ export async function createChatCompletion(c: Context<AppEnv>): Promise<Response
   const who = { requestId: c.get('requestId'), tenant: c.get('tenant') };
   const valid = await validateChat(c.env, who, await readJsonValue(c), who);
   valid.request.deadlineMs = deadlineMs(c);
-  return await admitted(c, costOfRequest(valid, bodyBytes(c.req.raw.headers)), async () => {
+  return await admittedForModel(c, valid, async () => {
     const options = askOptions(c);
     const whole = valid.chat.stream !== true;
     const begun = await beginChat(c.env, valid, { ...options, whole });
