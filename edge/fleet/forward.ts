@@ -63,6 +63,8 @@ export async function score(
       if (parsed.success) {
         reached.onFirstEvent();
         reached.release('done');
+        const { promptTokens, completionTokens, cachedTokens } = parsed.data.usage;
+        Object.assign(options.facts, { promptTokens, completionTokens, cachedTokens });
         return parsed.data;
       }
       died = backendDied(request, 'scores that are not in the contract');
