@@ -12,10 +12,11 @@ export async function bundleWorker(): Promise<string> {
     entryPoints: [join(ROOT, 'edge', 'worker.ts')],
     bundle: true,
     format: 'esm',
-    platform: 'neutral',
+    // workerd has no Node modules here; packages that can do without say so in their `browser` field (the AWS client takes fetch for http then).
+    platform: 'browser',
     target: 'es2023',
     conditions: ['workerd', 'worker', 'browser', 'import'],
-    mainFields: ['module', 'main'],
+    mainFields: ['browser', 'module', 'main'],
     external: ['cloudflare:*', 'node:*'],
     minify: true,
     keepNames: true,

@@ -28,6 +28,7 @@ const CONFINED: Readonly<Record<string, readonly string[]>> = {
   sharp: ['gpu-backend/vision/', 'gpu-backend/train/nano/', 'test/'],
   miniflare: ['deploy/', 'test/'],
   wrangler: ['deploy/', 'test/'],
+  '@aws-sdk/client-ecs': ['edge/fleet/autoscale/'],
   esbuild: ['deploy/', 'test/'],
   openai: ['test/'],
   'playwright-core': ['test/'],

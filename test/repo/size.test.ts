@@ -3,8 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { build } from 'esbuild';
 import { z } from 'zod';
+import { bundleWorker } from '../../deploy/bundle.ts';
 import { repositoryFiles, root } from './sources.ts';
 
 /**
@@ -90,19 +90,7 @@ test('the lock file names a hash for every package and no source outside the reg
 });
 
 test('the bundled Worker stays small', async () => {
-  const { outputFiles } = await build({
-    entryPoints: [join(root, 'edge/worker.ts')],
-    bundle: true,
-    minify: true,
-    write: false,
-    format: 'esm',
-    platform: 'neutral',
-    mainFields: ['module', 'main'],
-    conditions: ['workerd', 'worker', 'browser'],
-    external: ['cloudflare:*', 'node:*'],
-    logLevel: 'silent',
-  });
-  const bytes = Buffer.concat(outputFiles.map((file) => file.contents));
+  const bytes = Buffer.from(await bundleWorker());
   const gzipBytes = gzipSync(bytes).length;
   console.log(`# edge bundle: ${bytes.length} bytes minified, ${gzipBytes} gzipped`);
   assert.ok(
