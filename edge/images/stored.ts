@@ -38,7 +38,7 @@ export async function readStored(
   const bytes = new Map<string, Uint8Array<ArrayBuffer>>();
   await atOnce(READS_AT_ONCE, distinct, async (row) => {
     if (row.bytes > LIMITS.images.maxBytes) return;
-    const object = await blobs.get(fileKey(row.id));
+    const object = await blobs.get(fileKey(row));
     if (object !== null) bytes.set(row.sha256, new Uint8Array(await object.arrayBuffer()));
   });
   return bytes;

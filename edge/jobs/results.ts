@@ -1,5 +1,5 @@
 import type { Env } from '../env.ts';
-import { storeFile } from '../store/files.ts';
+import { writeFile } from '../files/adopt.ts';
 
 const COLUMNS = ['step', 'train_loss', 'train_mean_token_accuracy', 'valid_loss', 'valid_mean_token_accuracy'] as const;
 
@@ -16,10 +16,10 @@ export async function metricsFile(env: Env, job: { id: string; tenant: string })
     return COLUMNS.map((name) => (typeof values[name] === 'number' ? String(values[name]) : '')).join(',');
   });
   const bytes = new TextEncoder().encode(`${COLUMNS.join(',')}\n${rows.join('\n')}\n`);
-  const file = await storeFile(
+  const file = await writeFile(
     { db: env.DB, blobs: env.BLOBS },
     { tenant: job.tenant, keyId: 'system', requestId: null },
-    { purpose: 'fine-tune-results', filename: 'step_metrics.csv', mime: 'text/csv', bytes },
+    { purpose: 'fine-tune-results', filename: 'step_metrics.csv', mime: 'text/csv', expiresAfterS: null, bytes },
   );
   return file.id;
 }

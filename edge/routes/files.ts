@@ -1,139 +1,156 @@
 import type { Context } from 'hono';
-import { ApiError, describe, errorMessage, type Violation, violation } from '../../shared/contract/errors.ts';
-import { FilePurpose } from '../../shared/contract/files.ts';
+import * as z from 'zod/mini';
+import {
+  ApiError,
+  describe,
+  errorMessage,
+  type Violation,
+  violation,
+  violationsOf,
+} from '../../shared/contract/errors.ts';
+import {
+  type ExpiresAfter,
+  ExpiresAfter as ExpiresAfterSchema,
+  FilePurpose,
+  UPLOAD_PURPOSES,
+  UploadPurpose,
+} from '../../shared/contract/files.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { type AppEnv, actorOf, type Env } from '../env.ts';
-import { checkImage } from '../images/check.ts';
-import { readBody } from '../middleware/body.ts';
-import { deleteFile, type FileRow, fileKey, getFile, listFiles, showFile, storeFile } from '../store/files.ts';
+import { adopt } from '../files/adopt.ts';
+import { contentRange } from '../files/range.ts';
+import { receiveFile } from '../files/receive.ts';
+import { mimeOf } from '../files/vision.ts';
+import { deleteFile, type FileRow, fileKey, filePrefix, getFile, listFiles, showFile } from '../store/files.ts';
 import { listQuery } from './query.ts';
 
-/** Room for the boundaries and the other fields of a multipart body. */
-const MULTIPART_SLACK_BYTES = 64 * 1024;
-
-/** `POST /v1/files`: multipart with `file` and `purpose`. */
+/** `POST /v1/files`: multipart with `file`, `purpose` and, if it is to delete itself, `expires_after`. The bytes go to the object store as they come. */
 export async function createFile(c: Context<AppEnv>): Promise<Response> {
-  const { file, purpose } = await readUpload(c.req.raw);
-  const bytes = new Uint8Array(await file.arrayBuffer());
-  const wrong: Violation[] = [];
-  if (bytes.byteLength === 0)
-    wrong.push(violation('invalid_value', 'file', { expected: 'a file with content', received: '0 bytes' }));
-  if (bytes.byteLength > LIMITS.files.maxBytes) {
-    wrong.push(
-      violation('request_too_large', 'file', {
-        expected: `at most ${LIMITS.files.maxBytes} bytes`,
-        received: bytes.byteLength,
-      }),
-    );
-  }
-  let mime = 'application/octet-stream';
-  if (purpose === 'vision') {
-    const info = checkImage(bytes, null, 'file');
-    if (Array.isArray(info)) wrong.push(...info);
-    else mime = info.mime;
-  }
-  if (wrong.length > 0) throw ApiError.from(wrong);
-  const row = await storeFile({ db: c.env.DB, blobs: c.env.BLOBS }, actorOf(c), {
+  const store = { db: c.env.DB, blobs: c.env.BLOBS };
+  const actor = actorOf(c);
+  let asked: { purpose: FilePurpose; expiresAfter: ExpiresAfter | null } | null = null;
+  const received = receiveFile(c.req.raw, store, {
+    file: 'file',
+    fields: ['purpose', 'expires_after[anchor]', 'expires_after[seconds]'],
+    maxBytes: LIMITS.files.maxBytes,
+    prefix: filePrefix(actor.tenant),
+    check: (fields) => {
+      const read = readFields(fields);
+      if (Array.isArray(read)) return read;
+      asked = read;
+      return [];
+    },
+  });
+  // A client that goes away ends the request; what it has sent is cleared away all the same.
+  c.executionCtx.waitUntil(received.then(Boolean, () => {}));
+  const { file } = await received;
+  const { purpose, expiresAfter } = asked!;
+  const mime = await mimeOf(store, file, purpose, 'file');
+  const row = await adopt(store, actor, file, {
     purpose,
-    filename: file.name || 'file',
+    filename: file.filename,
     mime,
-    bytes,
+    expiresAfterS: expiresAfter?.seconds ?? null,
   });
   return c.json(showFile(row));
 }
 
-async function readUpload(request: Request): Promise<{ file: File; purpose: FilePurpose }> {
-  const type = request.headers.get('content-type') ?? '';
-  if (!/^multipart\/form-data\s*;/i.test(type)) {
-    throw new ApiError(
-      'unsupported_media_type',
-      errorMessage('content-type', { expected: 'multipart/form-data with a boundary', received: describe(type) }),
-    );
-  }
-  const body = await readBody(request, LIMITS.files.maxBytes + MULTIPART_SLACK_BYTES);
-  let form: FormData;
-  try {
-    form = await new Response(body, { headers: { 'content-type': type } }).formData();
-  } catch (error) {
-    throw new ApiError(
-      'invalid_request',
-      errorMessage('body', {
-        expected: 'well-formed multipart/form-data',
-        received: `a body that is not (${error instanceof Error ? error.message : 'unreadable'})`,
-      }),
-    );
-  }
+function readFields(
+  fields: ReadonlyMap<string, string>,
+): { purpose: FilePurpose; expiresAfter: ExpiresAfter | null } | Violation[] {
   const wrong: Violation[] = [];
-  const file = form.get('file') as File | string | null;
-  if (file === null || typeof file === 'string') {
+  const given = fields.get('purpose');
+  const purpose = UploadPurpose.safeParse(given);
+  if (!purpose.success) {
     wrong.push(
-      violation(file === null ? 'missing_required_parameter' : 'invalid_type', 'file', {
-        expected: 'a file part with a file name',
-        received: file === null ? 'nothing' : 'a text field',
+      violation(given === undefined ? 'missing_required_parameter' : 'invalid_value', 'purpose', {
+        expected: `one of ${UPLOAD_PURPOSES.join(', ')}`,
+        received: describe(given),
       }),
     );
   }
-  const purpose = FilePurpose.safeParse(form.get('purpose'));
-  if (!purpose.success || purpose.data === 'fine-tune-results') {
-    const expected = `one of ${FilePurpose.options.filter((name) => name !== 'fine-tune-results').join(', ')}`;
-    const given = form.get('purpose');
-    wrong.push(
-      violation(given === null ? 'missing_required_parameter' : 'invalid_value', 'purpose', {
-        expected,
-        received: typeof given === 'string' ? describe(given) : 'nothing',
-      }),
-    );
+  const anchor = fields.get('expires_after[anchor]');
+  const seconds = fields.get('expires_after[seconds]');
+  let expiresAfter: ExpiresAfter | null = null;
+  if (anchor !== undefined || seconds !== undefined) {
+    const value = {
+      anchor,
+      ...(seconds === undefined ? {} : { seconds: seconds.trim() === '' ? seconds : Number(seconds) }),
+    };
+    const parsed = ExpiresAfterSchema.safeParse(value);
+    if (parsed.success) expiresAfter = parsed.data;
+    else wrong.push(...violationsOf(parsed.error.issues, value, ['expires_after']));
   }
-  for (const name of new Set(form.keys())) {
-    if (name !== 'file' && name !== 'purpose')
-      wrong.push(
-        violation('unsupported_parameter', name, { expected: 'the fields file and purpose', received: describe(name) }),
-      );
-  }
-  if (wrong.length > 0 || !purpose.success) throw ApiError.from(wrong);
-  return { file: file as File, purpose: purpose.data };
+  if (!purpose.success || wrong.length > 0) return wrong;
+  return { purpose: purpose.data, expiresAfter };
 }
 
+const Order = z.enum(['asc', 'desc']);
+
 export async function listAllFiles(c: Context<AppEnv>): Promise<Response> {
-  const order = c.req.query('order') === 'asc' ? 'asc' : 'desc';
-  return c.json(
-    await listFiles(c.env.DB, c.get('tenant'), { ...listQuery(c), order, purpose: c.req.query('purpose') ?? null }),
-  );
+  const order = Order.safeParse(c.req.query('order') ?? 'desc');
+  const purpose = c.req.query('purpose') ?? null;
+  const wrong: Violation[] = [];
+  if (!order.success) {
+    const received = describe(c.req.query('order'));
+    wrong.push(violation('invalid_value', 'order', { expected: '"asc" or "desc"', received }));
+  }
+  if (purpose !== null && !FilePurpose.safeParse(purpose).success)
+    wrong.push(
+      violation('invalid_value', 'purpose', {
+        expected: `one of ${FilePurpose.options.join(', ')}`,
+        received: describe(purpose),
+      }),
+    );
+  if (wrong.length > 0 || !order.success) throw ApiError.from(wrong);
+  const query = { ...listQuery(c), order: order.data, purpose };
+  return c.json(await listFiles(c.env.DB, c.get('tenant'), query));
 }
 
 export async function retrieveFile(c: Context<AppEnv>): Promise<Response> {
   return c.json(showFile(await existingFile(c, c.req.param('id') ?? '')));
 }
 
-/** The bytes, never rendered by a browser: type and name are the uploader's words. */
+/** `GET /v1/files/{id}/content`: all of it, or the one range that `Range` names. */
 export async function fileContent(c: Context<AppEnv>): Promise<Response> {
-  return contentOf(c.env, await existingFile(c, c.req.param('id') ?? ''));
+  const file = await existingFile(c, c.req.param('id') ?? '');
+  return contentOf(c.env, file, c.req.raw.headers);
 }
 
-/** @throws ApiError `file_not_found` where the bytes have gone since the row was read */
-export async function contentOf(env: Env, file: FileRow): Promise<Response> {
-  const object = await env.BLOBS.get(fileKey(file.id));
+/**
+ * The bytes, never rendered by a browser: type and name are the uploader's words.
+ * @param asked headers that may name a range
+ * @throws ApiError `file_not_found` where the bytes have gone since the row was read; 416 for a range outside of it
+ */
+export async function contentOf(env: Env, file: FileRow, asked?: Headers): Promise<Response> {
+  const etag = `"${file.sha256}"`;
+  const range = asked === undefined ? null : contentRange(asked, file.bytes, etag);
+  const object = await env.BLOBS.get(fileKey(file), range === null ? {} : { range });
   if (object === null) throw fileNotFound(file.id);
-  return new Response(object.body, {
-    headers: {
-      'content-type': file.mime,
-      'content-length': String(object.size),
-      'content-disposition': `attachment; filename*=UTF-8''${encodeURIComponent(file.filename)}`,
-      'x-content-type-options': 'nosniff',
-    },
+  const headers = new Headers({
+    'accept-ranges': 'bytes',
+    'content-type': file.mime,
+    'content-length': String(range === null ? object.size : range.length),
+    'content-disposition': `attachment; filename*=UTF-8''${encodeURIComponent(file.filename)}`,
+    etag,
+    'x-content-type-options': 'nosniff',
   });
+  if (range === null) return new Response(object.body, { headers });
+  headers.set('content-range', `bytes ${range.offset}-${range.offset + range.length - 1}/${file.bytes}`);
+  return new Response(object.body, { status: 206, headers });
 }
 
 export async function removeFile(c: Context<AppEnv>): Promise<Response> {
   const file = await existingFile(c, c.req.param('id') ?? '');
-  if (!(await deleteFile(c.env.DB, actorOf(c), file.id))) {
+  if (!(await deleteFile({ db: c.env.DB, blobs: c.env.BLOBS }, actorOf(c), file))) {
+    // Somebody else may have been quicker.
+    await existingFile(c, file.id);
     throw new ApiError(
       'file_in_use',
-      `File ${file.id} is needed by a fine-tuning job that has not ended. Cancel the job first.`,
+      `File ${file.id} is needed by a fine-tuning job or a batch that has not ended. Cancel it first.`,
       { param: 'id' },
     );
   }
-  await c.env.BLOBS.delete(fileKey(file.id));
   return c.json({ id: file.id, object: 'file', deleted: true });
 }
 

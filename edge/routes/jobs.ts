@@ -12,7 +12,7 @@ import { readJson } from '../middleware/body.ts';
 import { auditEntry } from '../store/audit.ts';
 import { listCheckpoints } from '../store/checkpoints.ts';
 import { insertEvent, listEvents } from '../store/events.ts';
-import { fileKey } from '../store/files.ts';
+import { type FileRow, fileKey } from '../store/files.ts';
 import {
   applyToJob,
   getJob,
@@ -34,8 +34,8 @@ export async function createJob(c: Context<AppEnv>): Promise<Response> {
   const validation =
     body.validation_file == null ? null : await existingFile(c, body.validation_file, 'validation_file');
   const store = { db: c.env.DB, blobs: c.env.BLOBS, tenant: c.get('tenant') };
-  const examples = await count('training_file', training.id);
-  if (validation !== null) await count('validation_file', validation.id);
+  const examples = await count('training_file', training);
+  if (validation !== null) await count('validation_file', validation);
 
   const id = newId('ftjob-');
   const nowMs = Date.now();
@@ -78,9 +78,9 @@ export async function createJob(c: Context<AppEnv>): Promise<Response> {
   c.executionCtx.waitUntil(wakeBackends(c.env));
   return c.json(showJob(await existingJob(c, id)));
 
-  async function count(field: 'training_file' | 'validation_file', fileId: string): Promise<number> {
-    const object = await c.env.BLOBS.get(fileKey(fileId));
-    if (object === null) throw new Error(`file ${fileId} has a row but no bytes`);
+  async function count(field: 'training_file' | 'validation_file', file: FileRow): Promise<number> {
+    const object = await c.env.BLOBS.get(fileKey(file));
+    if (object === null) throw new Error(`file ${file.id} has a row but no bytes`);
     return validateDataset(object.body, field, model.card, store);
   }
 }

@@ -1,8 +1,6 @@
 import type { FileObject, FilePurpose } from '../../shared/contract/files.ts';
-import { LIMITS } from '../../shared/contract/limits.ts';
-import { newId } from '../../shared/wire/ids.ts';
-import { sha256Hex } from '../../shared/wire/signature.ts';
 import { type Actor, auditEntry, IF_CHANGED } from './audit.ts';
+import { deleteLoose } from './loose.ts';
 import { nextSeq, page } from './sequence.ts';
 
 export type FileRow = {
@@ -15,49 +13,63 @@ export type FileRow = {
   sha256: string;
   created_at: number;
   seq: number;
+  /** Several files of a tenant with equal bytes share one object. */
+  object_key: string;
+  expires_at: number | null;
 };
 
+export type NewFile = Omit<FileRow, 'seq'>;
+
 /** Where a file's bytes are in the object store. */
-export function fileKey(id: string): string {
-  return `files/${id}`;
+export function fileKey(file: Pick<FileRow, 'object_key'>): string {
+  return file.object_key;
 }
 
-function insertFile(db: D1Database, file: Omit<FileRow, 'seq'>): D1PreparedStatement {
-  return db
-    .prepare(
-      `INSERT INTO files (id, tenant, purpose, filename, mime, bytes, sha256, created_at, seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ${nextSeq('files')})`,
-    )
-    .bind(file.id, file.tenant, file.purpose, file.filename, file.mime, file.bytes, file.sha256, file.created_at);
+/** What a key of a new object of the tenant begins with. */
+export function filePrefix(tenant: string): string {
+  return `blobs/${tenant}/`;
 }
 
-/** Bytes first, row second: a file that is listed can be read. @param actor whose file it becomes, and who is to be named in the audit log */
-export async function storeFile(
-  store: { db: D1Database; blobs: R2Bucket },
-  actor: Actor,
-  file: { purpose: FilePurpose; filename: string; mime: string; bytes: Uint8Array },
-): Promise<Omit<FileRow, 'seq'>> {
-  const id = newId('file-');
-  const sha256 = await sha256Hex(file.bytes);
-  await store.blobs.put(fileKey(id), file.bytes, { sha256 });
-  const row = {
-    id,
-    tenant: actor.tenant,
-    purpose: file.purpose,
-    filename: file.filename.slice(0, LIMITS.files.maxNameChars),
-    mime: file.mime,
-    bytes: file.bytes.byteLength,
-    sha256,
-    created_at: Date.now(),
-  };
-  await store.db.batch([
-    insertFile(store.db, row),
-    auditEntry(store.db, actor, {
-      action: 'file.created',
-      object: id,
-      data: { purpose: row.purpose, bytes: row.bytes, sha256 },
-    }),
-  ]);
-  return row;
+/** Work that may still read a file: it is not deleted until then. */
+const IN_USE = `(EXISTS (SELECT 1 FROM jobs WHERE status IN ('validating_files', 'queued', 'running') AND (training_file = files.id OR validation_file = files.id))
+  OR EXISTS (SELECT 1 FROM batches WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') AND input_file_id = files.id))`;
+
+/**
+ * The row of a file whose bytes lie at `object_key`, loose. Where the tenant has a file with equal bytes, the new one shares its object, and the loose
+ * one stays loose.
+ * @param guard SQL that is true only if the change which makes the file was made in the same transaction
+ */
+export function insertFile(db: D1Database, file: NewFile, guard = 'TRUE'): D1PreparedStatement[] {
+  return [
+    db
+      .prepare(
+        `INSERT INTO files (id, tenant, purpose, filename, mime, bytes, sha256, created_at, expires_at, object_key, seq)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,
+           COALESCE((SELECT object_key FROM files WHERE tenant = ?2 AND sha256 = ?7 LIMIT 1), ?10), ${nextSeq('files')}
+         WHERE ${guard} RETURNING *`,
+      )
+      .bind(
+        file.id,
+        file.tenant,
+        file.purpose,
+        file.filename,
+        file.mime,
+        file.bytes,
+        file.sha256,
+        file.created_at,
+        file.expires_at,
+        file.object_key,
+      ),
+    db
+      .prepare('DELETE FROM loose_objects WHERE key = ?1 AND EXISTS (SELECT 1 FROM files WHERE object_key = ?1)')
+      .bind(file.object_key),
+  ];
+}
+
+/** Entry of the audit log for a file that `insertFile` makes. */
+export function auditFile(db: D1Database, actor: Actor, file: NewFile, guard = 'TRUE'): D1PreparedStatement {
+  const data = { purpose: file.purpose, bytes: file.bytes, sha256: file.sha256 };
+  return auditEntry(db, actor, { action: 'file.created', object: file.id, data }, guard);
 }
 
 export function getFile(db: D1Database, tenant: string, id: string): Promise<FileRow | null> {
@@ -106,26 +118,45 @@ export async function listFiles(
   return page(results, query.limit, showFile);
 }
 
-/** Deletes the row unless a job that may still read the file names it. */
-export async function deleteFile(db: D1Database, actor: Actor, id: string): Promise<boolean> {
-  const [gone] = await db.batch([
+/** Deletes a file, and its bytes with the last file that has them. @returns false where something that has not ended may still read it */
+export async function deleteFile(
+  store: { db: D1Database; blobs: R2Bucket },
+  actor: Actor,
+  file: Pick<FileRow, 'id' | 'object_key'>,
+): Promise<boolean> {
+  const { db } = store;
+  const [gone, , loose] = await db.batch<{ key: string }>([
+    db.prepare(`DELETE FROM files WHERE id = ? AND tenant = ? AND NOT ${IN_USE}`).bind(file.id, actor.tenant),
+    auditEntry(db, actor, { action: 'file.deleted', object: file.id }, IF_CHANGED),
     db
       .prepare(
-        `DELETE FROM files WHERE id = ?1 AND tenant = ?2 AND NOT EXISTS (
-           SELECT 1 FROM jobs WHERE status IN ('validating_files', 'queued', 'running') AND (training_file = ?1 OR validation_file = ?1))`,
+        `INSERT INTO loose_objects (key, due_at) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM files WHERE object_key = ?1)
+         ON CONFLICT (key) DO UPDATE SET due_at = ?2 RETURNING key`,
       )
-      .bind(id, actor.tenant),
-    auditEntry(db, actor, { action: 'file.deleted', object: id }, IF_CHANGED),
+      .bind(file.object_key, Date.now()),
   ]);
+  const keys = loose?.results.map(({ key }) => key) ?? [];
+  // What is not deleted now is deleted by the sweeper.
+  if (keys.length > 0) await deleteLoose(store, keys).catch(() => {});
   return (gone?.meta.changes ?? 0) > 0;
 }
 
-export function showFile(row: Omit<FileRow, 'seq'>): FileObject {
+/** Files whose time is over and that nothing reads any more. */
+export async function expiredFiles(db: D1Database, nowMs: number, limit: number): Promise<FileRow[]> {
+  const { results } = await db
+    .prepare(`SELECT * FROM files WHERE expires_at <= ? AND NOT ${IN_USE} ORDER BY expires_at LIMIT ?`)
+    .bind(nowMs, limit)
+    .all<FileRow>();
+  return results;
+}
+
+export function showFile(row: NewFile): FileObject {
   return {
     id: row.id,
     object: 'file',
     bytes: row.bytes,
     created_at: Math.floor(row.created_at / 1000),
+    ...(row.expires_at === null ? {} : { expires_at: Math.floor(row.expires_at / 1000) }),
     filename: row.filename,
     purpose: row.purpose,
     status: 'processed',

@@ -5,6 +5,10 @@ export const WebhookEventType = z.enum([
   'fine_tuning.job.succeeded',
   'fine_tuning.job.failed',
   'fine_tuning.job.cancelled',
+  'batch.completed',
+  'batch.failed',
+  'batch.expired',
+  'batch.cancelled',
 ]);
 export type WebhookEventType = z.infer<typeof WebhookEventType>;
 
