@@ -24,7 +24,7 @@ import {
 import { createTenantRoute, listTenantsRoute, retrieveTenant, updateTenantRoute } from './routes/adminTenants.ts';
 import { createChatCompletion } from './routes/chat.ts';
 import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from './routes/files.ts';
-import { health, live, ready } from './routes/health.ts';
+import { health, live, ready, version } from './routes/health.ts';
 import { countInputTokens } from './routes/inputTokens.ts';
 import { reportBackend } from './routes/internalBackends.ts';
 import { getFeatures, putFeatures } from './routes/internalFeatures.ts';
@@ -40,7 +40,7 @@ import {
 import { internalFileContent, modelFile, modelManifest } from './routes/internalStore.ts';
 import { cancelJob, createJob, jobCheckpoints, jobEvents, listAllJobs, retrieveJob } from './routes/jobs.ts';
 import { metricsAccess, showMetrics } from './routes/metrics.ts';
-import { listAllModels, retrieveModel } from './routes/models.ts';
+import { listAllModels, removeModel, retrieveModel } from './routes/models.ts';
 import { openApi } from './routes/openapi.ts';
 import { createScore } from './routes/score.ts';
 import { retrieveUsage } from './routes/usage.ts';
@@ -60,6 +60,7 @@ export function createApp(): Hono<AppEnv> {
   app.get('/health', health);
   app.get('/health/live', live);
   app.get('/health/ready', ready);
+  app.get('/version', version);
   app.get('/openapi.json', openApi);
   app.get('/metrics', metricsAccess(apiKey()), showMetrics);
 
@@ -71,6 +72,7 @@ export function createApp(): Hono<AppEnv> {
   app.post('/v1/score', createScore);
   app.get('/v1/models', listAllModels);
   app.get('/v1/models/:id{.+}', retrieveModel);
+  app.delete('/v1/models/:id{.+}', removeModel);
   app.post('/v1/files', createFile);
   app.get('/v1/files', listAllFiles);
   app.get('/v1/files/:id', retrieveFile);

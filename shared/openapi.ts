@@ -20,6 +20,7 @@ import { LIMITS } from './contract/limits.ts';
 import { Model } from './contract/models.ts';
 import { ScoreRequest, ScoreResponse } from './contract/score.ts';
 import { BucketWidth, UsageGroup, UsagePage } from './contract/usage.ts';
+import { PRODUCT } from './contract/version.ts';
 import { CreateWebhookEndpointRequest, WebhookEndpoint, WebhookEvent, WebhookEventType } from './contract/webhooks.ts';
 
 type Json = { [key: string]: unknown };
@@ -115,6 +116,14 @@ export const OPERATIONS: readonly Operation[] = [
     summary: 'Retrieve a model',
     tag: 'Models',
     answer: 'Model',
+  },
+  {
+    method: 'delete',
+    path: '/v1/models/{id}',
+    id: 'deleteModel',
+    summary: 'Delete a fine-tuned model of your own with its checkpoints',
+    tag: 'Models',
+    answer: 'Deleted',
   },
   {
     method: 'get',
@@ -405,6 +414,15 @@ export const OPERATIONS: readonly Operation[] = [
   },
   {
     method: 'get',
+    path: '/version',
+    id: 'version',
+    summary: "The product's name and version, and the edge's time",
+    tag: 'Health',
+    answer: 'any',
+    open: true,
+  },
+  {
+    method: 'get',
     path: '/metrics',
     id: 'metrics',
     summary: 'Counts and levels in the text format of Prometheus',
@@ -431,8 +449,8 @@ export function openApiDocument(): Json {
   return {
     openapi: '3.1.0',
     info: {
-      title: 'mantis-edge',
-      version: '0.1.0',
+      title: PRODUCT.name,
+      version: PRODUCT.version,
       description:
         'Chat with several interleaved images, and fine-tune the model that answers. OpenAI-compatible where the paths are the same.',
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },

@@ -8,8 +8,14 @@ import { knownModels } from './registry.ts';
 /** A model a request may name: the card of its base, and for a tuned one what lies over the base. */
 export type KnownModel = { id: string; card: ModelCard; adapter: NonNullable<GenerateRequest['adapter']> | null };
 
-/** Tuned models never change once named, so they may be kept, by owner and name; unknown ones are not. */
-const tuned = new Map<string, NonNullable<GenerateRequest['adapter']>>();
+/** Tuned models never change once named, so they may be kept, by owner and name, for as long as a deleted one may still answer; unknown ones are not. */
+const tuned = new Map<string, { adapter: NonNullable<GenerateRequest['adapter']>; untilMs: number }>();
+const TUNED_CACHE_MS = 10_000;
+
+/** A tuned model has been deleted; other isolates learn it when they look again. */
+export function forgetTuned(tenant: string, id: string): void {
+  tuned.delete(`${tenant} ${id}`);
+}
 
 /**
  * Looks up a model by its public id.
@@ -21,9 +27,13 @@ export async function resolveModel(env: Env, tenant: string, id: string): Promis
   const card = cards.get(id);
   if (card !== undefined) return { id, card, adapter: null };
   if (id.startsWith('ft:')) {
-    const adapter = tuned.get(`${tenant} ${id}`) ?? (await findModel(env.DB, tenant, id));
-    if (adapter !== null) {
-      tuned.set(`${tenant} ${id}`, adapter);
+    const key = `${tenant} ${id}`;
+    const kept = tuned.get(key);
+    const isFresh = kept !== undefined && kept.untilMs > Date.now();
+    const adapter = isFresh ? kept.adapter : await findModel(env.DB, tenant, id);
+    if (adapter === null) tuned.delete(key);
+    else {
+      if (!isFresh) tuned.set(key, { adapter, untilMs: Date.now() + TUNED_CACHE_MS });
       const base = cards.get(adapter.base) ?? (await knownModels(env, true)).get(adapter.base);
       if (base === undefined) throw noBackend(id);
       return { id, card: base, adapter };

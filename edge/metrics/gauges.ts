@@ -1,10 +1,10 @@
 import type { Env } from '../env.ts';
-import { liveBackends } from '../fleet/registry.ts';
 import { countJobs, webhookBacklog } from '../store/operations.ts';
+import { viewFleet } from './fleet.ts';
 import type { Gauge } from './recorder.ts';
 
 /** Scrapers that come more often see the same numbers: a scrape must not be a way to keep the database busy. */
-const CACHE_MS = 2_000;
+const CACHE_MS = 1_000;
 
 let cached: { gauges: Gauge[]; untilMs: number } | null = null;
 
@@ -33,20 +33,40 @@ function single(name: string, help: string, value: number): Gauge {
 }
 
 async function fleetGauges(env: Env): Promise<Gauge[]> {
-  const backends = await liveBackends(env, true);
-  const counts: Record<string, number> = { ready: 0, draining: 0 };
-  let inFlight = 0;
-  let capacity = 0;
-  for (const { report } of backends) {
-    counts[report.state] = (counts[report.state] ?? 0) + 1;
-    inFlight += report.inFlight;
-    if (report.state === 'ready') capacity += report.capacity;
-  }
+  const { backends, queue, counts, replicasDesired } = await viewFleet(env);
+  const tally = <K extends string>(names: readonly K[], of: (backend: (typeof backends)[number]) => K) =>
+    Object.fromEntries(names.map((name) => [name, backends.filter((backend) => of(backend) === name).length]));
+  const here = backends.filter(({ state }) => state !== 'gone');
   return [
-    levels('backends', 'Backends by state.', 'state', counts),
-    single('num_requests_running', 'Requests on backends.', inFlight),
-    single('capacity', 'Requests that ready backends take at once.', capacity),
+    levels(
+      'backends',
+      'Backends by state.',
+      'state',
+      tally(['ready', 'draining', 'gone'], ({ state }) => state),
+    ),
+    levels(
+      'breakers',
+      'Circuit breakers of backends by state.',
+      'state',
+      tally(['closed', 'open', 'half_open'], ({ breaker }) => breaker),
+    ),
+    single('num_requests_running', 'Answers that backends work on.', sum(here.map(({ inFlight }) => inFlight))),
+    single('capacity', 'Answers that backends work on well at once.', sum(here.map(({ capacity }) => capacity))),
+    levels('num_requests_waiting', 'Requests that wait for a backend, by priority.', 'priority', {
+      interactive: queue.interactive,
+      batch: queue.batch,
+    }),
+    single('queue_length', 'Requests that wait for a backend.', queue.length),
+    single('queue_oldest_wait_seconds', 'How long the first of them has waited.', queue.oldestWaitMs / 1000),
+    levels('fleet_decisions', 'What the fleet has decided since its object began.', 'kind', counts),
+    ...(replicasDesired === null
+      ? []
+      : [single('replicas_desired', 'Backends that there should be.', replicasDesired)]),
   ];
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
 }
 
 async function jobGauges(env: Env): Promise<Gauge[]> {

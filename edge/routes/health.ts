@@ -1,56 +1,99 @@
 import type { Context } from 'hono';
-import { type AppEnv, scheduler } from '../env.ts';
-import { servedModels } from '../fleet/pick.ts';
-import { liveBackends } from '../fleet/registry.ts';
+import { PRODUCT } from '../../shared/contract/version.ts';
+import { type AppEnv, type Env, scheduler } from '../env.ts';
+import { knownModels } from '../fleet/registry.ts';
+import { type FleetView, viewFleet } from '../metrics/fleet.ts';
+import { hasReady, judge, type Said, type Verdict } from '../metrics/reasons.ts';
+import { webhookBacklog } from '../store/operations.ts';
+
+/** These routes are open, so that however often they are called the parts are asked at most this often. */
+const CACHE_MS = 100;
+/** A part that takes longer is as good as gone. */
+const PART_TIMEOUT_MS = 3_000;
+
+type Health = { verdict: Verdict; fleet: FleetView | Error; models: string[] };
+/** Only what has been said: a promise of one request cannot be waited for by another. */
+let cached: { health: Health; untilMs: number } | null = null;
+/** Since when this isolate has seen no backend that is ready. */
+let noneReadySinceMs: number | null = null;
+
+/** `GET /version`, with the time by the edge's clock. */
+export function version(c: Context<AppEnv>): Response {
+  return c.json({ ...PRODUCT, time_ms: Date.now() });
+}
 
 /** The process answers. */
 export function live(c: Context<AppEnv>): Response {
   return c.json({ status: 'ok' });
 }
 
-/** Everything a request needs is there: the database answers, the scheduler's alarm is set, a backend serves a model. */
+/** Whether a request would be answered: the database and the scheduler answer, a backend is there or can be started. */
 export async function ready(c: Context<AppEnv>): Promise<Response> {
-  const parts = await checkParts(c);
-  const ok = Object.values(parts).every((part) => part === 'ok');
-  return c.json({ status: ok ? 'ok' : 'unavailable', parts }, ok ? 200 : 503);
+  const { status, reasons, parts } = (await read(c.env)).verdict;
+  return c.json(
+    { status: status === 'unavailable' ? 'unavailable' : 'ok', reasons, parts },
+    status === 'unavailable' ? 503 : 200,
+  );
 }
 
-/** For people: the same with the models, always 200 while the door itself works. */
+/** For people: the same with backends, queue and models, always 200 while the door itself works. */
 export async function health(c: Context<AppEnv>): Promise<Response> {
-  const parts = await checkParts(c);
-  const backends = await liveBackends(c.env);
+  const { verdict, fleet, models } = await read(c.env);
+  const status = verdict.status === 'ok' ? 'ok' : 'degraded';
+  const head = { status, reasons: verdict.reasons, parts: verdict.parts, version: PRODUCT.version };
+  if (fleet instanceof Error) return c.json({ ...head, backends: [], models });
   return c.json({
-    status: Object.values(parts).every((part) => part === 'ok') ? 'ok' : 'degraded',
-    parts,
-    backends: backends.map(({ report }) => ({
-      id: report.id,
-      state: report.state,
-      in_flight: report.inFlight,
-      capacity: report.capacity,
-    })),
-    models: [...servedModels(backends).keys()],
+    ...head,
+    queue: { length: fleet.queue.length, oldest_wait_ms: fleet.queue.oldestWaitMs },
+    backends: fleet.backends
+      .filter(({ state }) => state !== 'gone')
+      .map(({ id, state, inFlight, capacity, breaker }) => ({ id, state, in_flight: inFlight, capacity, breaker })),
+    models,
   });
 }
 
-async function checkParts(c: Context<AppEnv>): Promise<Record<'database' | 'scheduler' | 'backends', string>> {
-  const verdict = async (check: Promise<string>) =>
-    check.catch((error: unknown) => `failed: ${String(error).slice(0, 100)}`);
-  const [database, alarm, backends] = await Promise.all([
-    verdict(
-      c.env.DB.prepare('SELECT 1 FROM jobs LIMIT 1')
-        .run()
-        .then(() => 'ok'),
-    ),
-    verdict(
-      scheduler(c.env)
-        .ensure()
-        .then(() => 'ok'),
-    ),
-    verdict(
-      liveBackends(c.env).then((list) =>
-        list.some(({ report }) => report.state === 'ready' && report.models.length > 0) ? 'ok' : 'none is ready',
-      ),
-    ),
+async function read(env: Env): Promise<Health> {
+  if (cached !== null && cached.untilMs > Date.now()) return cached.health;
+  const health = await ask(env);
+  cached = { health, untilMs: Date.now() + CACHE_MS };
+  return health;
+}
+
+async function ask(env: Env): Promise<Health> {
+  const [database, alarm, fleet, webhooks, models] = await Promise.all([
+    said('database', env.DB.prepare('SELECT 1 FROM jobs LIMIT 1').run()),
+    said('scheduler', scheduler(env).ensure()),
+    said('fleet', viewFleet(env)),
+    said('webhooks', webhookBacklog(env.DB, Date.now())),
+    said('models', knownModels(env)),
   ]);
-  return { database, scheduler: alarm, backends };
+  if (!(fleet instanceof Error) && hasReady(fleet)) noneReadySinceMs = null;
+  else noneReadySinceMs ??= Date.now();
+  const all: Said = {
+    database: database instanceof Error ? database : true,
+    scheduler: alarm instanceof Error ? alarm : true,
+    fleet,
+    webhooks,
+  };
+  return {
+    verdict: judge(all, noneReadySinceMs),
+    fleet,
+    models: models instanceof Error ? [] : [...models.keys()],
+  };
+}
+
+/** The reason goes to the log, never to whoever asks: this is open to all. */
+async function said<T>(part: string, asked: Promise<T>): Promise<T | Error> {
+  let timer: ReturnType<typeof setTimeout> | null = null;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${PART_TIMEOUT_MS} ms`)), PART_TIMEOUT_MS);
+  });
+  try {
+    return await Promise.race([asked, late]);
+  } catch (error) {
+    console.error(JSON.stringify({ level: 'warn', event: 'unhealthy', part, error: String(error) }));
+    return error instanceof Error ? error : new Error(String(error));
+  } finally {
+    clearTimeout(timer);
+  }
 }

@@ -1,13 +1,15 @@
 import type { Context } from 'hono';
 import { ApiError } from '../../shared/contract/errors.ts';
+import type { Deleted } from '../../shared/contract/files.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Model, ModelCard } from '../../shared/contract/models.ts';
-import type { AppEnv } from '../env.ts';
-import { servedModels } from '../fleet/pick.ts';
-import { liveBackends } from '../fleet/registry.ts';
-import { getModel, listModels, type ModelRow } from '../store/models.ts';
+import { type AppEnv, actorOf } from '../env.ts';
+import { forgetTuned } from '../fleet/models.ts';
+import { knownModels } from '../fleet/registry.ts';
+import { deleteModel, getModel, listModels, type ModelRow } from '../store/models.ts';
 
 export async function listAllModels(c: Context<AppEnv>): Promise<Response> {
-  const cards = servedModels(await liveBackends(c.env));
+  const cards = await knownModels(c.env);
   const tuned = (await listModels(c.env.DB, c.get('tenant'))).map((row) => showTuned(row, cards.get(row.base)));
   const data = [...[...cards.values()].map(showBase), ...tuned];
   return c.json({
@@ -19,17 +21,55 @@ export async function listAllModels(c: Context<AppEnv>): Promise<Response> {
   });
 }
 
+/** `GET /v1/models/{id}`. */
 export async function retrieveModel(c: Context<AppEnv>): Promise<Response> {
   const id = c.req.param('id') ?? '';
-  const cards = servedModels(await liveBackends(c.env));
+  const cards = await knownModels(c.env);
   const card = cards.get(id);
   if (card !== undefined) return c.json(showBase(card));
   const row = await getModel(c.env.DB, c.get('tenant'), id);
   if (row !== null) return c.json(showTuned(row, cards.get(row.base)));
-  const names = [...cards.keys()].join(', ') || 'none right now';
-  throw new ApiError(
+  throw modelNotFound(id, [...cards.keys()]);
+}
+
+/**
+ * `DELETE /v1/models/{id}`: the caller's own fine-tune, with its checkpoints and their weights. Answers that use it now come to their end.
+ * @throws ApiError `invalid_state` while a job tunes it further, and for what is not the caller's to delete
+ */
+export async function removeModel(c: Context<AppEnv>): Promise<Response> {
+  const id = c.req.param('id') ?? '';
+  const row = await getModel(c.env.DB, c.get('tenant'), id);
+  if (row === null) {
+    const cards = await knownModels(c.env);
+    if (!cards.has(id)) throw modelNotFound(id, [...cards.keys()]);
+    throw refusal(id, 'is served by the installation; only fine-tuned models can be deleted');
+  }
+  if (row.listed !== 1) throw refusal(id, 'is a checkpoint of a job: delete the model, its checkpoints go with it');
+  const { isDeleted, usedBy } = await deleteModel(c.env.DB, actorOf(c), row);
+  if (!isDeleted) throw refusal(id, `is what the job ${usedBy} tunes; cancel that or wait for its end`);
+  forgetTuned(c.get('tenant'), id);
+  // Rows are gone, so nobody can ask for these any more; what a crash leaves here is only space.
+  c.executionCtx.waitUntil(removeBlobs(c.env.BLOBS, `jobs/${row.job_id}/checkpoints/`));
+  const body: Deleted = { id, object: 'model', deleted: true };
+  return c.json(body);
+}
+
+async function removeBlobs(blobs: R2Bucket, prefix: string): Promise<void> {
+  for (;;) {
+    const { objects, truncated } = await blobs.list({ prefix, limit: 1_000 });
+    if (objects.length > 0) await blobs.delete(objects.map(({ key }) => key));
+    if (!truncated) return;
+  }
+}
+
+function refusal(id: string, why: string): ApiError {
+  return new ApiError('invalid_state', `model: ${JSON.stringify(id.slice(0, 128))} ${why}.`, { param: 'model' });
+}
+
+function modelNotFound(id: string, served: readonly string[]): ApiError {
+  return new ApiError(
     'model_not_found',
-    `model: expected a served or tuned model (served: ${names}), received ${JSON.stringify(id.slice(0, 128))}.`,
+    `model: expected a served or tuned model (served: ${served.join(', ') || 'none right now'}), received ${JSON.stringify(id.slice(0, 128))}.`,
     { param: 'model' },
   );
 }
@@ -43,7 +83,26 @@ function showTuned(row: ModelRow, base: ModelCard | undefined): Model {
   return { id: row.id, object: 'model', created, owned_by: 'organization', parent: row.base, ...abilities(base) };
 }
 
-/** Null while no backend is there to say. */
+/** What engine and door do for every model. */
+const OF_ALL = {
+  input_modalities: ['text', 'image'],
+  output_modalities: ['text'],
+  image_formats: [...LIMITS.images.mimes],
+  image_sources: ['data_url', 'https_url', 'file_id', 'sha256'],
+  streaming: true,
+  logprobs: true,
+  max_top_logprobs: LIMITS.request.maxTopLogprobs,
+  max_choices: LIMITS.request.maxChoices,
+  seed: true,
+  penalties: true,
+  response_formats: ['text', 'json_object', 'json_schema'],
+  structured_outputs: ['json', 'json_object', 'regex', 'choice'],
+  tools: false,
+  score: true,
+  batch: true,
+} satisfies Omit<NonNullable<Model['capabilities']>, 'chat' | 'fine_tune'>;
+
+/** Null where no backend has ever said. */
 function abilities(card: ModelCard | undefined): Pick<Model, 'limits' | 'capabilities'> {
   if (card === undefined) return { limits: null, capabilities: null };
   const { imageGrid } = card;
@@ -65,6 +124,6 @@ function abilities(card: ModelCard | undefined): Pick<Model, 'limits' | 'capabil
       image_width: card.imageWidth,
       image_height: card.imageHeight,
     },
-    capabilities: { chat: card.capabilities.chat, fine_tune: card.capabilities.fineTune },
+    capabilities: { ...OF_ALL, chat: card.capabilities.chat, fine_tune: card.capabilities.fineTune },
   };
 }

@@ -1,7 +1,16 @@
 import type { WeightFile } from '../../shared/contract/backend.ts';
 import type { TrainStage } from '../../shared/contract/models.ts';
+import { type Actor, auditEntry, IF_CHANGED } from './audit.ts';
 
-export type ModelRow = { id: string; base: string; kind: TrainStage; job_id: string; step: number; created_at: number };
+export type ModelRow = {
+  id: string;
+  base: string;
+  kind: TrainStage;
+  job_id: string;
+  step: number;
+  created_at: number;
+  listed: number;
+};
 
 /** Tuned models that clients see, newest first; checkpoints' own names are left out. */
 export async function listModels(db: D1Database, tenant: string): Promise<ModelRow[]> {
@@ -34,4 +43,28 @@ export async function findModel(db: D1Database, tenant: string | null, id: strin
     .bind(id, tenant)
     .first<{ base: string; kind: TrainStage; files: string }>();
   return row === null ? null : { id, base: row.base, kind: row.kind, files: JSON.parse(row.files) as WeightFile[] };
+}
+
+/** Statuses in which a job still needs the model that it tunes. */
+const UNFINISHED = `('validating_files', 'queued', 'running')`;
+
+/** Removes a tuned model with all names of its job's checkpoints, unless an unfinished job starts from one of them. */
+export async function deleteModel(
+  db: D1Database,
+  actor: Actor,
+  row: Pick<ModelRow, 'id' | 'job_id'>,
+): Promise<{ isDeleted: boolean; usedBy: string | null }> {
+  const users = `SELECT j.id FROM jobs j WHERE j.status IN ${UNFINISHED} AND j.model IN (SELECT id FROM models WHERE job_id = ?1)`;
+  const isGone = 'NOT EXISTS (SELECT 1 FROM models WHERE job_id = ?1)';
+  const [gone] = await db.batch([
+    db
+      .prepare(`DELETE FROM models WHERE job_id = ?1 AND tenant = ?2 AND NOT EXISTS (${users})`)
+      .bind(row.job_id, actor.tenant),
+    auditEntry(db, actor, { action: 'model.deleted', object: row.id }, IF_CHANGED),
+    db.prepare(`DELETE FROM checkpoints WHERE job_id = ?1 AND ${isGone}`).bind(row.job_id),
+    db.prepare(`DELETE FROM checkpoint_files WHERE job_id = ?1 AND ${isGone}`).bind(row.job_id),
+  ]);
+  if ((gone?.meta.changes ?? 0) > 0) return { isDeleted: true, usedBy: null };
+  const user = await db.prepare(`${users} LIMIT 1`).bind(row.job_id).first<{ id: string }>();
+  return { isDeleted: false, usedBy: user?.id ?? null };
 }

@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { askCommand } from './ask.ts';
 import { devicesCommand } from './devices.ts';
+import { doctorCommand } from './doctor.ts';
 import { CliError } from './error.ts';
 import { evalCommand } from './eval.ts';
 import { exportCommand } from './export.ts';
@@ -34,6 +35,7 @@ Examples:
     finetuneCommand(),
     modelsCommand(),
     devicesCommand(),
+    doctorCommand(),
     precisionCommand(),
     importCommand(),
     inspectCommand(),

@@ -25,6 +25,7 @@ export type Access = 'open' | 'any_key' | 'signature' | Scope;
 const ACCESS: readonly (readonly [prefix: string, access: Access])[] = [
   ['/health', 'open'],
   ['=/openapi.json', 'open'],
+  ['=/version', 'open'],
   ['=/metrics', 'admin'],
   ['/internal', 'signature'],
   ['/v1/chat', 'inference'],
@@ -58,8 +59,9 @@ export function accessOf(path: string): Access | null {
 
 /** Scopes any one of which lets a request pass; null where any key does. */
 export function scopesFor(access: Exclude<Access, 'open' | 'signature'>, method: string): readonly Scope[] | null {
-  if (access === 'any_key') return null;
   const looks = method === 'GET' || method === 'HEAD';
+  // What may be changed there are fine-tuned models.
+  if (access === 'any_key') return looks ? null : ['fine_tuning'];
   return looks && access !== 'admin' ? [access, 'read'] : [access];
 }
 

@@ -82,6 +82,31 @@ export const Model = z.object({
       image_height: z.int(),
     }),
   ),
-  capabilities: z.nullable(z.object({ chat: z.boolean(), fine_tune: z.array(TrainStage) })),
+  capabilities: z.nullable(
+    z.object({
+      chat: z.boolean(),
+      /** Ways in which it may be tuned; none: it may not. */
+      fine_tune: z.array(TrainStage),
+      input_modalities: z.array(z.enum(['text', 'image'])),
+      output_modalities: z.array(z.literal('text')),
+      image_formats: z.array(z.string()),
+      /** How a picture may be named in a request. */
+      image_sources: z.array(z.enum(['data_url', 'https_url', 'file_id', 'sha256'])),
+      streaming: z.boolean(),
+      logprobs: z.boolean(),
+      /** Most alternatives of a token that `top_logprobs` lists. */
+      max_top_logprobs: z.int(),
+      max_choices: z.int(),
+      seed: z.boolean(),
+      penalties: z.boolean(),
+      /** What `response_format` may be. */
+      response_formats: z.array(z.enum(['text', 'json_object', 'json_schema'])),
+      /** What `structured_outputs` may hold. */
+      structured_outputs: z.array(z.enum(['json', 'json_object', 'regex', 'choice'])),
+      tools: z.boolean(),
+      score: z.boolean(),
+      batch: z.boolean(),
+    }),
+  ),
 });
 export type Model = z.infer<typeof Model>;
