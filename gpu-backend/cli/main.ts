@@ -8,9 +8,11 @@ import { exportCommand } from './export.ts';
 import { finetuneCommand } from './finetune.ts';
 import { importCommand } from './import.ts';
 import { inspectCommand } from './inspect.ts';
+import { keysCommand } from './keys.ts';
 import { modelsCommand } from './models.ts';
 import { precisionCommand } from './precision.ts';
 import { serveCommand } from './serve.ts';
+import { auditCommand, tenantsCommand } from './tenants.ts';
 import { trainCommand } from './train.ts';
 import { verifyCommand } from './verify.ts';
 
@@ -44,6 +46,9 @@ Examples:
     evalCommand(),
     verifyCommand(),
     serveCommand(),
+    keysCommand(),
+    tenantsCommand(),
+    auditCommand(),
   ])
     program.addCommand(command.copyInheritedSettings(program));
   try {

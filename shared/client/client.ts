@@ -6,6 +6,7 @@ import type { Model } from '../contract/models.ts';
 import type { ScoreRequest, ScoreResponse } from '../contract/score.ts';
 import type { WebhookEndpoint, WebhookEventType } from '../contract/webhooks.ts';
 import { decodeSse } from '../wire/sse.ts';
+import { Admin } from './admin.ts';
 import { ClientError, type ClientOptions, Http, type RequestOptions, streamError } from './http.ts';
 
 type Page = { limit?: number; after?: string };
@@ -19,8 +20,12 @@ export type JobUpdate =
 export class MantisClient {
   readonly #http: Http;
 
+  /** For keys with the scope `admin`. */
+  readonly admin: Admin;
+
   constructor(options: ClientOptions) {
     this.#http = new Http(options);
+    this.admin = new Admin(this.#http);
   }
 
   readonly chat = {
