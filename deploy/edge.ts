@@ -4,7 +4,7 @@ import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import { Log, LogLevel, Miniflare } from 'miniflare';
+import { Log, LogLevel, Miniflare, type Request, Response } from 'miniflare';
 import { unstable_getMiniflareWorkerOptions, unstable_splitSqlQuery } from 'wrangler';
 import { ALL_SCOPES, DEFAULT_TENANT } from '../shared/contract/keys.ts';
 import { newId } from '../shared/wire/ids.ts';
@@ -16,6 +16,9 @@ const HERE = dirname(fileURLToPath(import.meta.url));
 const MIGRATIONS = join(HERE, '..', 'edge', 'store', 'migrations');
 
 const WORKER = 'mantis-edge';
+
+/** workerd itself refuses private peers when it connects, after the name was resolved. */
+export const PUBLIC_NETWORK = { network: { allow: ['public'], tlsOptions: { trustBrowserCas: true } } };
 
 export type EdgeOptions = {
   /** 0 takes a free one. */
@@ -30,9 +33,19 @@ export type EdgeOptions = {
   vars?: Readonly<Record<string, string>>;
   /** Bootstrap key; without one and with none stored, one is made. */
   apiKey?: string | undefined;
+  /** Bindings of the Worker that this process answers itself, by name. */
+  services?: Readonly<Record<string, LocalService>>;
   /** Header in which a proxy in front names the client; empty = there is none, and nobody is throttled by address. */
   clientAddressHeader?: string;
 };
+
+/** A call of the Worker to the process that started it, all in memory. */
+export type LocalService = (call: {
+  method: string;
+  url: string;
+  headers: Record<string, string>;
+  body: string;
+}) => Promise<{ status: number; body: string }>;
 
 export type RunningEdge = {
   /** `http://127.0.0.1:<port>`, without a slash. */
@@ -80,8 +93,10 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
         },
         serviceBindings: {
           ...workerOptions.serviceBindings,
-          // workerd itself refuses private peers when it connects, after the name was resolved.
-          PUBLIC_NETWORK: { network: { allow: ['public'], tlsOptions: { trustBrowserCas: true } } },
+          PUBLIC_NETWORK,
+          ...Object.fromEntries(
+            Object.entries(options.services ?? {}).map(([name, service]) => [name, nodeService(service)]),
+          ),
         },
       },
     ],
@@ -110,6 +125,18 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     await miniflare.dispose();
     throw error;
   }
+}
+
+function nodeService(service: LocalService) {
+  return async (request: Request): Promise<Response> => {
+    const { method, url, headers } = request;
+    try {
+      const answer = await service({ method, url, headers: Object.fromEntries(headers), body: await request.text() });
+      return new Response(answer.body, { status: answer.status });
+    } catch (error) {
+      return new Response(error instanceof Error ? error.message : String(error), { status: 502 });
+    }
+  };
 }
 
 /** Applies the SQL files that have not been applied, each in one transaction, in the table wrangler uses too. */
