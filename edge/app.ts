@@ -22,6 +22,7 @@ import {
   updateKeyRoute,
 } from './routes/adminKeys.ts';
 import { createTenantRoute, listTenantsRoute, retrieveTenant, updateTenantRoute } from './routes/adminTenants.ts';
+import { cancelBatch, createBatch, listAllBatches, retrieveBatch } from './routes/batches.ts';
 import { createChatCompletion } from './routes/chat.ts';
 import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from './routes/files.ts';
 import { health, live, ready, version } from './routes/health.ts';
@@ -43,6 +44,7 @@ import { metricsAccess, showMetrics } from './routes/metrics.ts';
 import { listAllModels, removeModel, retrieveModel } from './routes/models.ts';
 import { openApi } from './routes/openapi.ts';
 import { createScore } from './routes/score.ts';
+import { addUploadPart, cancelUpload, completeUploadFile, createUpload, retrieveUpload } from './routes/uploads.ts';
 import { retrieveUsage } from './routes/usage.ts';
 import {
   createWebhookEndpoint,
@@ -78,6 +80,15 @@ export function createApp(): Hono<AppEnv> {
   app.get('/v1/files/:id', retrieveFile);
   app.delete('/v1/files/:id', removeFile);
   app.get('/v1/files/:id/content', fileContent);
+  app.post('/v1/uploads', createUpload);
+  app.get('/v1/uploads/:id', retrieveUpload);
+  app.post('/v1/uploads/:id/parts', addUploadPart);
+  app.post('/v1/uploads/:id/complete', completeUploadFile);
+  app.post('/v1/uploads/:id/cancel', cancelUpload);
+  app.post('/v1/batches', createBatch);
+  app.get('/v1/batches', listAllBatches);
+  app.get('/v1/batches/:id', retrieveBatch);
+  app.post('/v1/batches/:id/cancel', cancelBatch);
   app.post('/v1/fine_tuning/jobs', createJob);
   app.get('/v1/fine_tuning/jobs', listAllJobs);
   app.get('/v1/fine_tuning/jobs/:id', retrieveJob);

@@ -1,5 +1,6 @@
 import type { Context } from 'hono';
 import type { Caller } from '../shared/contract/keys.ts';
+import type { BatchRunner } from './batches/runner.ts';
 import type { Fleet } from './fleet/registry.ts';
 import type { Scheduler } from './jobs/scheduler.ts';
 import type { Admission } from './limits/admit.ts';
@@ -22,9 +23,12 @@ export type Env = {
   AUDIT: DurableObjectNamespace<AuditChain>;
   METRICS: DurableObjectNamespace<Metrics>;
   LIMITER: DurableObjectNamespace<Limiter>;
+  BATCHES: DurableObjectNamespace<BatchRunner>;
   ORGANIZATION: string;
   EGRESS_ALLOW: string;
   BACKEND_SECRET: string;
+  /** Seconds a batch has; empty: 24 hours, which is the most. */
+  BATCH_WINDOW_S?: string;
   /** SHA-256 of the operator's own key, hex: the one key that needs no checksum. Empty: none. */
   BOOTSTRAP_KEY_HASH?: string;
   /** Header in which the platform names the client, `cf-connecting-ip` on Cloudflare; empty where clients could write it themselves. */
@@ -83,6 +87,11 @@ export function nonces(env: Env): DurableObjectStub<Nonces> {
 
 export function auditChain(env: Env): DurableObjectStub<AuditChain> {
   return env.AUDIT.get(env.AUDIT.idFromName('audit'));
+}
+
+/** Each batch has an object of its own. */
+export function batchRunner(env: Env, id: string): DurableObjectStub<BatchRunner> {
+  return env.BATCHES.get(env.BATCHES.idFromName(id));
 }
 
 export function fleet(env: Env): DurableObjectStub<Fleet> {

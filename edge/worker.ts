@@ -1,6 +1,7 @@
 import { createApp } from './app.ts';
 import type { Env } from './env.ts';
 
+export { BatchRunner } from './batches/runner.ts';
 export { Fleet } from './fleet/registry.ts';
 export { Scheduler } from './jobs/scheduler.ts';
 export { Limiter } from './limits/object.ts';

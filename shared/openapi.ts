@@ -1,9 +1,10 @@
 /** The OpenAPI 3.1 document, made from the schemas that validate. */
 import * as z from 'zod/mini';
 import { AuditEntry, AuditVerdict } from './contract/audit.ts';
+import { Batch, CreateBatchRequest } from './contract/batches.ts';
 import { ChatChunk, ChatCompletion, ChatRequest, InputTokens } from './contract/chat.ts';
 import { ERRORS, ErrorEnvelope } from './contract/errors.ts';
-import { Deleted, FileObject, FilePurpose } from './contract/files.ts';
+import { Deleted, FileObject, FilePurpose, UPLOAD_PURPOSES } from './contract/files.ts';
 import { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent } from './contract/jobs.ts';
 import {
   ApiKey,
@@ -19,6 +20,7 @@ import {
 import { LIMITS } from './contract/limits.ts';
 import { Model } from './contract/models.ts';
 import { ScoreRequest, ScoreResponse } from './contract/score.ts';
+import { CompleteUploadRequest, CreateUploadRequest, Upload, UploadPart } from './contract/uploads.ts';
 import { BucketWidth, UsageGroup, UsagePage } from './contract/usage.ts';
 import { PRODUCT } from './contract/version.ts';
 import { CreateWebhookEndpointRequest, WebhookEndpoint, WebhookEvent, WebhookEventType } from './contract/webhooks.ts';
@@ -36,6 +38,12 @@ const SCHEMAS = {
   Model,
   FileObject,
   Deleted,
+  CreateUploadRequest,
+  CompleteUploadRequest,
+  Upload,
+  UploadPart,
+  CreateBatchRequest,
+  Batch,
   CreateJobRequest,
   FineTuningJob,
   JobEvent,
@@ -63,7 +71,8 @@ type Operation = {
   id: string;
   summary: string;
   tag: string;
-  body?: SchemaName | 'multipart';
+  /** `multipart`: a file with its purpose; `part`: bytes of an upload. */
+  body?: SchemaName | 'multipart' | 'part';
   /** What 200 answers with: a schema, a list of it, or something else. */
   answer: SchemaName | { list: SchemaName } | 'bytes' | 'text' | 'any';
   /** Also answers as server-sent events of this schema. */
@@ -193,6 +202,83 @@ export const OPERATIONS: readonly Operation[] = [
     summary: "Download a file's bytes",
     tag: 'Files',
     answer: 'bytes',
+  },
+  {
+    method: 'post',
+    path: '/v1/uploads',
+    id: 'createUpload',
+    summary: 'Begin a file that is sent in parts',
+    tag: 'Uploads',
+    body: 'CreateUploadRequest',
+    answer: 'Upload',
+  },
+  {
+    method: 'get',
+    path: '/v1/uploads/{id}',
+    id: 'retrieveUpload',
+    summary: 'Retrieve an upload',
+    tag: 'Uploads',
+    answer: 'Upload',
+  },
+  {
+    method: 'post',
+    path: '/v1/uploads/{id}/parts',
+    id: 'addUploadPart',
+    summary: 'Send a part, in any order',
+    tag: 'Uploads',
+    body: 'part',
+    answer: 'UploadPart',
+  },
+  {
+    method: 'post',
+    path: '/v1/uploads/{id}/complete',
+    id: 'completeUpload',
+    summary: 'Put the parts together as a file',
+    tag: 'Uploads',
+    body: 'CompleteUploadRequest',
+    answer: 'Upload',
+  },
+  {
+    method: 'post',
+    path: '/v1/uploads/{id}/cancel',
+    id: 'cancelUpload',
+    summary: 'Give an upload up',
+    tag: 'Uploads',
+    answer: 'Upload',
+  },
+  {
+    method: 'post',
+    path: '/v1/batches',
+    id: 'createBatch',
+    summary: 'Have a file of requests worked off',
+    tag: 'Batches',
+    body: 'CreateBatchRequest',
+    answer: 'Batch',
+  },
+  {
+    method: 'get',
+    path: '/v1/batches',
+    id: 'listBatches',
+    summary: 'List batches',
+    tag: 'Batches',
+    answer: { list: 'Batch' },
+    query: ['limit', 'after'],
+  },
+  {
+    method: 'get',
+    path: '/v1/batches/{id}',
+    id: 'retrieveBatch',
+    summary: 'Retrieve a batch',
+    tag: 'Batches',
+    answer: 'Batch',
+  },
+  {
+    method: 'post',
+    path: '/v1/batches/{id}/cancel',
+    id: 'cancelBatch',
+    summary: 'Cancel a batch; what is done stays',
+    tag: 'Batches',
+    answer: 'Batch',
   },
   {
     method: 'post',
@@ -495,9 +581,7 @@ function describeOperation(operation: Operation): Json {
     summary,
     tags: [tag],
     parameters: [...inPath, ...query.map(describeQuery)],
-    ...(body === undefined
-      ? {}
-      : { requestBody: { required: true, content: body === 'multipart' ? MULTIPART : json(ref(body)) } }),
+    ...(body === undefined ? {} : { requestBody: { required: true, content: bodyContent(body) } }),
     responses: { 200: { description: 'Success', content: answerContent(operation) }, default: errors },
     ...(open ? { security: [] } : {}),
     ...requiredScopes(method, path),
@@ -561,13 +645,26 @@ const QUERY = {
   'tenant:usage': { type: 'string', description: 'For admins: another tenant, or `all`' },
 } as const;
 
+function bodyContent(body: NonNullable<Operation['body']>): Json {
+  if (body === 'multipart') return MULTIPART;
+  if (body !== 'part') return json(ref(body));
+  const schema = { type: 'object', properties: { data: { type: 'string', format: 'binary' } }, required: ['data'] };
+  return { 'multipart/form-data': { schema } };
+}
+
 const MULTIPART = {
   'multipart/form-data': {
     schema: {
       type: 'object',
       properties: {
         file: { type: 'string', format: 'binary' },
-        purpose: { type: 'string', enum: FilePurpose.options.filter((name) => name !== 'fine-tune-results') },
+        purpose: { type: 'string', enum: UPLOAD_PURPOSES },
+        'expires_after[anchor]': { type: 'string', const: 'created_at' },
+        'expires_after[seconds]': {
+          type: 'integer',
+          minimum: LIMITS.files.minExpiryS,
+          maximum: LIMITS.files.maxExpiryS,
+        },
       },
       required: ['file', 'purpose'],
     },

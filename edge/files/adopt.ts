@@ -32,7 +32,7 @@ export function fileOf(tenant: string, staged: Staged, facts: FileFacts, nowMs: 
 }
 
 /**
- * Makes the file, in one transaction with what comes `along`. Bytes that the tenant already has are not kept twice.
+ * Makes the file, if `guard` (SQL) holds, in one transaction with what comes `along`. Bytes that the tenant already has are not kept twice.
  * @throws where it is not known whether the file was made: the object is loose if it was not, so nothing is to be deleted here
  */
 export async function adopt(
@@ -40,13 +40,13 @@ export async function adopt(
   actor: Actor,
   staged: Staged,
   facts: FileFacts,
-  along: (file: NewFile) => D1PreparedStatement[] = () => [],
+  options: { along?: (file: NewFile) => D1PreparedStatement[]; guard?: string } = {},
 ): Promise<FileRow> {
   const file = fileOf(actor.tenant, staged, facts, Date.now());
   const [made] = await store.db.batch<FileRow>([
-    ...insertFile(store.db, file),
-    auditFile(store.db, actor, file),
-    ...along(file),
+    ...insertFile(store.db, file, options.guard),
+    auditFile(store.db, actor, file, options.guard),
+    ...(options.along?.(file) ?? []),
   ]);
   const row = made?.results[0];
   if (row === undefined) throw new Error(`file ${file.id} was not written`);

@@ -1,5 +1,6 @@
 import { DurableObject } from 'cloudflare:workers';
 import { auditChain, type Env } from '../env.ts';
+import { sweepFiles, wakeBatches } from '../files/sweep.ts';
 import { sweepFeatures } from '../store/features.ts';
 import { countRunning } from '../store/jobs.ts';
 import { nextDeliveryAt } from '../store/webhooks.ts';
@@ -12,6 +13,8 @@ const BUSY_GAP_MS = 1_000;
 const IDLE_GAP_MS = 15_000;
 /** A receiver that takes its 15 s must hold up neither the sweep nor, alone, the others' deliveries. */
 const MAX_SENDERS = 4;
+/** Between two looks for files that are over, uploads that broke off and batches that lost their alarm. */
+const FILES_GAP_MS = 10_000;
 /** Between two looks through all stored features. */
 const FEATURES_GAP_MS = 3_600_000;
 
@@ -21,6 +24,7 @@ const FEATURES_GAP_MS = 3_600_000;
  */
 export class Scheduler extends DurableObject<Env> {
   #senders = 0;
+  #filesDueAtMs = 0;
 
   /** Makes sure that an alarm is set. */
   async ensure(): Promise<void> {
@@ -38,6 +42,7 @@ export class Scheduler extends DurableObject<Env> {
       await sweepLeases(this.env, Date.now());
       await auditChain(this.env).seal();
       this.#deliver();
+      await this.#sweepFiles(Date.now());
       await this.#sweepFeatures();
       const [running, nextAt] = await Promise.all([countRunning(this.env.DB), nextDeliveryAt(this.env.DB)]);
       const idle = running > 0 ? BUSY_GAP_MS : IDLE_GAP_MS;
@@ -60,6 +65,12 @@ export class Scheduler extends DurableObject<Env> {
       )
       .finally(() => this.#senders--);
     this.ctx.waitUntil(sender);
+  }
+
+  async #sweepFiles(nowMs: number): Promise<void> {
+    if (nowMs < this.#filesDueAtMs) return;
+    await wakeBatches(this.env);
+    this.#filesDueAtMs = (await sweepFiles(this.env, nowMs)) ? 0 : nowMs + FILES_GAP_MS;
   }
 
   /** A page at a time, and all pages once in `FEATURES_GAP_MS`. */

@@ -9,7 +9,11 @@ export const CreateUploadRequest = z.strictObject({
   filename: z.string().check(z.minLength(1), z.maxLength(LIMITS.files.maxNameChars)),
   purpose: UploadPurpose,
   bytes: z.int().check(z.minimum(1), z.maximum(U.maxBytes)),
-  mime_type: z.string().check(z.minLength(1), z.maxLength(127)),
+  mime_type: z
+    .string()
+    .check(
+      z.regex(/^[\w.+-]{1,63}\/[\w.+-]{1,63}(; ?[\w.+-]{1,32}=[\w.+-]{1,32})?$/, 'a media type such as "text/plain"'),
+    ),
   expires_after: z.optional(z.nullable(ExpiresAfter)),
 });
 export type CreateUploadRequest = z.infer<typeof CreateUploadRequest>;
