@@ -5,10 +5,11 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { BlobCache, BlobsMissingError } from '../../../gpu-backend/server/blob-cache.ts';
 import type { GenerateRequest } from '../../../shared/contract/backend.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import type { ModelCard } from '../../../shared/contract/models.ts';
-import { decodeFrame } from '../../../shared/wire/frame.ts';
+import { decodePartialFrame } from '../../../shared/wire/frame.ts';
 import { verifyHeaders } from '../../../shared/wire/signature.ts';
 import { encodeSseJson } from '../../../shared/wire/sse.ts';
 import { type Installation, SECRET } from './installation.ts';
@@ -41,6 +42,10 @@ export const FAULT_CARD: ModelCard = {
 
 export class FaultBackend {
   behaviour: Behaviour = 'answer';
+  /** What it holds of pictures; replace it to have them dropped. */
+  pictures = new BlobCache(64 << 20);
+  /** Bytes of the bodies of generations. */
+  readonly bodyBytes: number[] = [];
   readonly seen: { request: GenerateRequest; blobs: Uint8Array[] }[] = [];
   /** Generations whose connection the edge closed before the end. */
   aborted = 0;
@@ -84,6 +89,7 @@ export class FaultBackend {
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
+    if (request.url === '/v1/generate') this.bodyBytes.push(Buffer.concat(chunks).byteLength);
     const verdict = await verifyHeaders({
       secret: SECRET,
       method: request.method ?? '',
@@ -97,12 +103,22 @@ export class FaultBackend {
       this.wakes++;
       return void response.writeHead(202).end();
     }
-    const { header, blobs } = decodeFrame(Buffer.concat(chunks), {
+    const { header, blobs } = decodePartialFrame(Buffer.concat(chunks), {
       maxHeaderBytes: 1 << 22,
       maxBlobs: 64,
       maxBlobBytes: 1 << 24,
     });
-    this.seen.push({ request: header as unknown as GenerateRequest, blobs });
+    const generation = header as unknown as GenerateRequest;
+    try {
+      this.seen.push({ request: generation, blobs: this.pictures.complete(generation.tenant, header.blobs, blobs) });
+    } catch (error) {
+      if (!(error instanceof BlobsMissingError)) throw error;
+      const body = {
+        error: { status: 409, code: error.code, type: 'x', message: 'x', param: null },
+        missing: error.missing,
+      };
+      return void response.writeHead(409, { 'content-type': 'application/json' }).end(JSON.stringify(body));
+    }
     await this.#generate(response);
   }
 
