@@ -110,6 +110,7 @@ export class FaultBackend {
     });
     const generation = header as unknown as GenerateRequest;
     try {
+      if (request.url === '/v1/count') return void count(response, header as unknown as GenerateRequest);
       this.seen.push({ request: generation, blobs: this.pictures.complete(generation.tenant, header.blobs, blobs) });
     } catch (error) {
       if (!(error instanceof BlobsMissingError)) throw error;
@@ -174,4 +175,12 @@ export class FaultBackend {
     this.#server.closeAllConnections();
     await new Promise((resolve) => this.#server.close(resolve));
   }
+}
+
+/** Every text is five tokens together, every picture what the card says. */
+function count(response: ServerResponse, { messages }: GenerateRequest): void {
+  const pictures = messages.flatMap(({ parts }) => parts.filter(({ type }) => type === 'image'));
+  const imageTokens = pictures.map(() => FAULT_CARD.tokensPerImage);
+  const promptTokens = 5 + imageTokens.length * FAULT_CARD.tokensPerImage;
+  response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ promptTokens, imageTokens }));
 }
