@@ -14,8 +14,23 @@ export type Schema<T> = {
  */
 const DRAIN_FACTOR = 4;
 
-/** The whole body, refused with 413 above `maxBytes`: by `content-length` and by counting, since the header may lie or be missing. */
+/**
+ * The whole body, refused with 413 above `maxBytes`: by `content-length` and by counting, since the header may lie or be missing.
+ * @throws ApiError also for a body that breaks off
+ */
 export async function readBody(request: Request, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    return await readWhole(request, maxBytes);
+  } catch (error) {
+    if (error instanceof ApiError) throw error;
+    throw new ApiError(
+      'invalid_request',
+      errorMessage('body', { expected: 'as many bytes as content-length says', received: 'a body that broke off' }),
+    );
+  }
+}
+
+async function readWhole(request: Request, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   const tooLarge = (received: string) =>
     new ApiError(
       'request_too_large',

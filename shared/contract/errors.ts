@@ -232,6 +232,7 @@ type Issue = {
   readonly discriminator?: string;
   readonly options?: readonly unknown[];
   readonly errors?: readonly (readonly Issue[])[];
+  readonly issues?: readonly Issue[];
 };
 
 const ARTICLE: Record<string, string> = {
@@ -314,6 +315,13 @@ function violationsOfIssue(issue: Issue, root: unknown, prefix: readonly Propert
           received: measure(issue, value),
         }),
       ];
+    case 'invalid_key': {
+      const inner = issue.issues?.[0];
+      const name = String(path.at(-1));
+      const expected =
+        inner?.code === 'too_big' ? `names of ${bound(inner, 'at most', inner.maximum)}` : 'another name';
+      return [violation('invalid_value', param, { expected, received: counted(name.length, 'character') })];
+    }
     case 'invalid_union':
       return violationsOfUnion(issue, root, prefix, value, param);
     default:
