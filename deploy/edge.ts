@@ -17,8 +17,20 @@ const MIGRATIONS = join(HERE, '..', 'edge', 'store', 'migrations');
 
 const WORKER = 'mantis-edge';
 
-/** workerd itself refuses private peers when it connects, after the name was resolved. */
-export const PUBLIC_NETWORK = { network: { allow: ['public'], tlsOptions: { trustBrowserCas: true } } };
+/**
+ * workerd itself refuses private peers when it connects, after the name was resolved. Its idea of `public` leaves in some ranges that are not: benchmarking
+ * (RFC 2544), IETF protocols, 6to4 relays, and IPv6 that stands for IPv4 (NAT64, Teredo, 6to4), discard and site-local.
+ */
+export const PUBLIC_NETWORK = {
+  network: {
+    allow: ['public'],
+    deny: [
+      ...['198.18.0.0/15', '192.0.0.0/24', '192.88.99.0/24'],
+      ...['64:ff9b::/96', '64:ff9b:1::/48', '2001::/32', '2002::/16', '100::/64', 'fec0::/10'],
+    ],
+    tlsOptions: { trustBrowserCas: true },
+  },
+};
 
 export type EdgeOptions = {
   /** 0 takes a free one. */

@@ -26,7 +26,7 @@ export function parseAllowList(text: string): ReadonlySet<string> {
 /** Last labels that mean nothing, or something private, on the public internet: RFC 6761, 6762, 7686, 8375, ICANN's `.internal`, and local habits. */
 const PRIVATE_SUFFIXES = new Set([
   ...['localhost', 'localdomain', 'local', 'internal', 'intranet', 'private', 'corp', 'home', 'lan', 'arpa'],
-  ...['test', 'example', 'invalid', 'onion', 'alt', 'svc', 'cluster'],
+  ...['test', 'example', 'invalid', 'onion', 'alt', 'svc', 'cluster', 'default'],
 ]);
 /** Names of cloud metadata services below public suffixes. */
 const METADATA_NAMES = new Set(['metadata.goog', 'metadata.azure.com', 'metadata.packet.net']);

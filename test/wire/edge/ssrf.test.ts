@@ -1,0 +1,64 @@
+/** No spelling of a private address, no name of one and no redirect to one makes the edge connect to it: for pictures and for webhooks. */
+import assert from 'node:assert/strict';
+import { execFile, spawnSync } from 'node:child_process';
+import { dirname, join } from 'node:path';
+import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { checkTarget } from '../../../edge/egress/target.ts';
+import addresses from '../../fixtures/egress/addresses.json' with { type: 'json' };
+
+const HERE = dirname(fileURLToPath(import.meta.url));
+
+type Outcome = { asked: number; canaries: string[]; publicHits: number };
+type Report = {
+  network: Outcome & { answered: number };
+  imageDirect: Outcome & { passed: string[] };
+  imageRedirect: Outcome & { passed: string[] };
+  webhookDirect: Outcome & { accepted: string[] };
+  webhookRedirect: Outcome;
+};
+
+/** Why this machine lends no namespace of its own, or null. */
+function cannotIsolate(): string | null {
+  const { status, stderr } = spawnSync('unshare', ['-rmn', 'ip', 'link', 'set', 'lo', 'up'], { encoding: 'utf8' });
+  return status === 0 ? null : `needs unshare and ip, and leave to make namespaces (${(stderr || 'not found').trim()})`;
+}
+
+describe('addresses', () => {
+  it('are many, and by their spelling only names pass', () => {
+    assert.ok(addresses.length >= 300, `${addresses.length}`);
+    const passed = addresses.filter(({ url }) => !('problem' in checkTarget(url, new Set())));
+    for (const { url, why } of passed)
+      assert.match(why, /public name|fragment|user info in a fragment/, `${url}: ${why}`);
+  });
+
+  const reason = cannotIsolate();
+  it('lead nowhere private, on a machine that listens everywhere', {
+    skip: reason ?? false,
+    timeout: 60_000,
+  }, async () => {
+    const { stdout } = await promisify(execFile)(
+      'unshare',
+      ['-rmn', process.execPath, '--import', import.meta.resolve('tsx'), join(HERE, 'ssrf-machine.ts')],
+      { maxBuffer: 1 << 28 },
+    );
+    const report = JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as Report;
+    for (const [name, { asked, canaries }] of Object.entries(report) as [string, Outcome][]) {
+      assert.ok(asked >= 300, `${name}: ${asked} addresses`);
+      assert.deepEqual(canaries, [], `${name}: connections to private addresses`);
+    }
+    assert.deepEqual(report.imageDirect.passed, []);
+    assert.deepEqual(report.imageRedirect.passed, []);
+    assert.deepEqual(
+      report.webhookDirect.accepted.filter((url) => !/example\.com/.test(url)),
+      [],
+    );
+    // The listeners and the way to them are real: public addresses were reached, by name and without the look at spellings.
+    assert.ok(report.network.publicHits > 0 && report.network.answered > 0);
+    assert.ok(
+      report.imageDirect.publicHits > 0 && report.imageRedirect.publicHits > 0 && report.webhookDirect.publicHits > 0,
+    );
+    assert.equal(report.webhookRedirect.publicHits, 0, 'a redirected webhook goes nowhere');
+  });
+});
