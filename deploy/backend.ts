@@ -2,6 +2,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { randomText } from '../shared/wire/ids.ts';
+import { backendArguments } from './bundle-backend.ts';
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 const FIRST_PAUSE_MS = 250;
@@ -20,19 +22,32 @@ export type BackendOptions = {
 
 export class BackendProcess {
   #child: ChildProcess | null = null;
+  #id = '';
   #stopping = false;
+  #isListening = false;
   #pauseMs = FIRST_PAUSE_MS;
   #timer: ReturnType<typeof setTimeout> | null = null;
+  #starting: Promise<void>;
   #failedStarts = 0;
   #isMisconfigured = false;
 
   constructor(readonly options: BackendOptions) {
-    this.#start();
+    this.#starting = this.#start();
   }
 
   /** Process id of the running backend, for tests that kill it. */
   get pid(): number | undefined {
     return this.#child?.pid;
+  }
+
+  /** What it registers as; another one after each restart, since what was known of the one before is no longer true. */
+  get id(): string {
+    return this.#id;
+  }
+
+  /** It answers, and has not died since. */
+  get isListening(): boolean {
+    return this.#isListening;
   }
 
   /** Runs in a row that ended before they counted as healthy. */
@@ -45,35 +60,39 @@ export class BackendProcess {
     return this.#isMisconfigured;
   }
 
-  #start(): void {
+  async #start(): Promise<void> {
     const startedMs = Date.now();
     const { edgeUrl, secret, dataDir, env = {} } = this.options;
+    const args = await backendArguments();
+    if (this.#stopping) return;
+    this.#id = `backend-${randomText(12)}`;
     // Our standard output is for people and scripts that wait for `ready`; logs go to standard error.
-    const child = spawn(
-      process.execPath,
-      ['--import', import.meta.resolve('tsx'), join(ROOT, 'gpu-backend', 'main.ts')],
-      {
-        cwd: ROOT,
-        stdio: ['ignore', process.stderr, process.stderr, 'ipc'],
-        env: {
-          // Weights in huge pages (Linux, glibc): a step that reads all of them is up to 8 % faster. Elsewhere it means nothing.
-          GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1',
-          ...process.env,
-          MANTIS_EDGE_URL: edgeUrl,
-          MANTIS_BACKEND_SECRET: secret,
-          MANTIS_BACKEND_PORT: '0',
-          MANTIS_DATA_DIR: dataDir,
-          MANTIS_PARENT_PID: String(process.pid),
-          ...env,
-        },
+    const child = spawn(process.execPath, args, {
+      cwd: ROOT,
+      stdio: ['ignore', process.stderr, process.stderr, 'ipc'],
+      env: {
+        // Weights in huge pages (Linux, glibc): a step that reads all of them is up to 8 % faster. Elsewhere it means nothing.
+        GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1',
+        ...process.env,
+        MANTIS_EDGE_URL: edgeUrl,
+        MANTIS_BACKEND_ID: this.#id,
+        MANTIS_BACKEND_SECRET: secret,
+        MANTIS_BACKEND_PORT: '0',
+        MANTIS_DATA_DIR: dataDir,
+        MANTIS_PARENT_PID: String(process.pid),
+        ...env,
       },
-    );
+    });
     this.#child = child;
+    child.on('message', () => {
+      this.#isListening = true;
+    });
     let ended = false;
     const onEnd = (reason: string, code: number | null = null) => {
       if (ended) return;
       ended = true;
       this.#child = null;
+      this.#isListening = false;
       if (this.#stopping) return;
       if (code === EX_CONFIG) {
         this.#isMisconfigured = true;
@@ -83,7 +102,9 @@ export class BackendProcess {
       if (wasHealthy) this.#pauseMs = FIRST_PAUSE_MS;
       this.#failedStarts = wasHealthy ? 0 : this.#failedStarts + 1;
       console.error(JSON.stringify({ level: 'warn', event: 'backend_ended', reason, restart_in_ms: this.#pauseMs }));
-      this.#timer = setTimeout(() => this.#start(), this.#pauseMs);
+      this.#timer = setTimeout(() => {
+        this.#starting = this.#start();
+      }, this.#pauseMs);
       this.#pauseMs = Math.min(this.#pauseMs * 2, MAX_PAUSE_MS);
     };
     child.once('error', (error) => onEnd(String(error)));
@@ -94,6 +115,7 @@ export class BackendProcess {
   async stop(graceMs: number): Promise<void> {
     this.#stopping = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
+    await this.#starting;
     const child = this.#child;
     if (child === null) return;
     const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));

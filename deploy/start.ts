@@ -1,12 +1,15 @@
-/** `npm start`: the door and one backend on this machine, no account, nothing outside this folder and the data folder. */
+/** `npm start`: the door and its backends on this machine, no account, nothing outside this folder and the data folder. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { type AddressInfo, createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { BackendProcess } from './backend.ts';
-import { startEdge } from './edge.ts';
+import { LIMITS } from '../shared/contract/limits.ts';
+import { type LocalService, startEdge } from './edge.ts';
+import { BackendPool } from './scaler.ts';
+import { callCluster, isInPod } from './scaler-kubernetes.ts';
+import { type ScalingSettings, scalingSettings, wholeNumber } from './scaling-settings.ts';
 
 const HELP = `mantis-edge on this machine.
 
@@ -19,6 +22,8 @@ const HELP = `mantis-edge on this machine.
   MANTIS_DEVICE         auto, cuda, webgpu or cpu (default auto)
   MANTIS_PRECISION      format of the weights (default auto: measured; see npx mantis precision)
   MANTIS_KV             format of keys and values: auto, f32 or int8 (default auto)
+  MANTIS_MIN_BACKENDS   backends that always run (default 1; 0: the first request starts one)
+  MANTIS_MAX_BACKENDS   backends that may be started as load asks for them (default 1)
 
 deploy/README.md lists all of them.
 `;
@@ -26,26 +31,16 @@ deploy/README.md lists all of them.
 /** Longer than the backend's own drain, so that it can end by itself. */
 const STOP_SLACK_MS = 5_000;
 
-/** A backend that ended this often before the first `ready` is misconfigured; once ready, it is restarted for ever. */
-const MAX_FAILED_STARTS = 5;
-
 type Settings = { port: number; dataDir: string; apiKey: string | undefined; egressAllow: string; drainMs: number };
 
 function readSettings(env: NodeJS.ProcessEnv): Settings {
   return {
-    port: wholeNumber('PORT', env.PORT, 8787, 65_535),
+    port: wholeNumber('PORT', env.PORT, 8787, 0, 65_535),
     dataDir: resolve(env.MANTIS_DATA_DIR || '.mantis'),
     apiKey: env.MANTIS_API_KEY || undefined,
     egressAllow: env.MANTIS_EGRESS_ALLOW ?? '',
-    drainMs: wholeNumber('MANTIS_DRAIN_MS', env.MANTIS_DRAIN_MS, 10_000, 3_600_000),
+    drainMs: wholeNumber('MANTIS_DRAIN_MS', env.MANTIS_DRAIN_MS, 10_000, 0, 3_600_000),
   };
-}
-
-function wholeNumber(name: string, text: string | undefined, byDefault: number, max: number): number {
-  if (text === undefined || text === '') return byDefault;
-  const value = Number(text);
-  if (Number.isInteger(value) && value >= 0 && value <= max) return value;
-  throw new Error(`${name}: expected a whole number from 0 to ${max}, received ${JSON.stringify(text)}`);
 }
 
 /** The secret between edge and backends, made once an installation. */
@@ -81,46 +76,74 @@ async function main(): Promise<void> {
   await mkdir(settings.dataDir, { recursive: true });
   const secret = await backendSecret(settings.dataDir);
   const stop = new AbortController();
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    process.on(signal, () => {
-      if (stop.signal.aborted) process.exit(1);
-      stop.abort();
-    });
-  }
+  takeSignals(stop);
 
   if (process.env.npm_lifecycle_event !== undefined) stopWithParent(stop);
 
-  await checkPort(settings.port);
-  const edge = await startEdge({ ...settings, backendSecret: secret, vars: edgeVars(process.env) });
+  const scaling = await scalingSettings(process.env);
+  const port = await freePort(settings.port);
+  const graceMs = settings.drainMs + STOP_SLACK_MS;
+  const pool = new BackendPool({ edgeUrl: `http://127.0.0.1:${port}`, secret, dataDir: settings.dataDir, graceMs });
+  // They start beside the door and register when it is there.
+  if (scaling.scaler === 'local') pool.scaleTo(scaling.min);
+  const vars = { ...edgeVars(process.env), ...scaling.vars };
+  const edge = await startEdge({
+    ...settings,
+    port,
+    backendSecret: secret,
+    vars,
+    services: services(scaling, pool),
+  }).catch(async (error: unknown) => {
+    await pool.stop();
+    throw error;
+  });
+  takeSignals(stop);
   if (edge.newApiKey !== null) console.log(`api key ${edge.newApiKey} (shown this once; MANTIS_API_KEY replaces it)`);
-  const backend = new BackendProcess({ edgeUrl: edge.url, secret, dataDir: settings.dataDir });
 
-  while (!stop.signal.aborted && !(await isReady(edge.url))) {
-    if (backend.isMisconfigured || backend.failedStarts >= MAX_FAILED_STARTS) {
-      if (!backend.isMisconfigured)
-        console.error(
-          `the backend ended ${MAX_FAILED_STARTS} times before it was ready; its reason stands above. Giving up.`,
-        );
+  while (!stop.signal.aborted && !(await isReady(edge.url, scaling))) {
+    // Before the first `ready` that is a fault of the settings; later ones are restarted for ever.
+    if (pool.isMisconfigured || pool.isHopeless) {
+      if (!pool.isMisconfigured)
+        console.error('the backend ended 5 times before it was ready; its reason stands above. Giving up.');
       process.exitCode = 1;
       stop.abort();
     }
-    await sleep(100);
+    await sleep(50);
   }
   if (!stop.signal.aborted) console.log(`ready ${edge.url}`);
   if (!stop.signal.aborted)
     await new Promise<void>((resolve) => stop.signal.addEventListener('abort', () => resolve()));
 
   // Keeps the process alive and the door open while running answers end.
-  await backend.stop(settings.drainMs + STOP_SLACK_MS);
+  await pool.stop();
   await edge.dispose();
 }
 
+/** Signals stop the product in order, twice at once. Called again when wrangler was used: loaded as a library it brings handlers that exit at once. */
+function takeSignals(stop: AbortController): void {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.removeAllListeners(signal);
+    process.on(signal, () => {
+      if (stop.signal.aborted) process.exit(1);
+      stop.abort();
+    });
+  }
+}
+
+/** What the Worker asks of this process. */
+function services({ scaler, vars }: ScalingSettings, pool: BackendPool): Record<string, LocalService> {
+  if (scaler === 'local') return { BACKEND_STARTER: (call) => pool.answer(call) };
+  if (scaler !== 'kubernetes' || vars.KUBERNETES_TOKEN !== undefined || !isInPod()) return {};
+  return { KUBERNETES_NETWORK: (call) => callCluster(call, LIMITS.scaling.driverTimeoutMs) };
+}
+
 /** @throws Error in words; workerd ends with a stack and names a flag that we do not have */
-async function checkPort(port: number): Promise<void> {
+async function freePort(port: number): Promise<number> {
   const server = createServer();
   try {
     server.listen(port, '127.0.0.1');
     await once(server, 'listening');
+    return (server.address() as AddressInfo).port;
   } catch (error) {
     const why = (error as NodeJS.ErrnoException).code === 'EADDRINUSE' ? 'something listens there' : String(error);
     throw new Error(
@@ -139,9 +162,13 @@ function stopWithParent(stop: AbortController): void {
   }, 500).unref();
 }
 
-async function isReady(url: string): Promise<boolean> {
+/** Whether a request would be answered now; where backends always run, one of them must be there. */
+async function isReady(url: string, { scaler, min }: ScalingSettings): Promise<boolean> {
   try {
-    return (await fetch(`${url}/health/ready`)).ok;
+    if (!(await fetch(`${url}/health/ready`)).ok) return false;
+    if (scaler !== 'local' || min === 0) return true;
+    const { backends } = (await (await fetch(`${url}/health`)).json()) as { backends?: { state: string }[] };
+    return backends?.some(({ state }) => state === 'ready') === true;
   } catch {
     return false;
   }

@@ -10,7 +10,9 @@ import type { BindingChoice } from './runtime/native/choose-binding.ts';
 import type { ServeOptions } from './server/serve.ts';
 
 /** Everything a backend can be told, read from the environment once at start. */
-export interface Config extends ServeOptions {
+export interface Config extends Omit<ServeOptions, 'id'> {
+  /** `null` = it finds one for itself. */
+  readonly id: string | null;
   /** Process whose end ends the backend too; `null` = none. */
   readonly parentPid: number | null;
 }
@@ -41,6 +43,10 @@ function isPrecision(text: string): boolean {
 /** Every variable, for the page that lists them. */
 export const Environment = z.object({
   MANTIS_EDGE_URL: z.optional(z.url()),
+  // What the starter calls it; without one it finds a name for itself (`server/backend-id.ts`).
+  MANTIS_BACKEND_ID: z.optional(
+    z.string().check(z.regex(/^[\w.-]{1,128}$/, 'letters, digits, ".", "_" and "-", at most 128')),
+  ),
   MANTIS_BACKEND_SECRET: z.string().check(z.minLength(16, 'at least 16 characters')),
   MANTIS_BACKEND_HOST: z._default(z.string(), '127.0.0.1'),
   MANTIS_BACKEND_PORT: integer(0, 65_535, 0),
@@ -77,6 +83,7 @@ export function parseConfig(environment: Readonly<Record<string, string | undefi
   }
   const env = parsed.data;
   return {
+    id: env.MANTIS_BACKEND_ID ?? null,
     edgeUrl: env.MANTIS_EDGE_URL ?? null,
     secret: env.MANTIS_BACKEND_SECRET,
     host: env.MANTIS_BACKEND_HOST,

@@ -3,6 +3,7 @@
  * parent, 78 (sysexits' EX_CONFIG) = the environment is at fault, so that starting again is of no use.
  */
 import { type Config, parseConfig } from './config.ts';
+import { backendId } from './server/backend-id.ts';
 import { type RunningServer, serve } from './server/serve.ts';
 import { watchParent } from './server/watch-parent.ts';
 
@@ -22,7 +23,7 @@ async function start(): Promise<RunningServer> {
     process.stderr.write(`${reason}; the backend ends with it\n`);
     process.exit(1);
   });
-  return await serve(config);
+  return await serve({ ...config, id: config.id ?? (await backendId(process.env)) });
 }
 
 const server = await start().catch((error: unknown) => {

@@ -3,6 +3,9 @@ import { BackendAck, type BackendReport } from '../../shared/contract/backend.ts
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { EdgeClient } from './edge-client.ts';
 
+/** Until the edge knows a backend, no request can come to it. */
+const KNOCK_EVERY_MS = 100;
+
 /**
  * Tells the edge that this backend is here, again and again: the same report registers and keeps alive, so an edge that
  * lost its memory learns everything from the next beat. A beat that fails is repeated after the same interval; it is never fatal.
@@ -34,9 +37,9 @@ export class Registration {
     void this.#beat();
   }
 
-  /** One report out of turn, e.g. when draining starts. */
-  async beatNow(): Promise<void> {
-    await this.#send();
+  /** One report out of turn, e.g. when draining starts. @returns whether the edge has heard it */
+  async beatNow(): Promise<boolean> {
+    return await this.#send();
   }
 
   stop(): void {
@@ -48,20 +51,25 @@ export class Registration {
     await this.#send();
     if (this.#stopped) return;
     // Until the edge knows us, requests cannot come: knock faster.
-    this.#timer = setTimeout(() => void this.#beat(), this.#registered ? this.#everyMs : Math.min(this.#everyMs, 250));
+    this.#timer = setTimeout(
+      () => void this.#beat(),
+      this.#registered ? this.#everyMs : Math.min(this.#everyMs, KNOCK_EVERY_MS),
+    );
   }
 
-  async #send(): Promise<void> {
+  async #send(): Promise<boolean> {
     try {
       const path = this.#registered ? '/internal/backends/heartbeat' : '/internal/backends/register';
       const ack = BackendAck.safeParse(await this.#edge.post(path, this.#report()));
       if (ack.success) this.#everyMs = ack.data.heartbeatEveryMs;
       if (!this.#registered) this.#log.info({ edge: this.#edge.url }, 'registered with the edge');
       this.#registered = true;
+      return true;
     } catch (error) {
       if (this.#registered) this.#log.warn({ err: error }, 'the edge did not answer a heartbeat');
       this.#registered = false;
       this.#onFailure();
+      return false;
     }
   }
 }

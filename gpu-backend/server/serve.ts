@@ -5,7 +5,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { serve as listen } from '@hono/node-server';
 import { type Logger, pino } from 'pino';
 import { ApiError } from '../../shared/contract/errors.ts';
-import { randomText } from '../../shared/wire/ids.ts';
 import type { AdapterMode } from '../engine/adapter-mode.ts';
 import { FeatureStore, type FeatureTier } from '../engine/feature-store.ts';
 import { DiskTier } from '../engine/feature-store-disk.ts';
@@ -29,6 +28,8 @@ import { Registration } from './registration.ts';
 
 /** What a backend needs to know; `config.ts` reads it from the environment. */
 export interface ServeOptions {
+  /** What this backend registers as. */
+  readonly id: string;
   /** Origin of the edge to register with; `null` = alone: no registration, no jobs, no `ft:` models. */
   readonly edgeUrl: string | null;
   /** Shared by edge and backends; signs every call both ways. */
@@ -83,6 +84,10 @@ const READY_PER_ROW = 2;
 const MAX_OVERLAYS = 4;
 /** At the end, features that are still being written may take this long. */
 const FLUSH_MS = 5_000;
+/** After the edge has heard that this backend drains, what it had already sent arrives within this time and is still taken. */
+const SETTLE_MS = 250;
+/** The last bytes of answers that are complete may take this long to leave. */
+const LAST_BYTES_MS = 1_000;
 const NO_STATS: ServiceStats = {
   models: [],
   cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 },
@@ -110,7 +115,7 @@ async function openFeatures(
 /** Starts a backend: models, HTTP, registration, jobs. Resolves when it answers. @throws Error when a model cannot be served */
 export async function serve(options: ServeOptions): Promise<RunningServer> {
   const log = pino({ level: options.logLevel, base: { part: 'backend' } });
-  const id = `backend-${randomText(12)}`;
+  const id = options.id;
   const capacity = capacityFor(options);
   await mkdir(options.dataDir, { recursive: true });
   const device = await openDevice(options.device, join(options.dataDir, 'devices'));
@@ -153,6 +158,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   // While the engine thread is being replaced there is nothing to read; the rest of the metrics still counts.
   const metrics = createMetrics(() => service.stats().catch(() => NO_STATS));
   let draining = false;
+  let refusing = false;
+  let hasJob = false;
   let jobs: JobRunner | null = null;
   const maxInFlight = options.maxRows * (1 + QUEUE_PER_ROW);
   const app = createApp({
@@ -161,8 +168,9 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     log,
     blobs: new BlobCache(options.blobCacheBytes),
     secret: options.secret,
+    audience: edge === null ? undefined : id,
     maxInFlight,
-    isDraining: () => draining,
+    isDraining: () => refusing,
     onWake: () => jobs?.wake(),
   });
 
@@ -192,6 +200,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         startedAtMs,
         coldStartMs,
         inFlight: service.inFlight,
+        hasJob,
         state: draining ? 'draining' : 'ready',
       }),
     });
@@ -208,6 +217,11 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         baseDirOf: (model) => pool.baseDirOf(model),
         observe: ({ running, step, outcome }) => {
           metrics.jobsRunning.set(running);
+          // At once: who has a job is not to be ended for want of work.
+          if (hasJob !== running > 0) {
+            hasJob = running > 0;
+            void registration?.beatNow();
+          }
           metrics.trainStep.set(step);
           if (outcome !== undefined) metrics.jobs.inc({ outcome });
         },
@@ -219,15 +233,21 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   const drain = async (): Promise<void> => {
     draining = true;
     log.info({ inFlight: service.inFlight }, 'draining');
-    await registration?.beatNow();
     const deadline = performance.now() + options.drainMs;
     const jobsGone = jobs?.drain();
+    // The edge first, so that nothing is refused that it could have sent elsewhere.
+    if (await registration?.beatNow()) await sleep(Math.min(SETTLE_MS, options.drainMs));
+    refusing = true;
     while (service.inFlight > 0 && performance.now() < deadline) await sleep(20);
     await jobsGone;
     registration?.stop();
     // Streams that outlived the grace are cut; their clients see a broken connection, never a finished answer.
-    if ('closeAllConnections' in server) server.closeAllConnections();
+    const cut = setTimeout(
+      () => 'closeAllConnections' in server && server.closeAllConnections(),
+      service.inFlight > 0 ? 0 : LAST_BYTES_MS,
+    );
     await new Promise((resolve) => server.close(resolve));
+    clearTimeout(cut);
     await features?.flush(FLUSH_MS);
     // In this order: the decoders are unreferenced, so the engine thread must still keep the process alive while they end.
     await decoders.close();

@@ -1,0 +1,162 @@
+/**
+ * The backend as a few JavaScript files, made once for each state of its sources and kept in `node_modules/.cache`: a start loads them in half the time
+ * that compiling and resolving some hundred TypeScript files takes. Threads and child processes (engine, decoders, trainers) are entries of their own.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { build, type Plugin } from 'esbuild';
+
+const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
+const CACHE = join(ROOT, 'node_modules', '.cache', 'mantis-edge');
+const MAIN = 'gpu-backend/main.ts';
+/** Raised when what is written for the same sources changes. */
+const VERSION = 1;
+/** Of other states, so many are kept, and all that were used lately: a backend that runs starts its children from them. */
+const KEPT = 3;
+const KEPT_MS = 86_400_000;
+
+/** Packages with native parts, or that look for files beside themselves. */
+const EXTERNAL = ['onnxruntime-node', 'sharp', 'koffi', 'pino', '@aws-sdk/*'];
+/** How a source names the script of a thread or a child process. */
+const SCRIPT = /new URL\('(\.[^']*\.ts)', import\.meta\.url\)/g;
+
+/**
+ * Arguments for `node` that run the backend: what was built, else (a folder that cannot be written, a fault of the build) the sources themselves.
+ * The sources' name comes last, so that lists of processes show what runs.
+ */
+export async function backendArguments(): Promise<string[]> {
+  try {
+    return [join(await builtBackend(), 'gpu-backend/main.js'), MAIN];
+  } catch (error) {
+    console.error(JSON.stringify({ level: 'warn', event: 'backend_not_built', error: String(error).slice(0, 500) }));
+    return ['--import', import.meta.resolve('tsx'), join(ROOT, MAIN)];
+  }
+}
+
+/** Builds unless that was done for these sources. @returns the folder that holds `gpu-backend/main.js` */
+export async function builtBackend(cache: string = CACHE): Promise<string> {
+  const sources = [...sourcesIn('gpu-backend'), ...sourcesIn('shared')];
+  const target = join(cache, digestOf(sources));
+  if (existsSync(join(target, 'gpu-backend/main.js'))) {
+    const now = new Date();
+    await utimes(target, now, now).catch(() => {});
+    return target;
+  }
+  // Under another name first: two starts may build at the same time.
+  const draft = `${target}.${randomUUID().slice(0, 8)}`;
+  try {
+    await mkdir(cache, { recursive: true });
+    await buildInto(draft, target, [MAIN, ...scriptsOf(sources)]);
+    await rename(draft, target).catch((error: unknown) => {
+      if (!existsSync(join(target, 'gpu-backend/main.js'))) throw error;
+    });
+  } finally {
+    await rm(draft, { recursive: true, force: true });
+  }
+  await forgetOld(cache, target);
+  return target;
+}
+
+async function buildInto(outdir: string, target: string, entries: readonly string[]): Promise<void> {
+  await build({
+    absWorkingDir: ROOT,
+    entryPoints: [...entries],
+    outbase: ROOT,
+    outdir,
+    bundle: true,
+    splitting: true,
+    format: 'esm',
+    platform: 'node',
+    target: 'node20',
+    external: EXTERNAL,
+    // What is bundled and was written for `require` finds Node's own modules by it.
+    banner: {
+      js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+    },
+    plugins: [addresses(target, new Set(entries))],
+    legalComments: 'none',
+    sourcemap: false,
+    keepNames: true,
+    logLevel: 'silent',
+  });
+}
+
+/**
+ * Gives sources the addresses that they would have: scripts of threads and children are those that were built, and need no TypeScript loader any more;
+ * files beside a source are where they are.
+ */
+function addresses(target: string, entries: ReadonlySet<string>): Plugin {
+  return {
+    name: 'addresses',
+    setup({ onLoad }) {
+      onLoad({ filter: /\.ts$/ }, ({ path }) => {
+        const source = readFileSync(path, 'utf8');
+        if (!source.includes('import.meta')) return { contents: source, loader: 'ts' };
+        const contents = source
+          .replace(SCRIPT, (whole, script: string) => {
+            const entry = relative(ROOT, join(dirname(path), script));
+            if (!entries.has(entry)) return whole;
+            return `new URL(${JSON.stringify(pathToFileURL(join(target, entry.replace(/\.ts$/, '.js'))).href)})`;
+          })
+          .replaceAll("import.meta.resolve('tsx')", "'data:text/javascript,'")
+          .replaceAll("import.meta.resolve('tsx/esm/api')", "'data:text/javascript,export const register = () => {}'")
+          .replaceAll('import.meta.url', JSON.stringify(pathToFileURL(path).href));
+        return { contents, loader: 'ts' };
+      });
+    },
+  };
+}
+
+/** Scripts that sources start as threads or processes, from the root. */
+function scriptsOf(sources: readonly string[]): string[] {
+  const scripts = new Set<string>();
+  for (const path of sources) {
+    // Tools of the command line are run from the sources.
+    if (path.startsWith('gpu-backend/cli/')) continue;
+    for (const [, script] of readFileSync(join(ROOT, path), 'utf8').matchAll(SCRIPT))
+      if (script !== undefined) scripts.add(relative(ROOT, join(ROOT, dirname(path), script)));
+  }
+  return [...scripts];
+}
+
+/** TypeScript sources below a folder of the root, in order. */
+function sourcesIn(folder: string): string[] {
+  return readdirSync(join(ROOT, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.ts'))
+    .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)))
+    .sort();
+}
+
+/** Sizes and times stand for contents, as they do for make. */
+function digestOf(sources: readonly string[]): string {
+  const hash = createHash('sha256').update(`${VERSION} ${process.version}`);
+  for (const path of [...sources, 'package-lock.json', 'deploy/bundle-backend.ts']) {
+    const { size, mtimeMs } = statSync(join(ROOT, path));
+    hash.update(`${path} ${size} ${mtimeMs}\n`);
+  }
+  return hash.digest('hex').slice(0, 24);
+}
+
+async function forgetOld(cache: string, current: string): Promise<void> {
+  const names = await readdir(cache).catch(() => []);
+  const others = await Promise.all(
+    names.map(async (name) => {
+      const path = join(cache, name);
+      return {
+        path,
+        usedMs: await stat(path).then(
+          ({ mtimeMs }) => mtimeMs,
+          () => 0,
+        ),
+      };
+    }),
+  );
+  const old = others
+    .filter(({ path, usedMs }) => path !== current && Date.now() - usedMs > KEPT_MS)
+    .sort((a, b) => b.usedMs - a.usedMs)
+    .slice(KEPT);
+  for (const { path } of old) await rm(path, { recursive: true, force: true }).catch(() => {});
+}
