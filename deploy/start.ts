@@ -61,6 +61,7 @@ function edgeVars(env: NodeJS.ProcessEnv): Record<string, string> {
   return {
     KEY_LIMITS: env.MANTIS_KEY_LIMITS ?? '',
     CORS_ORIGINS: env.MANTIS_CORS_ORIGINS ?? '',
+    BATCH_WINDOW_S: env.MANTIS_BATCH_WINDOW_S ?? '',
     LOG_LEVEL: env.MANTIS_LOG_LEVEL ?? '',
     LOG_SAMPLE: env.MANTIS_LOG_SAMPLE ?? '',
     METRICS_TOKEN: env.MANTIS_METRICS_TOKEN ?? '',
