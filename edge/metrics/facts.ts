@@ -6,6 +6,8 @@ import { metrics } from './metrics.ts';
 /** Zero and null mean: does not apply. Times are milliseconds. */
 export type RequestFacts = {
   readonly startMs: number;
+  /** What is passed on to backends; null where nobody traces. */
+  traceparent: string | null;
   /** As served: the base's id for tuned models, so that it can be a label. */
   model: string | null;
   stream: boolean;
@@ -37,6 +39,7 @@ export type RequestFacts = {
 export function newFacts(): RequestFacts {
   return {
     startMs: Date.now(),
+    traceparent: null,
     model: null,
     stream: false,
     images: 0,

@@ -1,6 +1,7 @@
 /** W3C Trace Context and the times of a request, in the headers that browsers' and tracers' tools read. */
 import type { MiddlewareHandler } from 'hono';
 import type { AppEnv } from '../env.ts';
+import type { RequestFacts } from '../metrics/facts.ts';
 
 export type Trace = {
   /** 32 hex digits; the caller's where it sent a trace. */
@@ -38,20 +39,18 @@ export function trace(): MiddlewareHandler<AppEnv> {
     const startMs = Date.now();
     const own = traceOf(c.req.header('traceparent'));
     c.set('trace', own);
+    const facts = c.get('facts');
+    facts.traceparent = own.traceparent;
     await next();
     const totalMs = Date.now() - startMs;
     const { headers } = c.res;
     headers.set('traceparent', own.traceparent);
     headers.set('openai-processing-ms', String(totalMs));
-    const facts = c.get('facts');
     headers.set('server-timing', serverTiming([...timesOf(facts), ['total', totalMs]]));
   };
 }
 
-type Facts = AppEnv['Variables']['facts'];
-
-function timesOf(facts: Facts | undefined): (readonly [string, number | null])[] {
-  if (facts === undefined) return [];
+function timesOf(facts: RequestFacts): (readonly [string, number | null])[] {
   return [
     ['queue', facts.queueMs],
     ['ttft', facts.firstTokenMs],

@@ -69,7 +69,12 @@ function usageQuery(c: Context<AppEnv>): UsageQuery {
   const given: Record<string, unknown> = {};
   for (const [name, values] of Object.entries(c.req.queries())) {
     const plain = name.replace(/\[\]$/, '');
-    given[plain] = LISTS.has(plain) ? values.flatMap((value) => value.split(',')) : values.at(-1);
+    if (!LISTS.has(plain)) given[plain] = values.at(-1);
+    else
+      given[plain] = [
+        ...((given[plain] as string[] | undefined) ?? []),
+        ...values.flatMap((value) => value.split(',')),
+      ];
   }
   const parsed = UsageQuery.safeParse(given);
   if (!parsed.success) throw ApiError.from(violationsOf(parsed.error.issues, given));

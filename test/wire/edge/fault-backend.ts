@@ -2,7 +2,13 @@
  * A backend for fault injection only: it speaks the inner protocol, answers with fixed words, and fails on demand in ways a real one cannot be made to.
  * Everything that can be tested against the real backend is tested there.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BlobCache, BlobsMissingError } from '../../../gpu-backend/server/blob-cache.ts';
@@ -46,7 +52,7 @@ export class FaultBackend {
   pictures = new BlobCache(64 << 20);
   /** Bytes of the bodies of generations. */
   readonly bodyBytes: number[] = [];
-  readonly seen: { request: GenerateRequest; blobs: Uint8Array[] }[] = [];
+  readonly seen: { request: GenerateRequest; blobs: Uint8Array[]; headers: IncomingHttpHeaders }[] = [];
   /** Generations whose connection the edge closed before the end. */
   aborted = 0;
   wakes = 0;
@@ -111,7 +117,8 @@ export class FaultBackend {
     const generation = header as unknown as GenerateRequest;
     try {
       if (request.url === '/v1/count') return void count(response, header as unknown as GenerateRequest);
-      this.seen.push({ request: generation, blobs: this.pictures.complete(generation.tenant, header.blobs, blobs) });
+      const complete = this.pictures.complete(generation.tenant, header.blobs, blobs);
+      this.seen.push({ request: generation, blobs: complete, headers: request.headers });
     } catch (error) {
       if (!(error instanceof BlobsMissingError)) throw error;
       const body = {
