@@ -21,8 +21,17 @@ type Events = AsyncGenerator<GenerateEvent, void, undefined>;
 
 const PING_EVERY_MS = 15_000;
 
-/** Waits for the end. @throws ApiError if the backend fails or goes away. */
-export async function collect(events: Events, identity: Identity, request: GenerateRequest): Promise<ChatCompletion> {
+/**
+ * Waits for the end.
+ * @param onBegin a backend has begun it, or begun it anew
+ * @throws ApiError if the backend fails or goes away
+ */
+export async function collect(
+  events: Events,
+  identity: Identity,
+  request: GenerateRequest,
+  onBegin: () => void,
+): Promise<ChatCompletion> {
   const blank = () =>
     Array.from({ length: request.sampling.choices ?? 1 }, () => ({
       content: '',
@@ -36,6 +45,7 @@ export async function collect(events: Events, identity: Identity, request: Gener
     if (event.type === 'started') {
       // It may come again: another backend has begun anew.
       choices = blank();
+      onBegin();
       images = imagesOf(event, request);
     }
     if (event.type === 'started' || event.type === 'error') continue;

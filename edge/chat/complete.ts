@@ -23,13 +23,19 @@ export type AskOptions = {
   facts: RequestFacts;
 };
 
+export type AnswerWatch = { onBreak(): void; onBegin(): void };
+
 /** An answer that has begun: a backend has taken the request. */
 export type BegunAnswer = {
   started: StartedEvent;
   /** To be sent with it. */
   headers: Record<string, string>;
-  /** The whole of it. @throws ApiError where it breaks and nobody else can give it */
-  whole(): Promise<ChatCompletion>;
+  /**
+   * The whole of it.
+   * @param watch told when nobody works on it any more and when somebody has begun it anew
+   * @throws ApiError where it breaks and nobody else can give it
+   */
+  whole(watch?: AnswerWatch): Promise<ChatCompletion>;
   /** As OpenAI's chunks; what goes wrong becomes an event in it. */
   stream(): ReadableStream<Uint8Array>;
 };
@@ -54,8 +60,10 @@ export async function beginChat(
   const { facts, abort } = options;
   facts.model = model.card.id;
   facts.stream = !whole;
+  let watched: AnswerWatch | null = null;
+  const onBreak = () => watched?.onBreak();
   const events = observe(
-    await generate(env, request, blobs, { ...options, base: model.card.id, cost: costOf(valid), whole }),
+    await generate(env, request, blobs, { ...options, base: model.card.id, cost: costOf(valid), whole, onBreak }),
     facts,
   );
   const first = await events.next();
@@ -68,7 +76,10 @@ export async function beginChat(
   return {
     started,
     headers: images.length === 0 ? {} : { [IMAGE_CACHE_HEADER]: images.map(({ cache }) => cache).join(', ') },
-    whole: () => collect(all, identity, request),
+    whole(watch) {
+      watched = watch ?? null;
+      return collect(all, identity, request, () => watch?.onBegin());
+    },
     stream: () =>
       stream(all, identity, request, {
         includeUsage: valid.chat.stream_options?.include_usage === true,

@@ -1,24 +1,44 @@
 import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import type { BegunAnswer } from './complete.ts';
 
 const F = LIMITS.fleet;
 
 /**
- * The response of a whole answer. workerd looks at a client's connection only when it writes to it, so one that takes long begins with white space,
- * which JSON allows: a client that hangs up is then noticed, and the backend freed. From then on the status is 200 whatever comes: an answer that
- * breaks after all has the error envelope in its place.
+ * The response of a whole answer. workerd looks at a client's connection only when it writes to it, so one on which a backend has worked for a moment
+ * begins with white space, which JSON allows: a client that hangs up is then noticed, and the backend freed. From then on the status is 200 whatever
+ * comes: an answer that breaks for good after all has the error envelope in its place.
+ * @param abort frees the backend
+ * @throws ApiError where the answer breaks before
  */
-export async function wholeResponse(
-  answer: Promise<unknown>,
-  abort: () => void,
-  headers: Record<string, string>,
-): Promise<Response> {
-  const early = await Promise.race([answer.then((value) => ({ value })), after(F.wholePingAfterMs)]);
-  const type = { 'content-type': 'application/json', ...headers };
-  if (early !== null) return new Response(JSON.stringify(early.value), { headers: type });
+export function wholeResponse(begun: BegunAnswer, abort: () => void): Promise<Response> {
+  const headers = { 'content-type': 'application/json', ...begun.headers };
+  return new Promise((resolve, reject) => {
+    let timer: ReturnType<typeof setTimeout> | null = null;
+    let isCommitted = false;
+    const stop = () => clearTimeout(timer);
+    const commit = () => {
+      isCommitted = true;
+      resolve(new Response(spacedOut(answer, abort), { headers }));
+    };
+    // Only while a backend works on it is there anything to free, and only then is the answer likely to come.
+    const onBegin = () => {
+      stop();
+      if (!isCommitted) timer = setTimeout(commit, F.wholePingAfterMs);
+    };
+    const answer = begun.whole({ onBreak: stop, onBegin });
+    answer.finally(stop).then(
+      (value) => isCommitted || resolve(new Response(JSON.stringify(value), { headers })),
+      (error: unknown) => isCommitted || reject(error),
+    );
+  });
+}
+
+/** White space now and then, then the answer. */
+function spacedOut(answer: Promise<unknown>, abort: () => void): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   let pinger: ReturnType<typeof setInterval> | null = null;
-  const body = new ReadableStream<Uint8Array>({
+  return new ReadableStream<Uint8Array>({
     start(controller) {
       const ping = () => controller.enqueue(encoder.encode(' '));
       ping();
@@ -42,9 +62,4 @@ export async function wholeResponse(
       abort();
     },
   });
-  return new Response(body, { headers: type });
-}
-
-function after(ms: number): Promise<null> {
-  return new Promise((resolve) => setTimeout(() => resolve(null), ms));
 }

@@ -28,6 +28,8 @@ export type ErrandOptions = {
   /** Keeps this invocation alive until the place is given back. */
   waitUntil: (work: Promise<unknown>) => void;
   facts: RequestFacts;
+  /** An answer that had begun has broken and is sought elsewhere. */
+  onBreak?: (() => void) | undefined;
 };
 
 /** A backend at work on the request. */
@@ -193,9 +195,10 @@ export class Errand {
     return encodeFor(backendId, this.request.tenant, request, this.blobs);
   }
 
-  #send({ url }: Grant['backend'], body: Uint8Array<ArrayBuffer>, signal: AbortSignal): Promise<Response> {
-    const { path } = this.options;
-    return callBackend(this.env, url, { method: 'POST', path, type: FRAME_TYPE, body, signal });
+  #send(backend: Grant['backend'], body: Uint8Array<ArrayBuffer>, signal: AbortSignal): Promise<Response> {
+    const { path, facts } = this.options;
+    const { traceparent } = facts;
+    return callBackend(this.env, backend, { method: 'POST', path, type: FRAME_TYPE, traceparent, body, signal });
   }
 
   /** @returns what to call when nothing more is to be done */

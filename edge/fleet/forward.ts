@@ -107,6 +107,7 @@ async function* answer(errand: Errand, whole: boolean): Events {
       reached.release(died === null || errand.options.abort.signal.aborted ? 'aborted' : 'failed');
     }
     if (hasSpoken) throw died;
+    errand.options.onBreak?.();
     errand.giveUp(reached.backend, died);
   }
 }

@@ -1,7 +1,7 @@
 import type { BackendReport } from '../../shared/contract/backend.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
-import { allows, type Breaker } from './breaker.ts';
+import { allows, type Breaker, breakerState } from './breaker.ts';
 
 const F = LIMITS.fleet;
 
@@ -66,21 +66,23 @@ export function canServe(place: Place, model: string, nowMs: number): boolean {
  * @param roll in [0, 1), breaks ties
  */
 export function pick(places: readonly Place[], wanted: Wanted, nowMs: number, roll: number): Place | null {
-  const able = places.filter(
+  const serving = places.filter((place) => canServe(place, wanted.model, nowMs));
+  // With most of them out, leaving them out would only drown the rest, or leave nobody (as Envoy's panic threshold).
+  const closed = serving.filter(({ breaker }) => breakerState(breaker, nowMs) === 'closed').length;
+  const isPanic = closed < serving.length * F.breakerPanicShare;
+  const able = serving.filter(
     (place) =>
-      canServe(place, wanted.model, nowMs) &&
       !wanted.exclude.has(place.report.id) &&
       place.busyUntilMs <= nowMs &&
-      allows(place.breaker, nowMs) &&
+      (isPanic || allows(place.breaker, nowMs)) &&
       hasRoom(place, wanted),
   );
   if (able.length <= 1) return able[0] ?? null;
   const key = wanted.affinity ?? wanted.tuned;
   if (key !== null) {
     // Their share is counted over all that serve the model, full ones included.
-    const all = places.filter((place) => canServe(place, wanted.model, nowMs));
-    const total = all.reduce((sum, { cost }) => sum + cost, wanted.cost);
-    const strength = all.reduce((sum, place) => sum + weight(place, nowMs), 0);
+    const total = serving.reduce((sum, { cost }) => sum + cost, wanted.cost);
+    const strength = serving.reduce((sum, place) => sum + weight(place, nowMs), 0);
     const order = able
       .map((place) => ({ place, isReady: isTunedReady(place, wanted.tuned), hash: fnv1a(`${key}|${place.report.id}`) }))
       .sort((a, b) => Number(b.isReady) - Number(a.isReady) || b.hash - a.hash);

@@ -16,7 +16,7 @@ export async function createChatCompletion(c: Context<AppEnv>): Promise<Response
     const options = askOptions(c);
     const whole = valid.chat.stream !== true;
     const begun = await beginChat(c.env, valid, { ...options, whole });
-    if (whole) return await wholeResponse(begun.whole(), () => options.abort.abort(), begun.headers);
+    if (whole) return await wholeResponse(begun, () => options.abort.abort());
     return new Response(begun.stream(), {
       headers: { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache', ...begun.headers },
     });

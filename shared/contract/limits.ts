@@ -240,6 +240,8 @@ export const LIMITS = {
     breakerMinAnswers: 10,
     breakerOpenMs: 1_000,
     breakerMaxOpenMs: 30_000,
+    /** With fewer of them in than this share, backends are asked in spite of their failures. */
+    breakerPanicShare: 0.5,
     /** A backend that says it is full is asked again after this time. */
     busyMs: 250,
     /** The first event of an answer is waited for 20 times as long as usual, within these bounds; then it is sought elsewhere. */

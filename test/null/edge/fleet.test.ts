@@ -135,6 +135,14 @@ describe('pick', () => {
 });
 
 describe('breaker', () => {
+  it('leaves out who fails as long as most do not', () => {
+    const out = (id: string) => place(id, { breaker: { ...newBreaker(), openUntilMs: NOW + 1 } });
+    assert.equal(picked([out('a'), place('b', { rows: 3, cost: 99 })]), 'b');
+    assert.equal(picked([out('a'), place('b', { rows: 4 })]), undefined);
+    assert.equal(picked([out('a')]), 'a');
+    assert.equal(picked([out('a'), out('b'), place('c', { rows: 4 })]), 'a');
+  });
+
   it('opens after failures in a row, lets one through after a while, closes when that goes well', () => {
     const breaker = newBreaker();
     for (let i = 1; i < F.breakerFailures; i++) assert.equal(onFailure(breaker, NOW), false);

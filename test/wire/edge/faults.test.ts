@@ -114,12 +114,12 @@ describe('a failing backend', () => {
     }
   });
 
-  it('a busy or dying one is tried once more, then the request is given back', async () => {
+  it('a busy or dying one is tried again, then the request is given back', async () => {
     for (const behaviour of ['refuse_busy', 'die_before_start'] as const) {
       backend.behaviour = behaviour;
       const error = await refused(door.openai.chat.completions.create(ask()));
       assert.equal(error.status, 503, behaviour);
-      assert.equal(error.headers?.get('retry-after'), '2');
+      assert.ok(Number(error.headers?.get('retry-after')) >= 1);
     }
   });
 
@@ -138,23 +138,24 @@ describe('a failing backend', () => {
     }
   });
 
-  // Streams only: while a whole answer is pending, workerd here does not look at the client's socket.
-  it('a client that hangs up frees it', async () => {
-    backend.behaviour = 'endless';
-    backend.aborted = 0;
-    const abort = new AbortController();
-    const response = await fetch(`${door.url}/v1/chat/completions`, {
-      method: 'POST',
-      signal: abort.signal,
-      headers: { authorization: `Bearer ${API_KEY}`, 'content-type': 'application/json' },
-      body: JSON.stringify({ ...ask(), stream: true }),
+  for (const stream of [true, false]) {
+    it(`a client that hangs up frees it, ${stream ? 'streaming' : 'waiting for the whole'}`, async () => {
+      backend.behaviour = 'endless';
+      backend.aborted = 0;
+      const abort = new AbortController();
+      const response = await fetch(`${door.url}/v1/chat/completions`, {
+        method: 'POST',
+        signal: abort.signal,
+        headers: { authorization: `Bearer ${API_KEY}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ ...ask(), stream }),
+      });
+      await response.body?.getReader().read();
+      abort.abort();
+      const startMs = Date.now();
+      await until(() => backend.aborted === 1, 5_000, 'the backend sees the hang-up');
+      console.log(`hang-up seen after ${Date.now() - startMs} ms`);
     });
-    await response.body?.getReader().read();
-    abort.abort();
-    const startMs = Date.now();
-    await until(() => backend.aborted === 1, 5_000, 'the backend sees the hang-up');
-    console.log(`hang-up seen after ${Date.now() - startMs} ms`);
-  });
+  }
 });
 
 describe('what reaches a backend', () => {
