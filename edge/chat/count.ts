@@ -40,7 +40,7 @@ export async function countPrompt(
   for (const { report } of [...serving.slice(from), ...serving.slice(0, from)].slice(0, 2)) {
     let response: Response;
     try {
-      response = await callBackend(env, report.url, {
+      response = await callBackend(env, report, {
         method: 'POST',
         path: '/v1/count',
         type: FRAME_TYPE,

@@ -18,7 +18,7 @@ export async function wakeBackends(env: Env): Promise<void> {
   const backends = await liveBackends(env);
   await Promise.allSettled(
     backends.map(async ({ report }) => {
-      const response = await callBackend(env, report.url, {
+      const response = await callBackend(env, report, {
         method: 'POST',
         path: '/v1/wake',
         body: '',

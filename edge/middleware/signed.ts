@@ -18,6 +18,7 @@ export async function checkSignature(c: Context<AppEnv>): Promise<string> {
   const url = new URL(c.req.url);
   const verdict = await verifyHeaders({
     secret: c.env.BACKEND_SECRET,
+    audience: '',
     method: c.req.method,
     target: url.pathname + url.search,
     header: (name) => c.req.raw.headers.get(name),

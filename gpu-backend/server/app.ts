@@ -19,6 +19,8 @@ export interface AppContext {
   /** Picture files that need not travel again. */
   readonly blobs: BlobCache;
   readonly secret: string;
+  /** Id of this backend where an edge knows it: calls for others are refused. */
+  readonly audience?: string | undefined;
   /** Requests taken at once; further ones are told to come back. */
   readonly maxInFlight: number;
   readonly isDraining: () => boolean;
@@ -37,6 +39,7 @@ export function createApp(context: AppContext): Hono<SignedEnv> {
   const app = new Hono<SignedEnv>();
   const signed = requireSignature({
     secret: context.secret,
+    audience: context.audience,
     toleranceS: LIMITS.backends.signatureToleranceS,
     maxBytes: MAX_BODY_BYTES,
   });

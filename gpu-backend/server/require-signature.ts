@@ -17,6 +17,8 @@ export interface SignedEnv {
  */
 export function requireSignature(options: {
   readonly secret: string;
+  /** Id of this backend, drawn anew at each start: calls for others, and those from before, are refused. Left out: any is accepted. */
+  readonly audience?: string | undefined;
   readonly toleranceS: number;
   readonly maxBytes: number;
 }): MiddlewareHandler<SignedEnv> {
@@ -25,6 +27,7 @@ export function requireSignature(options: {
     const url = new URL(c.req.url);
     const verdict = await verifyHeaders({
       secret: options.secret,
+      ...(options.audience === undefined ? {} : { audience: options.audience }),
       method: c.req.method,
       target: url.pathname + url.search,
       header: (name) => c.req.header(name),

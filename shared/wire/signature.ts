@@ -7,6 +7,8 @@
 export const TIMESTAMP_HEADER = 'x-mantis-timestamp';
 /** Drawn anew for each call; a receiver takes none twice. */
 export const NONCE_HEADER = 'x-mantis-nonce';
+/** Id of the one receiver that may accept the call; absent where there is only one. */
+export const AUDIENCE_HEADER = 'x-mantis-audience';
 export const SIGNATURE_HEADER = 'x-mantis-signature';
 export const BODY_DIGEST_HEADER = 'x-mantis-body-sha256';
 /** Body digest of streamed blobs (backend ↔ edge) whose content digest is checked after the transfer. */
@@ -48,6 +50,7 @@ export async function signatureHeaders(options: {
   const message = signedText({ method, target, timestamp, nonce, audience, digest });
   const mac = await hmacHex(secretsOf(options.secret)[0] ?? '', message);
   return {
+    ...(audience === '' ? {} : { [AUDIENCE_HEADER]: audience }),
     [TIMESTAMP_HEADER]: timestamp,
     [NONCE_HEADER]: nonce,
     [SIGNATURE_HEADER]: `v2=${mac}`,
@@ -62,6 +65,7 @@ export type Verdict =
 /**
  * Checks the headers of a call; does not read the body. That the nonce is new is for the receiver to see to (`NonceCache`). The caller then compares `bodyDigest` with what it read (`bodyMatches`), so that a forged
  * call is refused before its body is pulled in.
+ * @param audience the receiver's own id; left out: any is accepted.
  * @param header reads one header, `null` or `undefined` when absent.
  */
 export async function verifyHeaders(options: {
@@ -86,7 +90,13 @@ export async function verifyHeaders(options: {
   if (Math.abs(options.nowS - Number(timestamp)) > options.toleranceS) {
     return { ok: false, reason: `${TIMESTAMP_HEADER}: more than ${options.toleranceS} s off; check the clocks` };
   }
-  const { method, target, audience = '' } = options;
+  const audience = options.header(AUDIENCE_HEADER) ?? '';
+  if (options.audience !== undefined && audience !== options.audience)
+    return {
+      ok: false,
+      reason: `${AUDIENCE_HEADER}: the call is for another receiver, or for an earlier start of this one`,
+    };
+  const { method, target } = options;
   const message = signedText({ method, target, timestamp, nonce, audience, digest: bodyDigest });
   for (const secret of secretsOf(options.secret)) {
     if (equalText(signature, `v2=${await hmacHex(secret, message)}`))

@@ -98,7 +98,9 @@ describe('signature', () => {
     assert.notEqual(one['x-mantis-signature'], two['x-mantis-signature']);
     const forB = await signatureHeaders({ ...call, body: 'x', audience: 'backend-b' });
     assert.equal((await check(forB, { audience: 'backend-b' })).ok, true);
-    assert.equal((await check(forB)).ok, false);
+    assert.equal((await check(forB, { audience: 'backend-a' })).ok, false);
+    assert.equal((await check({ ...forB, 'x-mantis-audience': 'backend-a' }, { audience: 'backend-a' })).ok, false);
+    assert.equal((await check(one, { audience: 'backend-b' })).ok, false);
     assert.equal((await check(one, { secret: 'newer,one secret' })).ok, true);
     const rotated = await signatureHeaders({ ...call, secret: 'newer,one secret', body: 'x' });
     assert.equal((await check(rotated, { secret: 'newer' })).ok, true);

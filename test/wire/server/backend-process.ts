@@ -46,6 +46,9 @@ export class TestBackend {
     return new TestBackend(child, url, dir);
   }
 
+  /** Its id, where an edge knows it: it takes calls that are for it only. */
+  audience = '';
+
   /** Exit code, or the signal's name. */
   get exited(): Promise<number | string> {
     const { exitCode, signalCode } = this.child;
@@ -69,6 +72,7 @@ export class TestBackend {
     const body = encodeFrame({ ...header, blobs }, images);
     const signed = await signatureHeaders({
       secret: SECRET,
+      audience: this.audience,
       method: 'POST',
       target: path,
       body,

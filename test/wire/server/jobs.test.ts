@@ -123,6 +123,7 @@ describe('a backend with a job', () => {
       const [trainer] = await trainersOf(backend.child.pid!);
       assert.ok(trainer !== undefined, 'a trainer is running');
       process.kill(trainer, 'SIGKILL');
+      backend.audience = edge.reports.at(-1)?.id ?? '';
       assert.equal(typeof (await textOf(await backend.post('/v1/generate', makeRequest(0), []))), 'string');
       await until('the job to be given back', () => edge.finishes.length === 1);
       assert.equal(edge.finishes[0]!.status, 'released');
