@@ -138,10 +138,12 @@ export class Lines {
       const read = readLine(ready.bytes);
       if ('problem' in read) throw ApiError.from([read.problem]);
       const { body } = read.json as { body: unknown };
-      const who = { tenant: this.batch.tenant, requestId };
+      const { id, tenant, key_id: keyId, endpoint } = this.batch;
+      const bytes = ready.bytes.byteLength;
+      const context = { tenant, keyId, requestId, batch: { id, line: line.number }, bytes };
       const { waitUntil } = this.options;
       const run = { abort, waitUntil, priority: 'batch' as const, facts: newFacts() };
-      const answer = await executeLine(this.env, who, this.batch.endpoint, body, run);
+      const answer = await executeLine(this.env, context, endpoint, body, run);
       this.#window.answered();
       this.#settle(line, 'output', requestId, 200, answer);
     } catch (error) {

@@ -19,8 +19,8 @@ export type UsageContext = {
   route: string;
   /** 499: the client hung up. */
   status: number;
-  /** Id of the batch whose line it was. */
-  batch?: string | null;
+  /** Of which batch which line it was: one that is computed again after a crash counts once. */
+  batch?: { id: string; line: number };
 };
 
 /** A picture of validation without its bytes. */
@@ -57,7 +57,7 @@ function usageId(nowMs: number): string {
 export function usageRow(metered: Metered, facts: RequestFacts, context: UsageContext, nowMs: number): UsageRow | null {
   if (facts.promptTokens === 0 && facts.completionTokens === 0) return null;
   return {
-    id: usageId(nowMs),
+    id: context.batch === undefined ? usageId(nowMs) : `${context.batch.id}:${context.batch.line}`,
     request_id: context.requestId,
     at: nowMs,
     tenant: context.tenant,
@@ -72,7 +72,7 @@ export function usageRow(metered: Metered, facts: RequestFacts, context: UsageCo
     images: metered.images.map((image, i) => ({ ...image, cache: facts.imageSources[i] ?? 'none' })),
     bytes_in: metered.bytesIn,
     duration_ms: Math.max(0, nowMs - facts.startMs),
-    batch: context.batch ?? null,
+    batch: context.batch?.id ?? null,
   };
 }
 
