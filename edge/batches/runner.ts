@@ -2,7 +2,7 @@ import { DurableObject } from 'cloudflare:workers';
 import type { BatchError } from '../../shared/contract/batches.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import type { Env } from '../env.ts';
+import { type Env, scheduler } from '../env.ts';
 import { resolveModel } from '../fleet/models.ts';
 import { splitLines } from '../jobs/lines.ts';
 import { largeChunks } from '../middleware/body.ts';
@@ -83,6 +83,7 @@ export class BatchRunner extends DurableObject<Env> {
       case 'finalizing':
       case 'cancelling':
         await writeResults(this.env, batch, this.#ledger);
+        await scheduler(this.env).wake();
         return 0;
       default:
         return null;
@@ -98,6 +99,7 @@ export class BatchRunner extends DurableObject<Env> {
     const fail = async (errors: readonly BatchError[]) => {
       const change = { errors: JSON.stringify(errors) };
       await moveBatch(db, id, ['validating'], 'failed', Date.now(), { change, tenant });
+      await scheduler(this.env).wake();
       return 0;
     };
     if (object === null)

@@ -43,7 +43,7 @@ export async function receiveFile(
   try {
     let read = 0;
     if (request.body !== null) {
-      for await (const chunk of largeChunks(request.body)) {
+      for await (const chunk of arriving(request.body)) {
         read += chunk.byteLength;
         if (read > DRAIN_FACTOR * want.maxBytes + 2 * MAX_FORM_BYTES) throw tooLarge(want, read);
         await form.take(parser, chunk);
@@ -53,6 +53,15 @@ export async function receiveFile(
   } catch (error) {
     await stage.discard();
     throw error;
+  }
+}
+
+/** The body's chunks; a connection that breaks is the client's, not ours. */
+async function* arriving(body: ReadableStream): AsyncGenerator<Uint8Array, void, undefined> {
+  try {
+    yield* largeChunks(body);
+  } catch (error) {
+    throw new ApiError('client_closed_request', `The body broke off: ${String(error).slice(0, 200)}`);
   }
 }
 

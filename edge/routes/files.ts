@@ -16,7 +16,7 @@ import {
   UploadPurpose,
 } from '../../shared/contract/files.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import { type AppEnv, actorOf, type Env } from '../env.ts';
+import { type AppEnv, actorOf, type Env, scheduler } from '../env.ts';
 import { adopt } from '../files/adopt.ts';
 import { contentRange } from '../files/range.ts';
 import { receiveFile } from '../files/receive.ts';
@@ -52,6 +52,7 @@ export async function createFile(c: Context<AppEnv>): Promise<Response> {
     mime,
     expiresAfterS: expiresAfter?.seconds ?? null,
   });
+  if (row.expires_at !== null) c.executionCtx.waitUntil(scheduler(c.env).ensure());
   return c.json(showFile(row));
 }
 

@@ -4,7 +4,7 @@ import { ApiError, describe, errorMessage, type Violation, violation } from '../
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { CompleteUploadRequest, CreateUploadRequest } from '../../shared/contract/uploads.ts';
 import { newId } from '../../shared/wire/ids.ts';
-import { type AppEnv, actorOf } from '../env.ts';
+import { type AppEnv, actorOf, scheduler } from '../env.ts';
 import { adopt } from '../files/adopt.ts';
 import { assemble } from '../files/assemble.ts';
 import { receiveFile } from '../files/receive.ts';
@@ -23,6 +23,7 @@ import {
   insertPart,
   insertUpload,
   type PartRow,
+  partKeys,
   releaseUpload,
   showUpload,
   sumParts,
@@ -49,6 +50,7 @@ export async function createUpload(c: Context<AppEnv>): Promise<Response> {
     created_at: nowMs,
     expires_at: nowMs + U.lifetimeMs,
   });
+  c.executionCtx.waitUntil(scheduler(c.env).ensure());
   return c.json(showUpload(row, null, nowMs));
 }
 
@@ -168,8 +170,11 @@ export async function completeUploadFile(c: Context<AppEnv>): Promise<Response> 
 export async function cancelUpload(c: Context<AppEnv>): Promise<Response> {
   const upload = await existingUpload(c);
   refuseUnlessOpen(upload);
+  const keys = await partKeys(c.env.DB, upload.id);
   if (!(await endUpload(c.env.DB, actorOf(c), upload.id, 'cancelled', Date.now())))
     throw notOpen(await existingUpload(c));
+  // A part that arrives at this moment is left to the sweeper.
+  await deleteLoose({ db: c.env.DB, blobs: c.env.BLOBS }, keys).catch(() => {});
   return c.json(showUpload({ ...upload, status: 'cancelled' }, null, Date.now()));
 }
 

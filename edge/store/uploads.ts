@@ -101,6 +101,14 @@ export async function getParts(
   return new Map(results.map((part) => [part.id, part]));
 }
 
+export async function partKeys(db: D1Database, uploadId: string): Promise<string[]> {
+  const { results } = await db
+    .prepare('SELECT object_key FROM upload_parts WHERE upload_id = ?')
+    .bind(uploadId)
+    .all<{ object_key: string }>();
+  return results.map(({ object_key }) => object_key);
+}
+
 /** One at a time puts the parts together. @returns the claim, or null where another one is at it or the upload is not open any more */
 export async function claimUpload(db: D1Database, id: string, nowMs: number): Promise<string | null> {
   const claim = crypto.randomUUID();
