@@ -27,6 +27,10 @@ export type Env = {
   ORGANIZATION: string;
   EGRESS_ALLOW: string;
   BACKEND_SECRET: string;
+  /** Makes pictures smaller; a binding of the platform, with a local implementation. */
+  IMAGES?: ImagesBinding;
+  /** `on`: pictures far larger than the model sees are made smaller here; see `images/shrink.ts`. */
+  EDGE_IMAGES?: string;
   /** Seconds a batch has; empty: 24 hours, which is the most. */
   BATCH_WINDOW_S?: string;
   /** SHA-256 of the operator's own key, hex: the one key that needs no checksum. Empty: none. */

@@ -11,6 +11,7 @@ import { ScoreRequest } from '../../shared/contract/score.ts';
 import type { Env } from '../env.ts';
 import { type KnownModel, resolveModel } from '../fleet/models.ts';
 import { imageStore, type ResolvedImage, resolveImages } from '../images/resolve.ts';
+import { shrinkImages } from '../images/shrink.ts';
 import type { ValidChat } from './complete.ts';
 import { countPrompt } from './count.ts';
 import { checkFit, farTooLong, judge, type Wanted } from './fit.ts';
@@ -155,7 +156,8 @@ async function examineImages(
   const none = { images: [], imageTokens: [] };
   if (named.length === 0 || named.length > maxImages(known)) return { wrong, facts: none };
   const resolved = await resolveImages(named, imageStore(env, tenant));
-  const images = resolved.flatMap((image) => ('digest' in image ? [image] : []));
+  const opened = resolved.flatMap((image) => ('digest' in image ? [image] : []));
+  const images = known === null ? opened : await shrinkImages(env, known.card, opened);
   wrong.push(...resolved.flatMap((image) => ('code' in image ? [image] : [])));
   const tokens = known === null ? [] : images.map(({ info }) => imageTokens(known.card, info));
   return { wrong, facts: { images, imageTokens: tokens } };

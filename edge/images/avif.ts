@@ -51,6 +51,7 @@ export function readAvif(bytes: Bytes): Header {
     bitDepth,
     channels: (flags & 0x10) === 0 ? 3 : 1,
     hasAlpha,
+    hasProfile: item.properties.some(({ type, at }) => type === 'colr' && /^(prof|rICC)$/.test(bytes.ascii(at, 4))),
     progressive: false,
   };
 }

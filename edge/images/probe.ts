@@ -36,6 +36,7 @@ export function probe(data: Uint8Array, mime: ImageMime): ImageInfo {
 /** Walks the marker segments to the first frame header (SOF0–SOF15 without DHT, JPG, DAC), noting APP1 Exif on the way. */
 function readJpeg(bytes: Bytes): Header {
   let orientation = 1;
+  let hasProfile = false;
   let at = 2;
   for (let segment = 0; segment < MAX_SEGMENTS; segment++) {
     if (bytes.u8(at) !== 0xff) throw new ProbeError(`no JPEG marker at byte ${at}`);
@@ -56,6 +57,7 @@ function readJpeg(bytes: Bytes): Header {
         bitDepth: bytes.u8(at + 2),
         channels: bytes.u8(at + 7),
         hasAlpha: false,
+        hasProfile,
         // SOF2, SOF6, SOF10, SOF14.
         progressive: (marker & 3) === 2,
       };
@@ -63,6 +65,7 @@ function readJpeg(bytes: Bytes): Header {
     if (marker === 0xe1 && length >= 14 && bytes.ascii(at + 2, 6) === 'Exif\0\0') {
       orientation = exifOrientation(new Bytes(bytes.data.subarray(at + 8, at + length)));
     }
+    if (marker === 0xe2 && length >= 16 && bytes.ascii(at + 2, 12) === 'ICC_PROFILE\0') hasProfile = true;
     at += length;
   }
   throw new ProbeError(`has more than ${MAX_SEGMENTS} JPEG segments`);
@@ -90,6 +93,7 @@ function readPng(bytes: Bytes): Header {
     orientation: 1,
     bitDepth: bytes.u8(24),
     ...colour,
+    hasProfile: false,
     progressive: bytes.u8(28) === 1,
   };
   let hasPixels = false;
@@ -102,6 +106,7 @@ function readPng(bytes: Bytes): Header {
       throw new ProbeError(`PNG chunk ${JSON.stringify(type)} is cut off at byte ${bytes.length}`);
     if (type === 'acTL') header.frames = Math.max(1, bytes.u32(at + 8));
     if (type === 'tRNS') header.hasAlpha = true;
+    if (type === 'iCCP') header.hasProfile = true;
     if (type === 'eXIf') header.orientation = exifOrientation(new Bytes(bytes.data.subarray(at + 8, at + 8 + length)));
     if (type === 'IDAT') hasPixels = true;
     if (type === 'IEND') {
@@ -117,7 +122,15 @@ function readPng(bytes: Bytes): Header {
 function readWebp(bytes: Bytes): Header {
   const riffEnd = 8 + bytes.u32(4, true);
   if (riffEnd > bytes.length) throw new ProbeError(`WebP is cut off: ${bytes.length} of ${riffEnd} bytes`);
-  const plain = { frames: 1, orientation: 1, bitDepth: 8, channels: 3, hasAlpha: false, progressive: false };
+  const plain = {
+    frames: 1,
+    orientation: 1,
+    bitDepth: 8,
+    channels: 3,
+    hasAlpha: false,
+    hasProfile: false,
+    progressive: false,
+  };
   const kind = bytes.ascii(12, 4);
   if (kind === 'VP8 ') {
     if (bytes.u24le(23) !== 0x2a019d) throw new ProbeError('has no VP8 start code');
@@ -145,6 +158,7 @@ function readWebp(bytes: Bytes): Header {
     if (at + 8 + length > bytes.length)
       throw new ProbeError(`WebP chunk ${JSON.stringify(type)} is cut off at byte ${bytes.length}`);
     if (type === 'ANMF') frames++;
+    if (type === 'ICCP') header.hasProfile = true;
     if (type === 'EXIF') {
       const exif = bytes.data.subarray(at + 8, at + 8 + length);
       const start = String.fromCharCode(...exif.subarray(0, 6)) === 'Exif\0\0' ? 6 : 0;
@@ -187,5 +201,5 @@ function readGif(bytes: Bytes): Header {
     }
   }
   if (frames === 0) throw new ProbeError('has no GIF picture');
-  return { ...size, frames, orientation: 1, bitDepth: 8, channels: 3, hasAlpha, progressive };
+  return { ...size, frames, orientation: 1, bitDepth: 8, channels: 3, hasAlpha, hasProfile: false, progressive };
 }

@@ -21,6 +21,8 @@ export const ImageInfo = z.object({
   /** Colour samples of a pixel once a palette is looked up, without alpha: 1 grey, 3 colour, 4 CMYK. */
   channels: z.int(),
   hasAlpha: z.boolean(),
+  /** Whether it brings a colour profile (ICC). */
+  hasProfile: z.boolean(),
   /** A progressive JPEG or an interlaced PNG or GIF: its decoder holds the whole picture before it gives the first row. */
   progressive: z.boolean(),
 });

@@ -29,7 +29,15 @@ describe('probe', () => {
   }
 
   it('reads AVIF', () => {
-    const plain = { mime: 'image/avif', frames: 1, orientation: 1, bitDepth: 8, channels: 3, progressive: false };
+    const plain = {
+      mime: 'image/avif',
+      frames: 1,
+      orientation: 1,
+      bitDepth: 8,
+      channels: 3,
+      hasProfile: false,
+      progressive: false,
+    };
     assert.equal(sniff(avif('plain')), 'image/avif');
     assert.deepEqual(probe(avif('plain'), 'image/avif'), { ...plain, width: 64, height: 48, hasAlpha: false });
     assert.deepEqual(probe(avif('alpha'), 'image/avif'), { ...plain, width: 33, height: 17, hasAlpha: true });
