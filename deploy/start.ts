@@ -16,7 +16,7 @@ const HELP = `mantis-edge on this machine.
   PORT                  port of the API (default 8787; 0 takes a free one)
   MANTIS_DATA_DIR       folder of everything that is kept (default ./.mantis)
   MANTIS_API_KEY        API key to accept; without it the first start makes one and prints it once
-  MANTIS_EGRESS_ALLOW   host:port,… that webhooks may reach although private, for development
+  MANTIS_EGRESS_ALLOW   host:port,… that pictures and webhooks may reach although private, for development
   MANTIS_DRAIN_MS       how long running answers may take after SIGTERM (default 10000)
   MANTIS_MODELS         id=folder,… of the models to serve (default: the bundled mantis-nano)
   MANTIS_DEVICE         auto, cuda, webgpu or cpu (default auto)
@@ -65,7 +65,14 @@ function edgeVars(env: NodeJS.ProcessEnv): Record<string, string> {
     LOG_LEVEL: env.MANTIS_LOG_LEVEL ?? '',
     LOG_SAMPLE: env.MANTIS_LOG_SAMPLE ?? '',
     METRICS_TOKEN: env.MANTIS_METRICS_TOKEN ?? '',
+    EDGE_IMAGES: onOrOff('MANTIS_EDGE_IMAGES', env.MANTIS_EDGE_IMAGES),
   };
+}
+
+function onOrOff(name: string, text: string | undefined): 'on' | 'off' {
+  if (text === undefined || text === '' || text === 'off') return 'off';
+  if (text === 'on') return 'on';
+  throw new Error(`${name}: expected on or off, received ${JSON.stringify(text)}`);
 }
 
 async function main(): Promise<void> {

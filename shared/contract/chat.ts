@@ -13,7 +13,7 @@ export const Metadata = z
 /** Id of a model, as `GET /v1/models` lists it. */
 export const ModelName = z.string().check(z.minLength(1), z.maxLength(R.maxModelChars));
 
-/** `url` is a data URL (`data:image/png;base64,…`) or the id of an uploaded file (`file-…`). */
+/** `url` is a data URL (`data:image/png;base64,…`), an https address, the id of an uploaded file (`file-…`) or its digest (`sha256:…`). */
 export const ImageUrl = z.strictObject({
   url: z.string(),
   detail: z.optional(z.enum(['auto', 'low', 'high'])),
