@@ -10,7 +10,8 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build, type Plugin } from 'esbuild';
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
-const CACHE = join(ROOT, 'node_modules', '.cache', 'mantis-edge');
+/** What can be made again, for everything that is started from this folder. */
+export const CACHE = join(ROOT, 'node_modules', '.cache', 'mantis-edge');
 const MAIN = 'gpu-backend/main.ts';
 /** Raised when what is written for the same sources changes. */
 const VERSION = 1;
@@ -37,7 +38,7 @@ export async function backendArguments(): Promise<string[]> {
 }
 
 /** Builds unless that was done for these sources. @returns the folder that holds `gpu-backend/main.js` */
-export async function builtBackend(cache: string = CACHE): Promise<string> {
+export async function builtBackend(cache: string = join(CACHE, 'builds')): Promise<string> {
   const sources = [...sourcesIn('gpu-backend'), ...sourcesIn('shared')];
   const target = join(cache, digestOf(sources));
   if (existsSync(join(target, 'gpu-backend/main.js'))) {

@@ -7,6 +7,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LIMITS } from '../shared/contract/limits.ts';
 import { type LocalService, startEdge } from './edge.ts';
+import { keepMeasured, takeMeasured } from './measured.ts';
 import { BackendPool } from './scaler.ts';
 import { callCluster, isInPod } from './scaler-kubernetes.ts';
 import { type ScalingSettings, scalingSettings, wholeNumber } from './scaling-settings.ts';
@@ -92,6 +93,7 @@ async function main(): Promise<void> {
   const port = await freePort(settings.port);
   const graceMs = settings.drainMs + STOP_SLACK_MS;
   const pool = new BackendPool({ edgeUrl: `http://127.0.0.1:${port}`, secret, dataDir: settings.dataDir, graceMs });
+  await takeMeasured(settings.dataDir);
   // They start beside the door and register when it is there.
   if (scaling.scaler === 'local') pool.scaleTo(scaling.min);
   const vars = { ...edgeVars(process.env), ...scaling.vars };
@@ -119,6 +121,7 @@ async function main(): Promise<void> {
     await sleep(50);
   }
   if (!stop.signal.aborted) console.log(`ready ${edge.url}`);
+  await keepMeasured(settings.dataDir);
   if (!stop.signal.aborted)
     await new Promise<void>((resolve) => stop.signal.addEventListener('abort', () => resolve()));
 
