@@ -1,36 +1,32 @@
-/** The child process of a decode pool: one picture in, model input or a refusal out, over the process channel. */
+/**
+ * The child process of a decode pool: one picture in, 8-bit model input or a refusal out, over one pipe that it reads blocking.
+ * It ends when the pipe does: the parent is gone then, however it went.
+ */
 
-import type { ErrorFacts } from '../../shared/contract/errors.ts';
-import { ImageError, type ImageErrorCode } from './image-error.ts';
-import { type PreprocessedImage, preprocessImage } from './preprocess.ts';
-import type { ImageRecipe } from './recipes.ts';
+import { readFrame, writeFrame } from './decode-frames.ts';
+import { ImageError } from './image-error.ts';
+import { fitImage } from './preprocess.ts';
 
-export interface PoolJob {
-  readonly bytes: Uint8Array;
-  readonly recipe: ImageRecipe;
-}
+/** The pipe to the parent, after stdin, stdout and stderr. */
+const PIPE = 3;
 
-export type PoolReply =
-  | { readonly kind: 'ready' }
-  | { readonly kind: 'image'; readonly image: PreprocessedImage }
-  | { readonly kind: 'refused'; readonly code: ImageErrorCode; readonly facts: ErrorFacts }
-  | { readonly kind: 'failed'; readonly message: string };
-
-const reply = (message: PoolReply): void => {
-  process.send?.(message);
-};
-
-process.on('message', (job: PoolJob) => {
-  preprocessImage(job.bytes, job.recipe).then(
-    (image) => reply({ kind: 'image', image }),
-    (error: unknown) => {
-      if (error instanceof ImageError) reply({ kind: 'refused', code: error.code, facts: error.facts });
-      else reply({ kind: 'failed', message: error instanceof Error ? error.message : String(error) });
-    },
-  );
-});
-// The parent is gone, however it went: nobody waits for this picture.
-process.on('disconnect', () => process.exit(0));
 // Ctrl-C reaches the whole process group; the parent decides when its decoders stop.
 process.on('SIGINT', () => {});
-reply({ kind: 'ready' });
+
+try {
+  writeFrame(PIPE, { kind: 'ready' });
+  for (let frame = readFrame(PIPE); frame !== null; frame = readFrame(PIPE)) {
+    try {
+      const { image, digest } = await fitImage(frame.bytes, frame.job.recipe);
+      const { width, height, pixels_HWC } = image;
+      writeFrame(PIPE, { kind: 'image', width, height, digest }, pixels_HWC);
+    } catch (error) {
+      if (error instanceof ImageError) writeFrame(PIPE, { kind: 'refused', code: error.code, facts: error.facts });
+      else writeFrame(PIPE, { kind: 'failed', message: error instanceof Error ? error.message : String(error) });
+    }
+  }
+} catch (error) {
+  // EPIPE, ECONNRESET: the parent went while it was written to.
+  if (!(error instanceof Error && 'syscall' in error)) throw error;
+}
+process.exit(0);

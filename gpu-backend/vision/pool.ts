@@ -1,19 +1,27 @@
-import { type ChildProcess, fork } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import type { DecodeReply } from './decode-frames.ts';
+import { DecodeProcess } from './decode-process.ts';
+import { estimateDecodeBytes } from './header.ts';
 import { ImageError } from './image-error.ts';
-import type { PoolJob, PoolReply } from './pool-worker.ts';
-import type { PreprocessedImage } from './preprocess.ts';
+import { normaliseRgb, type PreprocessedImage } from './preprocess.ts';
 import type { ImageRecipe } from './recipes.ts';
 
+const L = LIMITS.decode;
+
 export interface DecodePoolOptions {
-  /** Child processes; each holds one picture at a time. Default 1. */
+  /** Child processes; each holds one picture at a time. Default 2, or 1 on a machine with one core. */
   readonly processes?: number;
-  /** From the moment a process takes the picture; then it is killed. Default 5,000, three times what the largest legal picture takes. */
+  /** From the moment a process takes the picture; then it is killed. */
   readonly timeoutMs?: number;
-  /** A process that grows beyond this is killed (checked every 50 ms, where /proc exists). Default 1 GiB. */
+  /** What all pictures in hand may take by their estimates, bytes. Default 1 GiB. */
+  readonly budgetBytes?: number;
+  /** A process that grows beyond this is killed (checked every 25 ms, where /proc exists), however large its picture. Default 1 GiB. */
   readonly maxRssBytes?: number;
-  /** Pictures that may wait; one more is refused with DecodePoolFullError. Default 256. */
+  /** Pictures that may wait; one more is refused with DecodePoolFullError. */
   readonly maxQueued?: number;
+  /** Pictures after which a process is replaced. */
+  readonly maxPictures?: number;
 }
 
 /** Too many pictures wait already: try again later. */
@@ -21,59 +29,93 @@ export class DecodePoolFullError extends Error {
   override readonly name = 'DecodePoolFullError';
 }
 
+/** Pictures and processes, by what became of them, since the start. */
 export interface DecodePoolStats {
   readonly queued: number;
   readonly running: number;
+  /** Estimated memory of the pictures in hand, bytes. */
+  readonly heldBytes: number;
   readonly done: number;
-  /** Processes that died or were killed with a picture in hand. */
-  readonly lost: number;
+  /** Pictures refused because they took too long or too much memory, or because no process survived them. */
+  readonly timedOut: number;
+  readonly tooLarge: number;
+  readonly crashed: number;
+  /** Processes started, the first ones included, and those that can take a picture or have one. */
+  readonly started: number;
+  readonly ready: number;
 }
 
 interface Task {
-  readonly job: PoolJob;
+  readonly bytes: Uint8Array;
+  readonly recipe: ImageRecipe;
+  readonly estimate: number;
+  /** Processes that died under it. */
+  deaths: number;
   readonly resolve: (image: PreprocessedImage) => void;
   readonly reject: (error: Error) => void;
 }
 
 interface Slot {
-  child: ChildProcess | null;
+  process: DecodeProcess | null;
   isReady: boolean;
   task: Task | null;
+  /** Since the process started. */
+  pictures: number;
+  idleBytes: number;
   deadline: NodeJS.Timeout | null;
   watch: NodeJS.Timeout | null;
   /** Why the process is being killed, for the picture it held. */
-  verdict: string | null;
+  verdict: 'timedOut' | 'tooLarge' | null;
 }
 
-const RSS_CHECK_EVERY_MS = 50;
+const RSS_CHECK_EVERY_MS = 25;
+const MAX_FALSE_STARTS = 5;
+const MIB = 2 ** 20;
 
 /**
  * Decodes and preprocesses in child processes, so that a hostile picture costs at most one of them: a process that takes too
- * long, grows too large or crashes is killed and replaced, and only its picture fails (`image_parse_error`).
- * Processes start at first use and keep neither the event loop nor themselves alive once the parent is gone.
+ * long, grows too large or crashes is killed and replaced, and only its picture fails (`image_parse_error`). A picture whose
+ * process was killed from outside gets one more.
+ *
+ * Pictures are admitted by the memory their headers say they will take, first come first served, except that what fits may pass
+ * what does not, and that heavy pictures leave one of several processes to the others.
  */
 export class DecodePool {
   private readonly slots: Slot[];
   private readonly queue: Task[] = [];
   private readonly timeoutMs: number;
+  private readonly budgetBytes: number;
   private readonly maxRssBytes: number;
   private readonly maxQueued: number;
+  private readonly maxPictures: number;
+  private readonly counts = { done: 0, timedOut: 0, tooLarge: 0, crashed: 0, started: 0 };
   private isClosed = false;
-  private done = 0;
-  private lost = 0;
+  private isWarm = false;
+  /** Processes in a row that died before they were ready. */
+  private falseStarts = 0;
 
   constructor(options: DecodePoolOptions = {}) {
-    this.timeoutMs = options.timeoutMs ?? 5_000;
-    this.maxRssBytes = options.maxRssBytes ?? 1 << 30;
-    this.maxQueued = options.maxQueued ?? 256;
-    this.slots = Array.from({ length: options.processes ?? 1 }, () => ({
-      child: null,
+    this.timeoutMs = options.timeoutMs ?? L.timeoutMs;
+    this.budgetBytes = options.budgetBytes ?? 1024 * MIB;
+    this.maxRssBytes = options.maxRssBytes ?? 1024 * MIB;
+    this.maxQueued = options.maxQueued ?? L.maxQueued;
+    this.maxPictures = options.maxPictures ?? L.maxPictures;
+    this.slots = Array.from({ length: options.processes ?? Math.min(2, availableParallelism()) }, () => ({
+      process: null,
       isReady: false,
       task: null,
+      pictures: 0,
+      idleBytes: 0,
       deadline: null,
       watch: null,
       verdict: null,
     }));
+  }
+
+  /** Starts the processes before the first picture comes, and from now on each again as soon as it ends. */
+  warm(): void {
+    this.isWarm = true;
+    for (const slot of this.slots) this.startIn(slot);
   }
 
   /**
@@ -87,120 +129,164 @@ export class DecodePool {
         new DecodePoolFullError(`expected at most ${this.maxQueued} waiting pictures; try again later`),
       );
     }
+    const estimate = estimateDecodeBytes(bytes);
+    if (estimate > this.budgetBytes) {
+      return Promise.reject(
+        new ImageError('image_too_large', {
+          expected: `a picture that takes at most ${Math.floor(this.budgetBytes / MIB)} MiB to decode`,
+          received: `one that takes about ${Math.ceil(estimate / MIB)} MiB`,
+          remedy: 'Scale it down, or save it without progressive scans.',
+        }),
+      );
+    }
     return new Promise((resolve, reject) => {
-      this.queue.push({ job: { bytes, recipe }, resolve, reject });
+      this.queue.push({ bytes, recipe, estimate, deaths: 0, resolve, reject });
       this.dispatch();
     });
   }
 
   stats(): DecodePoolStats {
-    return {
-      queued: this.queue.length,
-      running: this.slots.filter(({ task }) => task).length,
-      done: this.done,
-      lost: this.lost,
-    };
+    const running = this.slots.filter(({ task }) => task !== null);
+    const ready = this.slots.filter(({ isReady }) => isReady).length;
+    return { queued: this.queue.length, running: running.length, heldBytes: this.heldBytes(), ...this.counts, ready };
+  }
+
+  /** Resident memory of all its processes, bytes; 0 where there is no /proc. */
+  residentBytes(): number {
+    return this.slots.reduce((sum, slot) => sum + (slot.process?.residentBytes() ?? 0), 0);
   }
 
   /** Kills the processes; pictures in hand and in the queue are rejected. */
   async close(): Promise<void> {
     this.isClosed = true;
     for (const task of this.queue.splice(0)) task.reject(new Error('the decode pool was closed'));
-    await Promise.all(
-      this.slots.map(({ child }) => {
-        if (!child || child.exitCode !== null || child.signalCode !== null) return undefined;
-        const gone = new Promise((resolve) => child.once('exit', resolve));
-        child.kill('SIGKILL');
-        return gone;
-      }),
-    );
+    await Promise.all(this.slots.map((slot) => slot.process?.kill()));
+  }
+
+  private heldBytes(): number {
+    return this.slots.reduce((sum, { task }) => sum + (task?.estimate ?? 0), 0);
   }
 
   private dispatch(): void {
     for (const slot of this.slots) {
-      if (this.queue.length === 0) return;
-      if (slot.task) continue;
-      slot.child ??= this.start(slot);
-      if (!slot.isReady) continue;
-      this.hand(slot, slot.child, this.queue.shift()!);
+      if (slot.task !== null || slot.process === null || !slot.isReady) continue;
+      const next = this.queue.findIndex((task) => this.fits(task));
+      if (next < 0) break;
+      this.hand(slot, slot.process, this.queue.splice(next, 1)[0]!);
     }
+    let starting = this.slots.filter(({ process, isReady }) => process !== null && !isReady).length;
+    for (const slot of this.slots) {
+      if (slot.process !== null || starting >= this.queue.length) continue;
+      this.startIn(slot);
+      starting++;
+    }
+    // Work keeps the parent alive; idle decoders do not.
+    const hasWork = this.queue.length > 0 || this.slots.some(({ task }) => task !== null);
+    for (const { process } of this.slots) process?.hold(hasWork);
   }
 
-  private start(slot: Slot): ChildProcess {
-    const child = fork(new URL('./pool-worker.ts', import.meta.url), [], {
-      serialization: 'advanced',
-      execArgv: ['--import', import.meta.resolve('tsx')],
-      // A decoder needs no secrets. Fewer malloc arenas: memory goes back to the system after a large picture.
-      env: { PATH: process.env.PATH, TMPDIR: process.env.TMPDIR, MALLOC_ARENA_MAX: '2' },
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  /** Whether the picture may be decoded beside those in hand. */
+  private fits({ estimate }: Task): boolean {
+    if (this.heldBytes() + estimate > this.budgetBytes) return false;
+    if (estimate <= L.heavyBytes || this.slots.length === 1) return true;
+    const heavy = this.slots.filter(({ task }) => task !== null && task.estimate > L.heavyBytes);
+    return heavy.length < this.slots.length - 1;
+  }
+
+  private startIn(slot: Slot): void {
+    if (slot.process !== null || this.isClosed) return;
+    this.counts.started++;
+    const process: DecodeProcess = new DecodeProcess({
+      onReply: (reply, body) => this.receive(slot, process, reply, body),
+      onExit: (how) => this.bury(slot, process, how),
     });
-    child.on('message', (reply: PoolReply) => this.receive(slot, reply));
-    child.on('exit', (code, signal) => this.bury(slot, child, signal ?? `exit code ${code}`));
-    // Not being able to start is reported by 'exit' in all cases but this one.
-    child.on('error', () => this.bury(slot, child, 'a process that could not start'));
-    return child;
+    slot.process = process;
+    slot.isReady = false;
+    slot.pictures = 0;
+    process.hold(false);
   }
 
-  private hand(slot: Slot, child: ChildProcess, task: Task): void {
+  private hand(slot: Slot, process: DecodeProcess, task: Task): void {
     slot.task = task;
-    // Work in hand keeps the parent alive; an idle decoder does not.
-    child.ref();
-    child.channel?.ref();
+    const maxBytes = Math.min(this.maxRssBytes, slot.idleBytes + 2 * task.estimate + L.slackBytes);
+    // After what has already come from the pipe: an event loop that was held up must not kill a process that had answered.
     slot.deadline = setTimeout(
-      () => this.kill(slot, `one that took more than ${this.timeoutMs} ms to decode`),
+      () => setImmediate(() => slot.task === task && this.kill(slot, 'timedOut')),
       this.timeoutMs,
     );
     slot.watch = setInterval(() => {
-      if (residentBytes(child.pid) > this.maxRssBytes)
-        this.kill(slot, `one that took more than ${this.maxRssBytes} bytes of memory to decode`);
+      if (process.residentBytes() > maxBytes) this.kill(slot, 'tooLarge');
     }, RSS_CHECK_EVERY_MS);
-    child.send(task.job);
+    process.send(task.bytes, task.recipe);
   }
 
-  private kill(slot: Slot, verdict: string): void {
+  private kill(slot: Slot, verdict: NonNullable<Slot['verdict']>): void {
     slot.verdict ??= verdict;
-    slot.child?.kill('SIGKILL');
+    void slot.process?.kill();
   }
 
-  private receive(slot: Slot, reply: PoolReply): void {
-    if (reply.kind === 'ready') {
-      slot.isReady = true;
-      slot.child?.unref();
-      slot.child?.channel?.unref();
-    } else {
-      const task = this.release(slot);
-      this.done++;
-      if (reply.kind === 'image') task?.resolve(reply.image);
-      else if (reply.kind === 'refused') task?.reject(new ImageError(reply.code, reply.facts));
-      else task?.reject(new Error(`internal: decoder failed: ${reply.message}`));
-      slot.child?.unref();
-      slot.child?.channel?.unref();
+  private receive(slot: Slot, process: DecodeProcess, reply: DecodeReply, body: Uint8Array<ArrayBuffer>): void {
+    if (slot.process !== process) return;
+    slot.isReady = true;
+    this.falseStarts = 0;
+    const task = this.release(slot);
+    if (reply.kind === 'ready') slot.idleBytes = process.residentBytes();
+    else {
+      slot.pictures++;
+      this.counts.done++;
+      // Its verdict came too late: the picture is through.
+      slot.verdict = null;
+      this.replaceWhereGrown(slot, process);
     }
     this.dispatch();
+    if (task !== null) settle(task, reply, body);
   }
 
-  private bury(slot: Slot, child: ChildProcess, how: string): void {
-    if (slot.child !== child) return;
-    const wasReady = slot.isReady;
-    slot.child = null;
+  /** Memory that codecs lost, one way or the other, goes back with the process. */
+  private replaceWhereGrown(slot: Slot, process: DecodeProcess): void {
+    const growth = process.residentBytes() - slot.idleBytes;
+    if (slot.pictures < this.maxPictures && growth <= L.maxGrowthBytes) return;
+    slot.process = null;
     slot.isReady = false;
-    const received = slot.verdict ?? 'one that the decoder did not survive';
+    void process.kill();
+    if (this.isWarm) this.startIn(slot);
+  }
+
+  private bury(slot: Slot, process: DecodeProcess, how: string): void {
+    if (slot.process !== process) return;
+    const wasReady = slot.isReady;
+    const { verdict } = slot;
+    slot.process = null;
+    slot.isReady = false;
     slot.verdict = null;
     const task = this.release(slot);
-    if (task) {
-      this.lost++;
-      task.reject(
-        this.isClosed
-          ? new Error('the decode pool was closed')
-          : new ImageError('image_parse_error', { expected: 'a picture', received }),
-      );
-    } else if (!wasReady && !this.isClosed) {
-      // Died while starting: nothing would ever take the queue, and starting again at once could go on for ever.
+    if (this.isClosed) task?.reject(new Error('the decode pool was closed'));
+    else if (task !== null) this.mourn(task, verdict);
+    else if (!wasReady && ++this.falseStarts >= MAX_FALSE_STARTS) {
+      // Nothing would ever take the queue, and starting again at once could go on for ever. The next picture tries once more.
       const orphans = this.slots.some(({ isReady }) => isReady) ? [] : this.queue.splice(0);
       for (const orphan of orphans) orphan.reject(new Error(`internal: the picture decoder did not start (${how})`));
       return;
     }
+    if (this.isWarm) this.startIn(slot);
     if (!this.isClosed) this.dispatch();
+  }
+
+  /** What becomes of a picture whose process died. */
+  private mourn(task: Task, verdict: Slot['verdict']): void {
+    task.deaths++;
+    if (verdict === null && task.deaths < 2) {
+      this.queue.unshift(task);
+      return;
+    }
+    this.counts[verdict ?? 'crashed']++;
+    const received =
+      verdict === 'timedOut'
+        ? `one that took more than ${this.timeoutMs} ms to decode`
+        : verdict === 'tooLarge'
+          ? 'one that took more memory to decode than its header says'
+          : 'one that the decoder did not survive';
+    task.reject(new ImageError('image_parse_error', { expected: 'a picture', received }));
   }
 
   private release(slot: Slot): Task | null {
@@ -212,11 +298,11 @@ export class DecodePool {
   }
 }
 
-/** Resident memory of a process in bytes; 0 where there is no /proc. */
-function residentBytes(pid: number | undefined): number {
-  try {
-    return Number(readFileSync(`/proc/${pid}/statm`, 'latin1').split(' ')[1]) * 4096;
-  } catch {
-    return 0;
-  }
+function settle(task: Task, reply: DecodeReply, body: Uint8Array<ArrayBuffer>): void {
+  if (reply.kind === 'image') {
+    const { width, height, digest } = reply;
+    const pixels_CHW = normaliseRgb({ width, height, pixels_HWC: body }, task.recipe);
+    task.resolve({ pixels_CHW, width, height, digest });
+  } else if (reply.kind === 'refused') task.reject(new ImageError(reply.code, reply.facts));
+  else if (reply.kind === 'failed') task.reject(new Error(`internal: decoder failed: ${reply.message}`));
 }

@@ -12,14 +12,30 @@ export interface PreprocessedImage {
   readonly digest: string;
 }
 
+/** Bytes of a file to 8-bit pixels of the size the model sees, and their digest. @throws ImageError */
+export async function fitImage(
+  bytes: Uint8Array,
+  recipe: ImageRecipe,
+  options: Omit<DecodeOptions, 'alpha'> = {},
+): Promise<{
+  readonly image: RgbImage;
+  readonly digest: string;
+  readonly source: Pick<DecodedImage, 'format' | 'width' | 'height'>;
+}> {
+  const { format, ...decoded } = await decodeImage(bytes, { ...options, alpha: recipe.alpha });
+  const image = fitRgb(decoded, recipe);
+  const { width, height } = decoded;
+  return { image, digest: digestPixels(image, recipe), source: { format, width, height } };
+}
+
 /** Bytes of a file to model input. @throws ImageError */
 export async function preprocessImage(
   bytes: Uint8Array,
   recipe: ImageRecipe,
   options: Omit<DecodeOptions, 'alpha'> = {},
 ): Promise<PreprocessedImage & { readonly source: Pick<DecodedImage, 'format' | 'width' | 'height'> }> {
-  const { format, width, height, pixels_HWC } = await decodeImage(bytes, { ...options, alpha: recipe.alpha });
-  return { ...preprocessRgb({ width, height, pixels_HWC }, recipe), source: { format, width, height } };
+  const { image, digest, source } = await fitImage(bytes, recipe, options);
+  return { pixels_CHW: normaliseRgb(image, recipe), width: image.width, height: image.height, digest, source };
 }
 
 /** Decoded pixels to model input; pure. */
