@@ -1,7 +1,9 @@
 import type { Context } from 'hono';
 import { ApiError, describe, errorMessage, fieldPath, violation, violationsOf } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { randomText } from '../../shared/wire/ids.ts';
 import type { AppEnv } from '../env.ts';
+import { hoist, restore, stringEnd } from './hoist.ts';
 
 /** The shape of a schema that is read here; both zod flavours have it. */
 export type Schema<T> = {
@@ -154,7 +156,24 @@ function parsedBy<T>(schema: Schema<T>, value: unknown): ReturnType<Schema<T>['s
   }
 }
 
+// An isolate may not draw random numbers before its first request.
+let mark: string | null = null;
+
+/** Large bodies are pictures nearly all of which is base64: see `hoist`. */
 function parseValue(bytes: Uint8Array): unknown {
+  mark ??= `${randomText(24)}:`;
+  const hoisted = hoist(bytes, mark);
+  if (hoisted === null) return parseWhole(bytes);
+  try {
+    return restore(parseWhole(hoisted.skeleton), hoisted.strings);
+  } catch (error) {
+    // Places and sizes are to be those of what was sent. Too much of anything is the same with and without the strings.
+    if (error instanceof ApiError && error.code !== 'invalid_json') throw error;
+    return parseWhole(bytes);
+  }
+}
+
+function parseWhole(bytes: Uint8Array): unknown {
   const { maxJsonDepth, maxJsonValues } = LIMITS.request;
   const refuse = (expected: string, received: string) =>
     new ApiError('invalid_json', errorMessage('body', { expected, received }));
@@ -187,7 +206,7 @@ function placeOf({ message }: SyntaxError): string {
   return /end of JSON/.test(message) ? ' (they end too early)' : '';
 }
 
-const [QUOTE, BACKSLASH, COMMA, COLON] = [0x22, 0x5c, 0x2c, 0x3a] as const;
+const [QUOTE, COMMA, COLON] = [0x22, 0x2c, 0x3a] as const;
 const [ARRAY, OBJECT, ARRAY_END, OBJECT_END] = [0x5b, 0x7b, 0x5d, 0x7d] as const;
 
 /**
@@ -227,16 +246,6 @@ function hasMore(bytes: Uint8Array, wanted: readonly number[], max: number): boo
   for (const byte of wanted)
     for (let at = bytes.indexOf(byte); at >= 0; at = bytes.indexOf(byte, at + 1)) if (++count > max) return true;
   return false;
-}
-
-/** Where the string that begins at `from` ends, at a quote with an even number of backslashes before it; -1 if it does not. */
-function stringEnd(bytes: Uint8Array, from: number): number {
-  for (let at = bytes.indexOf(QUOTE, from + 1); at >= 0; at = bytes.indexOf(QUOTE, at + 1)) {
-    let escapes = 0;
-    while (bytes[at - 1 - escapes] === BACKSLASH) escapes++;
-    if (escapes % 2 === 0) return at;
-  }
-  return -1;
 }
 
 /**

@@ -13,6 +13,10 @@ export const UPSTREAM_CARD: ModelCard = {
   imageHeight: 128,
   maxImages: 20,
   maxNewTokens: 4_096,
+  // As of any real model: with them the door can tell that a prompt fits without asking.
+  vocabTokens: 32_000,
+  textBounds: { longestTokenBytes: 16, mostTokensPerByte: 1, promptTokens: 16, messageTokens: 16, imageTokens: 16 },
+  systemFirst: true,
   capabilities: { chat: true, fineTune: [] },
   digest: 'sha256:00ff',
 };

@@ -7,6 +7,7 @@ import { startEdge } from '../../../deploy/edge.ts';
 import { workerdOf } from './processes.ts';
 
 const [dataDir = '', backendSecret = '', apiKey = ''] = process.argv.slice(2);
-const edge = await startEdge({ port: 0, dataDir, backendSecret, apiKey });
+const vars = { LOG_LEVEL: process.env.MANTIS_LOG_LEVEL ?? '' };
+const edge = await startEdge({ port: 0, dataDir, backendSecret, apiKey, vars });
 process.send?.({ url: edge.url, workerd: workerdOf(process.pid) });
 process.on('disconnect', () => void edge.dispose().then(() => process.exit()));
