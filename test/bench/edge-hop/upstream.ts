@@ -6,8 +6,7 @@
  *     fork(upstream.ts, [edgeUrl, secret]) → message {port}; then messages 'stats' → {received, checked, pictures, bad}
  */
 import { createHash } from 'node:crypto';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { decodeFrame } from '../../../shared/wire/frame.ts';
 import { signatureHeaders, verifyHeaders } from '../../../shared/wire/signature.ts';
@@ -18,38 +17,59 @@ const CHECKED_FRAMES = 64;
 const [edgeUrl = '', secret = ''] = process.argv.slice(2);
 const stats = { received: 0, checked: 0, pictures: 0, bad: [] as string[] };
 
-const server = createServer({ keepAliveTimeout: 60_000 }, (request, response) => {
-  serve(request, response).catch((error: unknown) => {
-    stats.bad.push(String(error));
-    response.destroy();
+/** Plain sockets: Node's HTTP server alone would take as much of the machine as the door. */
+const server = createServer({ noDelay: true }, (socket) => {
+  const chunks: Buffer[] = [];
+  let have = 0;
+  let need = -1;
+  let head = '';
+  socket.on('error', () => {});
+  socket.on('data', (chunk) => {
+    chunks.push(chunk);
+    have += chunk.length;
+    // One request after another on a connection, never two at once: that is how the door uses it.
+    if (need < 0) {
+      const first = chunks.length === 1 ? chunk : Buffer.concat(chunks);
+      const end = first.indexOf('\r\n\r\n');
+      if (end < 0) return;
+      head = first.toString('latin1', 0, end);
+      need = end + 4 + Number(/\r\ncontent-length: *(\d+)/i.exec(head)?.[1] ?? 0);
+    }
+    if (have < need) return;
+    const request = chunks.splice(0);
+    const bodyAt = head.length + 4;
+    [have, need] = [0, -1];
+    serve(head, request, bodyAt, socket).catch((error: unknown) => {
+      stats.bad.push(String(error));
+      socket.destroy();
+    });
   });
 });
 
-async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-  const chunks: Buffer[] = [];
-  await new Promise<void>((resolve, reject) => {
-    request.on('data', (chunk: Buffer) => chunks.push(chunk));
-    request.on('end', resolve);
-    request.on('error', reject);
-  });
-  if (request.url === '/v1/wake') return void response.writeHead(202).end();
-  const body = Buffer.concat(chunks);
+async function serve(head: string, chunks: readonly Buffer[], bodyAt: number, socket: Socket): Promise<void> {
+  const [method = '', path = ''] = head.split(' ', 2);
+  if (path !== '/v1/generate') return void socket.write('HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n');
   stats.received++;
-  if (stats.checked < CHECKED_FRAMES) await check(request, body);
-  const tokens = maxTokens(body);
-  response.writeHead(200, { 'content-type': 'text/event-stream' });
+  if (stats.checked < CHECKED_FRAMES) await check(method, path, head, Buffer.concat(chunks).subarray(bodyAt));
+  // The frame's header is in the first piece, which is larger than it.
+  const tokens = maxTokens(Buffer.concat(chunks.slice(0, 2)).subarray(bodyAt));
   const started = { type: 'started', promptTokens: 5, imageTokens: [64, 64] };
   const usage = { promptTokens: 5, completionTokens: tokens, imageTokens: 128, cachedTokens: 0 };
   const finished = { type: 'finished', index: 0, finishReason: 'length', usage };
   const delta = (text: string) => encodeSseJson({ type: 'delta', index: 0, text });
-  if (tokens <= 1) return void response.end(encodeSseJson(started) + delta('a') + encodeSseJson(finished));
-  response.write(encodeSseJson(started));
+  const answer = 'HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n';
+  if (tokens <= 1) {
+    const body = encodeSseJson(started) + delta('a') + encodeSseJson(finished);
+    return void socket.write(`${answer}content-length: ${body.length}\r\n\r\n${body}`);
+  }
+  const piece = (text: string): string => `${text.length.toString(16)}\r\n${text}\r\n`;
+  socket.write(`${answer}transfer-encoding: chunked\r\n\r\n${piece(encodeSseJson(started))}`);
   let sent = 0;
   const startMs = performance.now();
   const next = (): void => {
-    if (response.destroyed) return;
-    response.write(delta(`${process.hrtime.bigint()} `));
-    if (++sent >= tokens) return void response.end(encodeSseJson(finished));
+    if (socket.destroyed) return;
+    socket.write(piece(delta(`${process.hrtime.bigint()} `)));
+    if (++sent >= tokens) return void socket.write(`${piece(encodeSseJson(finished))}0\r\n\r\n`);
     setTimeout(next, Math.max(0, startMs + (sent + 1) * TOKEN_MS - performance.now()));
   };
   setTimeout(next, TOKEN_MS);
@@ -61,13 +81,13 @@ function maxTokens(body: Buffer): number {
   return Number(/"maxTokens":(\d+)/.exec(head)?.[1] ?? 1);
 }
 
-async function check(request: IncomingMessage, body: Buffer): Promise<void> {
+async function check(method: string, target: string, head: string, body: Buffer): Promise<void> {
   stats.checked++;
   const verdict = await verifyHeaders({
     secret,
-    method: request.method ?? '',
-    target: request.url ?? '',
-    header: (name) => request.headers[name] as string | undefined,
+    method,
+    target,
+    header: (name) => new RegExp(`\r\n${name}: *([^\r]*)`, 'i').exec(head)?.[1],
     nowS: Date.now() / 1000,
     toleranceS: LIMITS.backends.signatureToleranceS,
   });
