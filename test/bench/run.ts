@@ -10,6 +10,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   'train-throughput': 'optimizer steps against PyTorch',
   'quant-agreement': 'answers of quantised weights against those of f32',
   precision: 'answers and logits of every format of weights, keys and values against those of f32, through the engine',
+  batches: 'a batch against the same lines sent by sixteen clients',
   batching: 'whether batches, reuse, preemption, adapters or speculation change any answer',
   reuse: 'ten questions about the same pictures, with and without what is kept of them',
   responsive: '/health beside long prompts, aborted requests, and 200 streams at once',
