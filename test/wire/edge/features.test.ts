@@ -1,4 +1,4 @@
-/** Features of pictures outlive backends, in the real Worker's object store and on the real backend's disk, and no other key's requests find them. */
+/** Features of pictures outlive backends, in the real Worker's object store and on the real backend's disk, and no other tenant's requests find them. */
 import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
@@ -11,8 +11,6 @@ import { type RunningEdge, startEdge } from '../../../deploy/edge.ts';
 import { signatureHeaders, UNSIGNED_PAYLOAD } from '../../../shared/wire/signature.ts';
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
 import { SECRET, until } from './installation.ts';
-
-const KEYS = { a: 'mk_test_key_of_the_first_tenant', b: 'mk_test_key_of_the_second_tenant' } as const;
 
 async function freePort(): Promise<number> {
   const server = createServer();
@@ -29,6 +27,8 @@ describe('features of pictures', () => {
   let backend: BackendProcess | null = null;
   let backendPort: number;
   let image: string;
+  /** Of two tenants. */
+  const keys = { a: 'mk_test_key_of_the_first_tenant', b: '' };
 
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), 'mantis-features-'));
@@ -36,7 +36,9 @@ describe('features of pictures', () => {
     edgePort = await freePort();
     const pixels = { width: 57, height: 31, channels: 3 as const, background: '#36a' };
     image = `data:image/png;base64,${(await sharp({ create: pixels }).png().toBuffer()).toString('base64')}`;
-    await openDoor('a');
+    edge = await startEdge({ port: edgePort, dataDir: dir, backendSecret: SECRET, apiKey: keys.a });
+    const { id } = await administer<{ id: string }>('/tenants', { name: 'b' });
+    keys.b = (await administer<{ secret: string }>('/keys', { name: 'b', tenant: id })).secret;
     await startBackend('first machine');
   });
   after(async () => {
@@ -45,10 +47,10 @@ describe('features of pictures', () => {
     await rm(dir, { recursive: true, force: true });
   });
 
-  /** Opens the door for one key, in place of the one before. */
-  async function openDoor(key: keyof typeof KEYS): Promise<void> {
-    await edge?.dispose();
-    edge = await startEdge({ port: edgePort, dataDir: dir, backendSecret: SECRET, apiKey: KEYS[key] });
+  async function administer<T>(path: string, body: object): Promise<T> {
+    const headers = { authorization: `Bearer ${keys.a}`, 'content-type': 'application/json' };
+    const request = { method: 'POST', headers, body: JSON.stringify(body) };
+    return (await (await fetch(`${edge.url}/v1/admin${path}`, request)).json()) as T;
   }
 
   const isReady = () =>
@@ -88,10 +90,10 @@ describe('features of pictures', () => {
     await isReady();
   }
 
-  async function ask(key: keyof typeof KEYS): Promise<{ text: string; cachedTokens: number }> {
+  async function ask(key: keyof typeof keys): Promise<{ text: string; cachedTokens: number }> {
     const response = await fetch(`${edge.url}/v1/chat/completions`, {
       method: 'POST',
-      headers: { authorization: `Bearer ${KEYS[key]}`, 'content-type': 'application/json' },
+      headers: { authorization: `Bearer ${keys[key]}`, 'content-type': 'application/json' },
       body: JSON.stringify({
         model: 'nano',
         temperature: 0,
@@ -175,10 +177,8 @@ describe('features of pictures', () => {
     assert.deepEqual(await counted(), { ...none, disk: 1 });
   });
 
-  it('another key finds nothing of it, in any tier, and is told of no cached token', async () => {
+  it('another tenant finds nothing of it, in any tier, and is told of no cached token', async () => {
     const before = await counted();
-    await openDoor('b');
-    await isReady();
     const { text, cachedTokens } = await ask('b');
     assert.equal(text, expected);
     assert.equal(cachedTokens, 0);
@@ -186,8 +186,6 @@ describe('features of pictures', () => {
     await startBackend('third machine');
     assert.equal((await ask('b')).cachedTokens, 0);
     assert.deepEqual(await counted(), { ...none, objects: 1 }, 'what b has sent itself is there');
-    await openDoor('a');
-    await isReady();
     assert.equal((await ask('a')).cachedTokens, 0);
     assert.deepEqual(await counted(), { ...none, objects: 2 }, 'and so is what a has sent, from a record of its own');
   });
