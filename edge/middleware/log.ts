@@ -4,6 +4,7 @@ import { ApiError } from '../../shared/contract/errors.ts';
 import type { AppEnv, Env } from '../env.ts';
 import { flushSoon } from '../metrics/collector.ts';
 import { countRequest, newFacts, type RequestFacts } from '../metrics/facts.ts';
+import type { Metered } from '../usage/record.ts';
 import { recordRequest } from '../usage/request.ts';
 
 /** The backend's names, of which it writes some that the edge has no use for. */
@@ -44,6 +45,7 @@ function end(c: Context<AppEnv>, facts: RequestFacts, status: number): void {
   // What no handler took has no pattern but the middleware's.
   const pattern = routePath(c, -1);
   const route = pattern.includes('*') ? 'none' : pattern;
+  addPictures(facts, c.get('metered'));
   countRequest(facts, method, route, status);
   recordRequest(c, facts, route, status);
   flushSoon(c.env, c.executionCtx);
@@ -55,6 +57,26 @@ function end(c: Context<AppEnv>, facts: RequestFacts, status: number): void {
   if (LEVELS.indexOf(level) < settings.least) return;
   if (!failed && settings.sample < 1 && Math.random() >= settings.sample) return;
   console.log(JSON.stringify({ ...lineOf(c, facts, level, status), path: path.slice(0, 256), route }));
+}
+
+/** What validation has found out about a request for a model. */
+function addPictures(facts: RequestFacts, metered: Metered | undefined): void {
+  if (metered === undefined) return;
+  // A fine-tune's name is nobody's label: `ft:<base>:…`.
+  facts.model ??= metered.model.startsWith('ft:') ? (metered.model.split(':')[1] ?? null) : metered.model;
+  facts.images = metered.images.length;
+  facts.imageBytes = 0;
+  facts.imagePixels = 0;
+  let tokens = 0;
+  const seen = new Set<string>();
+  for (const image of metered.images) {
+    tokens += image.tokens;
+    if (seen.has(image.digest)) continue;
+    seen.add(image.digest);
+    facts.imageBytes += image.bytes;
+    facts.imagePixels += image.width * image.height;
+  }
+  if (facts.imageTokens === 0) facts.imageTokens = tokens;
 }
 
 function lineOf(c: Context<AppEnv>, facts: RequestFacts, level: LogLevel, status: number): object {
