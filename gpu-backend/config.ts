@@ -1,4 +1,4 @@
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as z from 'zod/mini';
@@ -67,6 +67,8 @@ export const Environment = z.object({
   MANTIS_FEATURE_DISK_MIB: integer(0, 2 ** 20, 1024),
   MANTIS_FEATURE_OBJECTS: z._default(z.enum(['on', 'off']), 'on'),
   MANTIS_FEATURE_READ_MS: integer(1, 60_000, 500),
+  MANTIS_DECODE_MIB: integer(64, 2 ** 20, 1024),
+  MANTIS_DECODE_PROCESSES: integer(1, 64, Math.min(2, availableParallelism())),
   MANTIS_ADAPTERS: z._default(z.enum(ADAPTER_MODES), 'auto'),
   MANTIS_JOBS: z._default(z.enum(['on', 'off']), 'on'),
   MANTIS_DRAIN_MS: integer(0, 3_600_000, 10_000),
@@ -102,6 +104,8 @@ export function parseConfig(environment: Readonly<Record<string, string | undefi
     featureDiskBytes: env.MANTIS_FEATURE_DISK_MIB * 2 ** 20,
     storesFeatures: env.MANTIS_FEATURE_OBJECTS === 'on',
     featureReadMs: env.MANTIS_FEATURE_READ_MS,
+    decodeBytes: env.MANTIS_DECODE_MIB * 2 ** 20,
+    decodeProcesses: env.MANTIS_DECODE_PROCESSES,
     adapters: env.MANTIS_ADAPTERS,
     takesJobs: env.MANTIS_JOBS === 'on',
     drainMs: env.MANTIS_DRAIN_MS,

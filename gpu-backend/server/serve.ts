@@ -62,6 +62,9 @@ export interface ServeOptions {
   readonly storesFeatures: boolean;
   /** A tier that takes longer to read a picture's features is passed over, and the picture encoded. */
   readonly featureReadMs: number;
+  /** What pictures that are being decoded may take, bytes, and the processes that decode them. */
+  readonly decodeBytes: number;
+  readonly decodeProcesses: number;
   /** How adapters are served: folded into copies of weights, or beside the base's own. */
   readonly adapters: AdapterMode;
   /** Whether this backend takes fine-tuning jobs. */
@@ -152,7 +155,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     },
     onEngineDeath: (error) => log.error({ err: error }, 'the engine thread died; starting another'),
   });
-  const decoders = new DecodePool({ processes: options.threads });
+  const decoders = new DecodePool({ processes: options.decodeProcesses, budgetBytes: options.decodeBytes });
+  decoders.warm();
   const features = await openFeatures(options, edge, log);
   const service = new EngineModelService(pool, capacity, decoders, features);
   // While the engine thread is being replaced there is nothing to read; the rest of the metrics still counts.

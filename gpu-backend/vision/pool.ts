@@ -112,10 +112,10 @@ export class DecodePool {
     }));
   }
 
-  /** Starts the processes before the first picture comes, and from now on each again as soon as it ends. */
+  /** Starts the processes before the first picture comes, one after the other, and from now on each again as soon as it ends. */
   warm(): void {
     this.isWarm = true;
-    for (const slot of this.slots) this.startIn(slot);
+    this.startNext();
   }
 
   /**
@@ -193,6 +193,13 @@ export class DecodePool {
     return heavy.length < this.slots.length - 1;
   }
 
+  /** Keeps a warm pool full; one at a time, since starting takes a core for a while. */
+  private startNext(): void {
+    if (!this.isWarm || this.slots.some(({ process, isReady }) => process !== null && !isReady)) return;
+    const empty = this.slots.find(({ process }) => process === null);
+    if (empty !== undefined) this.startIn(empty);
+  }
+
   private startIn(slot: Slot): void {
     if (slot.process !== null || this.isClosed) return;
     this.counts.started++;
@@ -239,6 +246,7 @@ export class DecodePool {
       this.replaceWhereGrown(slot, process);
     }
     this.dispatch();
+    this.startNext();
     if (task !== null) settle(task, reply, body);
   }
 
@@ -249,7 +257,7 @@ export class DecodePool {
     slot.process = null;
     slot.isReady = false;
     void process.kill();
-    if (this.isWarm) this.startIn(slot);
+    this.startNext();
   }
 
   private bury(slot: Slot, process: DecodeProcess, how: string): void {
@@ -268,8 +276,8 @@ export class DecodePool {
       for (const orphan of orphans) orphan.reject(new Error(`internal: the picture decoder did not start (${how})`));
       return;
     }
-    if (this.isWarm) this.startIn(slot);
     if (!this.isClosed) this.dispatch();
+    this.startNext();
   }
 
   /** What becomes of a picture whose process died. */

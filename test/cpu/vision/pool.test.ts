@@ -138,7 +138,6 @@ test('warm processes are there before the first picture, and again soon after th
   const before = new Set(children(process.pid));
   const pool = createPool({ processes: 2 });
   pool.warm();
-  assert.equal(pool.stats().started, 2);
   await allReady(pool);
   for (const pid of children(process.pid)) if (!before.has(pid)) process.kill(pid, 'SIGKILL');
   const killed = performance.now();
