@@ -16,7 +16,7 @@ import { toFile } from 'openai';
 import { PUBLIC_NETWORK } from '../../../deploy/edge.ts';
 import type { ErrorEnvelope } from '../../../shared/contract/errors.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
-import addresses from '../../fixtures/egress/addresses.json' with { type: 'json' };
+import { ADDRESSES } from '../../fixtures/egress/addresses.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
 import { startInstallation, until } from './installation.ts';
 import { Origin, redirectRaw } from './origin.ts';
@@ -80,7 +80,7 @@ function connected(): { canaries: string[]; publicHits: number } {
   return { canaries, publicHits };
 }
 
-const urls = addresses.map(({ url }) => url);
+const urls = ADDRESSES.map(({ url }) => url);
 
 /** The network binding alone, without any look at the spelling. */
 async function networkAlone() {

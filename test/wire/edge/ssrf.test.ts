@@ -6,7 +6,7 @@ import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { checkTarget } from '../../../edge/egress/target.ts';
-import addresses from '../../fixtures/egress/addresses.json' with { type: 'json' };
+import { ADDRESSES } from '../../fixtures/egress/addresses.ts';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 
@@ -27,8 +27,8 @@ function cannotIsolate(): string | null {
 
 describe('addresses', () => {
   it('are many, and by their spelling only names pass', () => {
-    assert.ok(addresses.length >= 300, `${addresses.length}`);
-    const passed = addresses.filter(({ url }) => !('problem' in checkTarget(url, new Set())));
+    assert.ok(ADDRESSES.length >= 300, `${ADDRESSES.length}`);
+    const passed = ADDRESSES.filter(({ url }) => !('problem' in checkTarget(url, new Set())));
     for (const { url, why } of passed)
       assert.match(why, /public name|fragment|user info in a fragment/, `${url}: ${why}`);
   });
