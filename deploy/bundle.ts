@@ -6,10 +6,13 @@ import { build } from 'esbuild';
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 
-/** @returns the minified module's text; source maps stay out of it. */
-export async function bundleWorker(): Promise<string> {
+/**
+ * @param entry other Workers that tests run
+ * @returns the minified module's text; source maps stay out of it
+ */
+export async function bundleWorker(entry: string = join(ROOT, 'edge', 'worker.ts')): Promise<string> {
   const result = await build({
-    entryPoints: [join(ROOT, 'edge', 'worker.ts')],
+    entryPoints: [entry],
     bundle: true,
     format: 'esm',
     // workerd has no Node modules here; packages that can do without say so in their `browser` field (the AWS client takes fetch for http then).

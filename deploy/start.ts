@@ -127,6 +127,7 @@ async function main(): Promise<void> {
 
   // Keeps the process alive and the door open while running answers end.
   await pool.stop();
+  await keepMeasured(settings.dataDir);
   await edge.dispose();
 }
 

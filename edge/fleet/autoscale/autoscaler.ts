@@ -125,8 +125,10 @@ export class Autoscaler {
   async #act(plan: ScalingPlan, observed: Observed, fleet: FleetSnapshot, nowMs: number): Promise<void> {
     const { driver } = this.#o;
     const remove = plan.removable;
-    const count = Math.max(plan.desired, observed.desired - remove.length);
+    // Those that only start have nothing to lose.
+    const count = Math.max(plan.desired, observed.desired - observed.starting - remove.length);
     if (count === observed.desired) return;
+    if (count < observed.desired) this.#pendingStarts = this.#pendingStarts.slice(observed.desired - count);
     for (let n = observed.desired; n < count; n++) this.#pendingStarts.push(nowMs);
     const keep = fleet.backends.filter(({ id, state }) => state === 'ready' && !remove.includes(id));
     await driver.scaleTo(count, remove, keep);

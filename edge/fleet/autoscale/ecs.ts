@@ -12,8 +12,7 @@ import type { BackendSnapshot } from './snapshot.ts';
 /** Tasks that one call may name (Amazon ECS API reference, UpdateTaskProtection). */
 const TASKS_PER_CALL = 10;
 /** Errors that go away by themselves; `SyntaxError`: a page of a proxy in place of an answer. */
-const PASSING =
-  /throttl|toomanyrequests|requestlimit|serverexception|serviceunavailable|timeout|network|fetch|syntaxerror|aborterror/i;
+const PASSING = /throttl|toomanyrequests|requestlimit|serverexception|serviceunavailable|syntaxerror/i;
 
 /**
  * Backends as tasks of an Amazon ECS service, whose desired count is changed. ECS chooses by itself which task ends; those that work are protected
@@ -25,6 +24,7 @@ export class EcsDriver implements Driver {
   readonly #client: ECSClient;
   readonly #cluster: string;
   readonly #service: string;
+  #lastDesired = 0;
 
   /** @throws Error naming the variable that is missing */
   constructor(env: ScalingEnv) {
@@ -55,15 +55,16 @@ export class EcsDriver implements Driver {
         false,
       );
     }
+    this.#lastDesired = service.desiredCount ?? 0;
     return {
-      desired: service.desiredCount ?? 0,
+      desired: this.#lastDesired,
       running: service.runningCount ?? 0,
       starting: service.pendingCount ?? 0,
     };
   }
 
   async scaleTo(count: number, remove: readonly string[], keep: readonly BackendSnapshot[]): Promise<void> {
-    if (remove.length > 0) {
+    if (count < this.#lastDesired) {
       await this.#protect(
         keep.filter(({ inFlight, hasJob }) => inFlight > 0 || hasJob).map(({ id }) => id),
         true,
@@ -107,7 +108,8 @@ export class EcsDriver implements Driver {
     } catch (cause) {
       const { name, message } = cause instanceof Error ? cause : new Error(String(cause));
       const status = (cause as { $metadata?: { httpStatusCode?: number } }).$metadata?.httpStatusCode;
-      const isRetryable = PASSING.test(name) || status === 429 || (status !== undefined && status >= 500);
+      // Without a status no answer came: the connection broke, which workerd reports as a plain Error.
+      const isRetryable = status === undefined || PASSING.test(name) || status === 429 || status >= 500;
       // An HTML page of hundreds of lines says no more than its beginning.
       throw new DriverError(`ECS ${what}: ${name}: ${message.slice(0, 300)}`, isRetryable, { cause });
     }

@@ -32,6 +32,7 @@ export class KubernetesDriver implements Driver {
   readonly #namespace: string;
   readonly #deployment: string;
   readonly #token: string | null;
+  #lastDesired = 0;
   readonly #fetch: (url: string, init: RequestInit) => Promise<Response>;
 
   /** @throws Error naming the variable that is missing */
@@ -42,18 +43,19 @@ export class KubernetesDriver implements Driver {
     const network = env.KUBERNETES_NETWORK;
     this.#token =
       network === undefined ? required('KUBERNETES_TOKEN', env.KUBERNETES_TOKEN) : env.KUBERNETES_TOKEN || null;
-    this.#fetch = network === undefined ? fetch : (url, init) => network.fetch(url, init);
+    this.#fetch = (url, init) => (network === undefined ? fetch(url, init) : network.fetch(url, init));
   }
 
   async observe(): Promise<Observed> {
     const { spec, status } = Deployment.parse(await this.#call('GET', this.#path));
     const desired = spec.replicas ?? 1;
+    this.#lastDesired = desired;
     const running = status?.readyReplicas ?? 0;
     return { desired, running, starting: Math.max(0, Math.min(desired, status?.replicas ?? 0) - running) };
   }
 
   async scaleTo(count: number, remove: readonly string[], keep: readonly BackendSnapshot[]): Promise<void> {
-    if (remove.length > 0) {
+    if (count < this.#lastDesired) {
       // Every pod is given its cost: one of an earlier change must not go in the place of who is free now.
       const costs = [
         ...remove.map((id) => ({ id, cost: GOES_FIRST })),
