@@ -5,6 +5,7 @@ import type { AppEnv } from './env.ts';
 import { rateLimits } from './limits/admitted.ts';
 import { apiKey, closedByDefault } from './middleware/auth.ts';
 import { cors } from './middleware/cors.ts';
+import { drain } from './middleware/drain.ts';
 import { notFound, onError } from './middleware/errors.ts';
 import { idempotency } from './middleware/idempotency.ts';
 import { log } from './middleware/log.ts';
@@ -55,7 +56,7 @@ import {
 
 export function createApp(): Hono<AppEnv> {
   const app = new Hono<AppEnv>();
-  app.use(requestId(), log(), trace(), cors(), closedByDefault(), sealAudit());
+  app.use(requestId(), log(), trace(), cors(), drain(), closedByDefault(), sealAudit());
   app.onError(onError);
   app.notFound((c) => notFound(app.routes)(c));
 

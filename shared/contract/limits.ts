@@ -27,6 +27,10 @@ export const LIMITS = {
     maxJsonDepth: 128,
     /** Fields and elements of a JSON body, counted by the colons and commas between them. */
     maxJsonValues: 300_000,
+    /** What a refused request still sends is read for so long and so far, so that its client gets to read the answer; less of it without a valid key. */
+    maxDrainedBytes: 64 * MIB,
+    maxDrainedBytesUnknown: MIB,
+    maxDrainMs: 5_000,
     /** Entries of `error.details`; what is beyond is counted in one more. */
     maxReportedViolations: 100,
     /** Of a field's path in an error; keys are the client's own words. */

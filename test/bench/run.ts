@@ -16,6 +16,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   responsive: '/health beside long prompts, aborted requests, and 200 streams at once',
   'edge-hop': 'latency the door adds, requests it forwards, lag of tokens behind it, its size',
   overload: 'more requests than can be answered, clients that retry or hang up, backends that fail',
+  generated: 'requests made from the OpenAPI document: no fault of ours, and refusals that help',
   'import-large': 'importing a checkpoint of several gigabytes: rate and memory',
   'feature-tiers': 'finding features of pictures on disk and in the object store',
   'mask-cost': 'what following a JSON schema costs a token',

@@ -282,7 +282,15 @@ const ROWS: readonly Row[] = [
 const scoring = { model: NANO, messages: [{ role: 'user', content: 'x' }] };
 
 /** Bounds of what is said, counted or waited for rather than of what is sent. */
-const NOT_IN_REQUESTS = new Set(['maxReportedViolations', 'maxParamChars', 'maxCountedTextBytes', 'deadlineMs']);
+const NOT_IN_REQUESTS = new Set([
+  'maxReportedViolations',
+  'maxParamChars',
+  'maxCountedTextBytes',
+  'maxDrainedBytes',
+  'maxDrainedBytesUnknown',
+  'maxDrainMs',
+  'deadlineMs',
+]);
 
 describe('limits of a request', () => {
   it('are all tried', () => {
