@@ -162,6 +162,8 @@ export class Dispatcher {
     switch (outcome) {
       case 'done':
         this.#meanServiceMs = mean(this.#meanServiceMs, nowMs - sinceMs);
+        // An answer is as good a sign of life as a report, which may be late when the door is busy.
+        place.seenAtMs = Math.max(place.seenAtMs, nowMs);
         if (onSuccess(place.breaker)) place.since = nowMs;
         break;
       case 'unreachable':

@@ -144,7 +144,7 @@ async function run(start: ChildStart): Promise<void> {
 }
 
 // Answers come before training where both want the processor.
-setPriority(5);
+setPriority(10);
 process.on('disconnect', () => process.exit(1));
 // Ctrl-C in a terminal reaches the whole group; the parent decides what it means for the job.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {});

@@ -266,6 +266,15 @@ describe('dispatcher', () => {
     }
   });
 
+  it('takes answers as signs of life where reports do not come through', () => {
+    const simulation = new Simulation([steady('a', { stopsAtMs: 1_000 })]);
+    simulation.load(20, 60_000);
+    simulation.run(61_000);
+    assert.ok(simulation.finished.every(({ result }) => result === 'done'));
+    simulation.run(LIMITS.backends.goneAfterMs + 100);
+    assert.deepEqual(simulation.dispatcher.backends(simulation.nowMs), []);
+  });
+
   it('knows a backend that was gone as new', () => {
     const simulation = new Simulation([]);
     const said = report('a');
