@@ -192,7 +192,11 @@ export class Errand {
   #encode(backendId: string) {
     const deadlineMs = Math.max(1, this.#deadlineAtMs - Date.now());
     const request = { ...this.request, deadlineMs, priority: this.options.priority };
-    return encodeFor(backendId, this.request.tenant, request, this.blobs);
+    const encoded = encodeFor(backendId, this.request.tenant, request, this.blobs);
+    const { length } = encoded.omitted;
+    if (length > 0) metrics.transferCache.inc(length, 'hit');
+    if (length < this.blobs.length) metrics.transferCache.inc(this.blobs.length - length, 'miss');
+    return encoded;
   }
 
   #send(backend: Grant['backend'], body: Uint8Array<ArrayBuffer>, signal: AbortSignal): Promise<Response> {

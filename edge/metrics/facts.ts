@@ -21,6 +21,8 @@ export type RequestFacts = {
   promptTokens: number;
   cachedTokens: number;
   completionTokens: number;
+  /** From its arrival until nothing about its content could be refused any more. */
+  validateMs: number | null;
   /** Held at the door for want of room. */
   queueMs: number | null;
   firstTokenMs: number | null;
@@ -50,6 +52,7 @@ export function newFacts(): RequestFacts {
     promptTokens: 0,
     cachedTokens: 0,
     completionTokens: 0,
+    validateMs: null,
     queueMs: null,
     firstTokenMs: null,
     backend: null,

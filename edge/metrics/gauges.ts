@@ -1,5 +1,5 @@
 import type { Env } from '../env.ts';
-import { countJobs, webhookBacklog } from '../store/operations.ts';
+import { countByStatus, webhookBacklog } from '../store/operations.ts';
 import { viewFleet } from './fleet.ts';
 import type { Gauge } from './recorder.ts';
 
@@ -32,6 +32,17 @@ function single(name: string, help: string, value: number): Gauge {
   return { name, help, values: [{ labels: {}, value }] };
 }
 
+/** What the fleet counts itself, since its object began. */
+const COUNTS = [
+  ['asks', 'fleet_asks_total', 'Attempts that asked for a backend.'],
+  ['grants', 'fleet_grants_total', 'Attempts that were given one.'],
+  ['retries', 'fleet_retries_total', 'Attempts beyond the first of a request.'],
+  ['refusals', 'fleet_refusals_total', 'Attempts that were refused or given up before they had a backend.'],
+  ['affinityAsks', 'affinity_queries_total', 'Attempts whose pictures or prompt some backend may know.'],
+  ['affinityHits', 'affinity_hits_total', 'Of these, the ones that went to that backend.'],
+  ['breakerOpened', 'breaker_opened_total', 'Times a backend was taken out for its failures.'],
+] as const;
+
 async function fleetGauges(env: Env): Promise<Gauge[]> {
   const { backends, queue, counts, replicasDesired } = await viewFleet(env);
   const tally = <K extends string>(names: readonly K[], of: (backend: (typeof backends)[number]) => K) =>
@@ -58,7 +69,7 @@ async function fleetGauges(env: Env): Promise<Gauge[]> {
     }),
     single('queue_length', 'Requests that wait for a backend.', queue.length),
     single('queue_oldest_wait_seconds', 'How long the first of them has waited.', queue.oldestWaitMs / 1000),
-    levels('fleet_decisions', 'What the fleet has decided since its object began.', 'kind', counts),
+    ...COUNTS.map(([kind, name, help]) => ({ ...single(name, help, counts[kind] ?? 0), type: 'counter' as const })),
     ...(replicasDesired === null
       ? []
       : [single('replicas_desired', 'Backends that there should be.', replicasDesired)]),
@@ -70,8 +81,11 @@ function sum(values: readonly number[]): number {
 }
 
 async function jobGauges(env: Env): Promise<Gauge[]> {
-  const counts = await countJobs(env.DB);
-  return [levels('jobs', 'Fine-tuning jobs by status.', 'status', { queued: 0, running: 0, ...counts })];
+  const [jobs, batches] = await Promise.all([countByStatus(env.DB, 'jobs'), countByStatus(env.DB, 'batches')]);
+  return [
+    levels('jobs', 'Fine-tuning jobs by status.', 'status', { queued: 0, running: 0, ...jobs }),
+    levels('batches', 'Batches by status.', 'status', { in_progress: 0, ...batches }),
+  ];
 }
 
 async function webhookGauges(env: Env): Promise<Gauge[]> {

@@ -78,7 +78,6 @@ export const metrics = {
   images: counter('images_total', 'Pictures of answered requests.', 'model_name'),
   upstreamAttempts: counter('upstream_attempts_total', 'Calls of a backend, by outcome.', 'outcome'),
   upstreamRetries: counter('upstream_retries_total', 'Calls of a backend beyond the first of a request.'),
-  affinity: counter('affinity_total', 'Requests with pictures, by whether they went where these are known.', 'result'),
   imageCache: counter('image_cache_total', 'Pictures by where the backend had their features from.', 'source'),
   transferCache: counter(
     'transfer_cache_total',

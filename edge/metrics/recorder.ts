@@ -104,8 +104,9 @@ export function addDelta(totals: Delta, delta: Delta): void {
   }
 }
 
-/** A level that is read when somebody asks, not counted. */
+/** A level, or a sum that is kept elsewhere, read when somebody asks. */
 export type Gauge = {
+  readonly type?: 'gauge' | 'counter';
   readonly name: string;
   readonly help: string;
   readonly values: readonly { readonly labels: Readonly<Record<string, string>>; readonly value: number }[];
@@ -133,8 +134,8 @@ export function renderPrometheus(
       else if (buckets !== undefined) lines.push(...histogramLines(`${prefix}${name}`, pairs, buckets, value));
     }
   }
-  for (const { name, help, values } of gauges) {
-    head(name, help, 'gauge');
+  for (const { name, help, values, type = 'gauge' } of gauges) {
+    head(name, help, type);
     for (const { labels, value } of values)
       lines.push(
         `${prefix}${name}${braces(Object.entries(labels).map(([label, text]) => pair(label, text)))} ${value}`,

@@ -1,9 +1,9 @@
 /** What those who run the installation ask of the database. */
 
-/** Fine-tuning jobs by status. */
-export async function countJobs(db: D1Database): Promise<Record<string, number>> {
+/** Fine-tuning jobs or batches by status. */
+export async function countByStatus(db: D1Database, table: 'jobs' | 'batches'): Promise<Record<string, number>> {
   const { results } = await db
-    .prepare('SELECT status, count(*) AS n FROM jobs GROUP BY status')
+    .prepare(`SELECT status, count(*) AS n FROM ${table} GROUP BY status`)
     .all<{ status: string; n: number }>();
   return Object.fromEntries(results.map(({ status, n }) => [status, n]));
 }

@@ -2,6 +2,8 @@ import { LIMITS } from '../../shared/contract/limits.ts';
 import { egressOf, fetchTarget } from '../egress/fetch.ts';
 import { checkTarget } from '../egress/target.ts';
 import type { Env } from '../env.ts';
+import { flush } from '../metrics/collector.ts';
+import { metrics } from '../metrics/metrics.ts';
 import { claimDeliveries, type DueDelivery, disableEndpoint, recordAttempt } from '../store/webhooks.ts';
 import { type AttemptResult, afterAttempt } from './retry.ts';
 import { webhookHeaders } from './sign.ts';
@@ -16,7 +18,11 @@ export async function deliverDue(env: Env, nowMs: () => number): Promise<number>
   let made = 0;
   for (;;) {
     const due = await claimDeliveries(env.DB, nowMs(), CLAIM_MS, BATCH);
-    if (due.length === 0) return made;
+    if (due.length === 0) {
+      // No request of a client runs here that would tell them.
+      if (made > 0) await flush(env);
+      return made;
+    }
     made += due.length;
     await Promise.all(due.map((delivery) => attempt(env, delivery, nowMs)));
   }
@@ -35,6 +41,7 @@ async function attempt(env: Env, delivery: DueDelivery, nowMs: () => number): Pr
   const statements = [recordAttempt(env.DB, delivery, result)];
   if (decision.kind === 'disable') statements.push(...disableEndpoint(env.DB, delivery.endpoint_id, at));
   await env.DB.batch(statements);
+  metrics.webhookDeliveries.inc(1, decision.kind);
   console.log(
     JSON.stringify({
       level: decision.kind === 'delivered' ? 'info' : 'warn',

@@ -7,6 +7,8 @@ import type { ServiceStats } from '../engine/service.ts';
 /** Seconds; from one decode step of a small model to a request that queued for minutes. */
 const LATENCY_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300];
 
+const TOKEN_BUCKETS = [16, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768];
+
 export type Metrics = ReturnType<typeof createMetrics>;
 
 /**
@@ -27,6 +29,8 @@ export function createMetrics(readStats: () => Promise<ServiceStats>) {
   const labelNames = ['model_name'] as const;
   const histogram = (name: string, help: string) =>
     new Histogram({ name: `mantis_${name}`, help, labelNames, buckets: LATENCY_BUCKETS, registers });
+  const tokenHistogram = (name: string, help: string) =>
+    new Histogram({ name: `mantis_${name}`, help, labelNames, buckets: TOKEN_BUCKETS, registers });
   const counter = <L extends string = 'model_name'>(name: string, help: string, labels?: readonly L[]) =>
     new Counter({
       name: `mantis_${name}`,
@@ -159,6 +163,13 @@ export function createMetrics(readStats: () => Promise<ServiceStats>) {
     timeToFirstToken: histogram('time_to_first_token_seconds', 'From arrival to the first token.'),
     interTokenLatency: histogram('inter_token_latency_seconds', 'Between consecutive tokens of a request.'),
     e2eLatency: histogram('e2e_request_latency_seconds', 'From arrival to the end of the answer.'),
+    prefillTime: histogram(
+      'request_prefill_time_seconds',
+      'From a prompt that is ready to its first token: waiting for a row, encoding pictures, prefill.',
+    ),
+    decodeTime: histogram('request_decode_time_seconds', 'From the first token of a request to its last.'),
+    requestPromptTokens: tokenHistogram('request_prompt_tokens', 'Tokens of a prompt, image tokens included.'),
+    requestGenerationTokens: tokenHistogram('request_generation_tokens', 'Tokens of an answer.'),
     preprocess: histogram(
       'request_preprocess_seconds',
       'Decoding and resizing of a request’s images, and its tokenization.',
