@@ -1,5 +1,5 @@
 /** The typed SDK: the whole public API over `fetch`, for Node, browsers and Workers. */
-import type { ChatChunk, ChatCompletion, ChatRequest } from '../contract/chat.ts';
+import type { ChatChunk, ChatCompletion, ChatRequest, InputTokens } from '../contract/chat.ts';
 import type { Deleted, FileObject, FilePurpose, List } from '../contract/files.ts';
 import type { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent, JobStatus } from '../contract/jobs.ts';
 import type { Model } from '../contract/models.ts';
@@ -39,6 +39,10 @@ export class MantisClient {
      */
     stream: (request: Omit<ChatRequest, 'stream'>, call: Call = {}): AsyncGenerator<ChatChunk, void, undefined> =>
       this.#chunks(request, call),
+
+    /** What the request would take of the model's context, and whether it fits. */
+    inputTokens: (request: ChatRequest, call: Call = {}): Promise<InputTokens> =>
+      this.#post('/v1/chat/completions/input_tokens', request, call),
   };
 
   /** How likely each option is as the answer, without generating. */

@@ -99,17 +99,17 @@ export const CHAT_CASES: readonly ChatCase[] = [
     says: [String(LIMITS.images.maxBytes)],
   },
   {
-    name: 'a picture on the web',
-    content: () => [imageUrl('https://example.com/cat.png'), question],
+    name: 'a picture on the web that is not there',
+    content: () => [imageUrl('https://example.invalid/cat.png'), question],
     status: 400,
-    code: 'invalid_image_url',
+    code: 'failed_to_download_image',
     param: at(0),
   },
   {
     name: 'a private address as a picture',
     content: () => [imageUrl('http://169.254.169.254/latest/meta-data'), question],
     status: 400,
-    code: 'invalid_image_url',
+    code: 'failed_to_download_image',
     param: at(0),
   },
   {
