@@ -65,7 +65,8 @@ export function createApp(): Hono<AppEnv> {
   app.get('/health/ready', ready);
   app.get('/version', version);
   app.get('/openapi.json', openApi);
-  app.get('/metrics', metricsAccess(apiKey()), showMetrics);
+  app.use('/metrics', metricsAccess(apiKey()));
+  app.get('/metrics', showMetrics);
 
   app.use('/v1/*', apiKey(), rateLimits(), idempotency());
   app.get('/v1/limits', (c) => c.json(LIMITS));
