@@ -65,6 +65,7 @@ function edgeVars(env: NodeJS.ProcessEnv): Record<string, string> {
     BATCH_WINDOW_S: env.MANTIS_BATCH_WINDOW_S ?? '',
     LOG_LEVEL: env.MANTIS_LOG_LEVEL ?? '',
     LOG_SAMPLE: env.MANTIS_LOG_SAMPLE ?? '',
+    HEDGE_MS: env.MANTIS_HEDGE_MS ?? '',
     METRICS_TOKEN: env.MANTIS_METRICS_TOKEN ?? '',
     EDGE_IMAGES: onOrOff('MANTIS_EDGE_IMAGES', env.MANTIS_EDGE_IMAGES),
   };

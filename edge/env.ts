@@ -41,6 +41,8 @@ export type Env = {
   KEY_LIMITS?: string;
   /** Origins whose pages may call, comma-separated; see `middleware/cors.ts`. */
   CORS_ORIGINS?: string;
+  /** Interactive requests ask a second backend where the first says nothing for so many ms; empty: never. */
+  HEDGE_MS?: string;
   /** Bearer token of scrapers of `/metrics`; empty: only keys that may. */
   METRICS_TOKEN?: string;
   /** debug, info, warn, error or silent; empty: info. */

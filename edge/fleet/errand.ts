@@ -11,7 +11,7 @@ import type { RequestFacts } from '../metrics/facts.ts';
 import { metrics } from '../metrics/metrics.ts';
 import { callBackend } from './call.ts';
 import type { Ask, Decision, Grant, Outcome } from './dispatcher.ts';
-import { deadlinePassed, refusalOf, refused } from './failure.ts';
+import { clientLeft, deadlinePassed, refusalOf, refused } from './failure.ts';
 
 const SILENCE_SLACK_MS = 5_000;
 
@@ -42,9 +42,17 @@ export type Reached = {
   release(outcome: Outcome): void;
 };
 
+type Attempt = {
+  backend: string;
+  reached: Promise<Reached>;
+  /** Somebody else was quicker. */
+  cancel(): void;
+};
+
 /** Thrown where the backend, not the request, is at fault: another one may do better. */
 export class BackendFault extends Error {
   constructor(
+    readonly backend: string,
     readonly outcome: Extract<Outcome, 'unreachable' | 'failed' | 'refused'>,
     readonly shown: ApiError,
   ) {
@@ -69,42 +77,94 @@ export class Errand {
 
   /** @throws ApiError where no backend takes it: the last one's failure, or why the fleet refuses */
   async reach(): Promise<Reached> {
+    const hedgeMs = Number(this.env.HEDGE_MS || Number.NaN);
     for (;;) {
-      const grant = await this.#acquire();
-      this.#attempts++;
-      this.options.facts.backend = grant.backend.id;
-      this.options.facts.attempts = this.#attempts;
-      if (this.#attempts > 1) metrics.upstreamRetries.inc(1);
-      const done = this.#keepAlive();
-      const sentAtMs = Date.now();
-      let firstEventMs: number | undefined;
-      let released = false;
-      const release = (outcome: Outcome) => {
-        if (released) return;
-        released = true;
-        clearTimeout(timeout);
-        metrics.upstreamAttempts.inc(1, outcome);
-        fleet(this.env).release(grant.id, outcome, firstEventMs).then(done, done);
-      };
-      const silent = new AbortController();
-      let timeout = setTimeout(() => silent.abort(), Math.min(grant.firstEventMs, this.#deadlineAtMs - sentAtMs + 1));
-      const onFirstEvent = () => {
-        if (firstEventMs !== undefined) return;
-        firstEventMs = Date.now() - sentAtMs;
-        clearTimeout(timeout);
-        // The backend keeps the deadline; this is for one that has stopped answering at all.
-        timeout = setTimeout(() => silent.abort(), this.#deadlineAtMs + SILENCE_SLACK_MS - Date.now());
-      };
+      const attempt = this.#start(await this.#acquire(this.options.abort.signal));
       try {
-        const response = await this.#call(grant, AbortSignal.any([this.options.abort.signal, silent.signal]));
-        return { backend: grant.backend.id, response, onFirstEvent, release };
+        return await (hedgeMs > 0 ? this.#hedged(attempt, hedgeMs) : attempt.reached);
       } catch (error) {
-        const fault = error instanceof BackendFault;
-        release(fault ? error.outcome : 'aborted');
-        if (!fault) throw error;
-        this.giveUp(grant.backend.id, error.shown);
+        if (!(error instanceof BackendFault)) throw error;
+        this.giveUp(error.backend, error.shown);
       }
     }
+  }
+
+  /**
+   * A second backend is asked where the first has said nothing for so long; whoever answers first is taken and the other one let go (Dean and Barroso,
+   * The Tail at Scale, 2013). It is a retry to the fleet, so its budget bounds what it costs.
+   */
+  async #hedged(first: Attempt, hedgeMs: number): Promise<Reached> {
+    const early = await Promise.race([
+      first.reached,
+      new Promise<null>((resolve) => setTimeout(resolve, hedgeMs, null)),
+    ]);
+    if (early !== null) return early;
+    this.#exclude.push(first.backend);
+    const settled = new AbortController();
+    const second = this.#acquire(AbortSignal.any([settled.signal, this.options.abort.signal])).then((grant) =>
+      this.#start(grant),
+    );
+    const both = [first.reached, second.then(({ reached }) => reached)];
+    try {
+      const winner = await Promise.any(both);
+      // The fleet lets nobody wait for what is not needed any more, and a backend that is too late stops.
+      settled.abort();
+      if (winner.backend !== first.backend) first.cancel();
+      else
+        second.then(
+          ({ cancel }) => cancel(),
+          () => {},
+        );
+      return winner;
+    } catch {
+      return await first.reached;
+    }
+  }
+
+  #start(grant: Grant): Attempt {
+    this.#attempts++;
+    this.options.facts.attempts = this.#attempts;
+    if (this.#attempts > 1) metrics.upstreamRetries.inc(1);
+    const backend = grant.backend.id;
+    const done = this.#keepAlive();
+    const sentAtMs = Date.now();
+    let firstEventMs: number | undefined;
+    let released = false;
+    const release = (outcome: Outcome) => {
+      if (released) return;
+      released = true;
+      clearTimeout(timeout);
+      metrics.upstreamAttempts.inc(1, outcome);
+      fleet(this.env).release(grant.id, outcome, firstEventMs).then(done, done);
+    };
+    const silent = new AbortController();
+    const left = new AbortController();
+    let timeout = setTimeout(() => silent.abort(), Math.min(grant.firstEventMs, this.#deadlineAtMs - sentAtMs + 1));
+    const onFirstEvent = () => {
+      if (firstEventMs !== undefined) return;
+      firstEventMs = Date.now() - sentAtMs;
+      clearTimeout(timeout);
+      // The backend keeps the deadline; this is for one that has stopped answering at all.
+      timeout = setTimeout(() => silent.abort(), this.#deadlineAtMs + SILENCE_SLACK_MS - Date.now());
+    };
+    const signal = AbortSignal.any([this.options.abort.signal, silent.signal, left.signal]);
+    const reached = this.#call(grant, signal, silent.signal).then(
+      (response): Reached => {
+        this.options.facts.backend = backend;
+        return { backend, response, onFirstEvent, release };
+      },
+      (error: unknown) => {
+        const isFault = error instanceof BackendFault && !left.signal.aborted;
+        release(isFault ? error.outcome : 'aborted');
+        throw error;
+      },
+    );
+    const cancel = () => {
+      left.abort();
+      release('aborted');
+      reached.catch(() => {});
+    };
+    return { backend, reached, cancel };
   }
 
   /** Whether an attempt that failed may be followed by another. */
@@ -121,9 +181,9 @@ export class Errand {
     if (!this.mayTryAgain) throw shown;
   }
 
-  async #acquire(): Promise<Grant> {
+  async #acquire(signal: AbortSignal): Promise<Grant> {
     const { env, request, options } = this;
-    const { base, cost, priority, abort } = options;
+    const { base, cost, priority } = options;
     const ask: Ask = {
       id: randomText(16),
       tenant: request.tenant ?? '',
@@ -140,26 +200,26 @@ export class Errand {
     };
     const object = fleet(env);
     const cancel = () => options.waitUntil(object.cancel(ask.id));
-    abort.signal.addEventListener('abort', cancel);
+    signal.addEventListener('abort', cancel);
     let decision: Decision;
     try {
       decision = (await object.acquire(ask)) as Decision;
     } finally {
-      abort.signal.removeEventListener('abort', cancel);
+      signal.removeEventListener('abort', cancel);
     }
     if (decision.type === 'refusal') {
       if (this.#last !== null && decision.reason === 'retry_budget') throw this.#last;
       throw refused(decision, request.adapter?.id ?? base, request);
     }
-    if (abort.signal.aborted) {
+    if (signal.aborted) {
       options.waitUntil(object.release(decision.id, 'aborted'));
-      throw refused({ type: 'refusal', reason: 'cancelled', retryAfterMs: 0, expectedWaitMs: 0 }, base, request);
+      throw clientLeft();
     }
     options.facts.queueMs = (options.facts.queueMs ?? 0) + decision.waitedMs;
     return decision;
   }
 
-  async #call({ backend }: Grant, signal: AbortSignal): Promise<Response> {
+  async #call({ backend }: Grant, signal: AbortSignal, silent: AbortSignal): Promise<Response> {
     const { request, options, blobs } = this;
     const { tenant } = request;
     try {
@@ -176,16 +236,17 @@ export class Errand {
       }
       const shown = await refusalOf(response, request);
       // Full or draining: another one may not be. `backend_failed` is what we made of an answer that makes no sense.
-      if (response.status === 503) throw new BackendFault('refused', shown);
-      if (shown.code === 'backend_failed') throw new BackendFault('failed', shown);
+      if (response.status === 503) throw new BackendFault(backend.id, 'refused', shown);
+      if (shown.code === 'backend_failed') throw new BackendFault(backend.id, 'failed', shown);
       throw shown;
     } catch (error) {
-      if (options.abort.signal.aborted || error instanceof BackendFault || error instanceof ApiError) throw error;
+      if (error instanceof BackendFault || error instanceof ApiError) throw error;
+      if (signal.aborted && !silent.aborted) throw clientLeft();
       if (Date.now() >= this.#deadlineAtMs) throw deadlinePassed(request, request.deadlineMs);
-      warn(signal.aborted ? 'backend_silent' : 'backend_unreachable', backend.id, request, error);
+      warn(silent.aborted ? 'backend_silent' : 'backend_unreachable', backend.id, request, error);
       const words = `The backend could not be reached. Try again. Request id: ${request.requestId}.`;
       const shown = new ApiError('no_backend', words, { retryAfterMs: 1_000 });
-      throw new BackendFault(signal.aborted ? 'failed' : 'unreachable', shown);
+      throw new BackendFault(backend.id, silent.aborted ? 'failed' : 'unreachable', shown);
     }
   }
 

@@ -52,6 +52,11 @@ export function deadlinePassed({ requestId }: Pick<GenerateRequest, 'requestId'>
   return new ApiError('deadline_exceeded', `No answer within ${deadlineMs} ms. Request id: ${requestId}.`);
 }
 
+/** For the log: nobody reads it. */
+export function clientLeft(): ApiError {
+  return new ApiError('client_closed_request', 'The client has left.');
+}
+
 /** Why the fleet did not let a request in. */
 export function refused(refusal: Refusal, model: string, request: GenerateRequest): ApiError {
   const { reason, retryAfterMs, expectedWaitMs } = refusal;
@@ -86,7 +91,7 @@ export function refused(refusal: Refusal, model: string, request: GenerateReques
         },
       );
     case 'cancelled':
-      return new ApiError('client_closed_request', 'The client has left.');
+      return clientLeft();
     default:
       return reason satisfies never;
   }

@@ -30,7 +30,9 @@ export type Behaviour =
   | 'die_before_start'
   | 'die_in_stream'
   | 'end_without_finish'
-  | 'endless';
+  | 'endless'
+  /** Takes the request and never says anything. */
+  | 'silent';
 
 export const FAULT_CARD: ModelCard = {
   id: 'faulty',
@@ -136,6 +138,10 @@ export class FaultBackend {
       response
         .writeHead(status, { 'content-type': 'application/json' })
         .end(JSON.stringify({ error: { status, code, type: 'x', message, param } }));
+    if (behaviour === 'silent') {
+      response.once('close', () => this.aborted++);
+      return;
+    }
     if (behaviour === 'refuse_busy') return void fail(503, 'overloaded', 'busy');
     if (behaviour === 'refuse_context')
       return void fail(400, 'context_length_exceeded', 'messages[0].parts[1]: too long', 'messages[0].parts[1]');
