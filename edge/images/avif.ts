@@ -11,7 +11,8 @@ const MAX_BOXES = 1_024;
 
 type Box = { type: string; start: number; end: number };
 type Property = { type: string; at: number; end: number };
-type Item = { type: string; properties: Property[]; extents: { at: number; length: number }[] };
+/** `isHidden`: a part of others, such as a tile. */
+type Item = { type: string; isHidden: boolean; properties: Property[]; extents: { at: number; length: number }[] };
 
 /** @throws ProbeError where the boxes are broken or say what is not supported. Width and height are those of the upright picture. */
 export function readAvif(bytes: Bytes): Header {
@@ -24,6 +25,9 @@ export function readAvif(bytes: Bytes): Header {
   if (item === undefined) throw new ProbeError(`names item ${primary} as its AVIF picture and has no such item`);
   if (item.type !== 'av01' && item.type !== 'grid')
     throw new ProbeError(`has a primary item of type ${JSON.stringify(item.type)} instead of an AV1 picture`);
+  // Decoders take the first one, which must then be the one that is measured here.
+  if (firstPicture(bytes, inner, items) !== primary)
+    throw new ProbeError('has several AVIF pictures, the first of which is not the main one');
   const coded = [...items.values()].filter(({ type }) => type === 'av01');
   const size = spatialExtent(bytes, item);
   checkCodedSizes(bytes, coded, size);
@@ -61,20 +65,25 @@ function checkCodedSizes(bytes: Bytes, coded: readonly Item[], shown: { width: n
   if (coded.length === 0) throw new ProbeError('has no AV1 picture');
   let pixels = 0;
   for (const item of coded) {
-    const { width, height } = spatialExtent(bytes, item);
-    pixels += width * height;
     const first = item.extents[0];
-    if (first === undefined) continue;
+    if (first === undefined) throw new ProbeError('has an AV1 picture without data');
     if (first.at + first.length > bytes.length)
       throw new ProbeError(`AVIF is cut off: ${bytes.length} of ${first.at + first.length} bytes`);
     const real = readSequenceHeader(bytes.data.subarray(first.at, first.at + first.length));
     if (real === null) throw new ProbeError('has no AV1 sequence header');
+    pixels += real.width * real.height;
+    // An auxiliary picture may leave its size to the decoder.
+    const { width, height } = hasProperty(item, 'ispe') ? spatialExtent(bytes, item) : real;
     if (real.width > width || real.height > height)
       throw new ProbeError(`says ${width}x${height} and codes ${real.width}x${real.height} pixels`);
   }
   // The picture, its alpha plane, a thumbnail, and the rims of tiles.
   const most = 4 * shown.width * shown.height + 1_048_576;
   if (pixels > most) throw new ProbeError(`codes ${pixels} pixels for a picture of ${shown.width}x${shown.height}`);
+}
+
+function hasProperty({ properties }: Item, wanted: string): boolean {
+  return properties.some(({ type }) => type === wanted);
 }
 
 function spatialExtent(bytes: Bytes, item: Item): { width: number; height: number } {
@@ -101,9 +110,15 @@ function readItems(bytes: Bytes, meta: readonly Box[]): { items: Map<number, Ite
     if (version < 2) continue;
     const id = version === 2 ? bytes.u16(start + 4) : bytes.u32(start + 4);
     const typeAt = start + (version === 2 ? 8 : 10);
-    items.set(id, { type: bytes.ascii(typeAt, 4), properties: [], extents: [] });
+    const isHidden = (bytes.u8(start + 3) & 1) === 1;
+    items.set(id, { type: bytes.ascii(typeAt, 4), isHidden, properties: [], extents: [] });
   }
-  readLocations(bytes, one('iloc'), items);
+  readLocations(
+    bytes,
+    one('iloc'),
+    meta.find(({ type }) => type === 'idat'),
+    items,
+  );
 
   const iprp = one('iprp');
   const parts = boxes(bytes, iprp.start, iprp.end);
@@ -116,8 +131,8 @@ function readItems(bytes: Bytes, meta: readonly Box[]): { items: Map<number, Ite
   return { items, primary };
 }
 
-/** ItemLocationBox. Only the first extent matters: a sequence header stands at an item's start. */
-function readLocations(bytes: Bytes, iloc: Box, items: Map<number, Item>): void {
+/** ItemLocationBox: places in the file, or in the meta box's own data. A sequence header stands at the start of an item's first extent. */
+function readLocations(bytes: Bytes, iloc: Box, idat: Box | undefined, items: Map<number, Item>): void {
   const version = bytes.u8(iloc.start);
   const sizes = bytes.u16(iloc.start + 4);
   const [offsetSize, lengthSize, baseSize] = [sizes >> 12, (sizes >> 8) & 15, (sizes >> 4) & 15];
@@ -151,9 +166,26 @@ function readLocations(bytes: Bytes, iloc: Box, items: Map<number, Item>): void 
       const offset = number(offsetSize);
       const length = number(lengthSize);
       if (method === 0) items.get(id)?.extents.push({ at: base + offset, length });
+      else if (method === 1 && idat !== undefined)
+        items.get(id)?.extents.push({ at: idat.start + base + offset, length });
       else if (items.get(id)?.type === 'av01') throw new ProbeError('keeps its AV1 picture in an unsupported place');
     }
   }
+}
+
+/** The lowest id of a picture that is shown: not hidden, no alpha plane, no thumbnail. Tiles are hidden where they are not meant to be shown. */
+function firstPicture(bytes: Bytes, meta: readonly Box[], items: ReadonlyMap<number, Item>): number | undefined {
+  const parts = new Set<number>();
+  const iref = meta.find(({ type }) => type === 'iref');
+  if (iref !== undefined) {
+    const version = bytes.u8(iref.start);
+    for (const { type, start } of boxes(bytes, iref.start + 4, iref.end))
+      if (type === 'auxl' || type === 'thmb') parts.add(version === 0 ? bytes.u16(start) : bytes.u32(start));
+  }
+  const shown = [...items].filter(
+    ([id, { type, isHidden }]) => (type === 'av01' || type === 'grid') && !isHidden && !parts.has(id),
+  );
+  return shown.map(([id]) => id).sort((a, b) => a - b)[0];
 }
 
 function readAssociations(bytes: Bytes, ipma: Box, properties: readonly Property[], items: Map<number, Item>): void {

@@ -12,6 +12,7 @@ import type { FileRow } from '../store/files.ts';
 import { checkImage } from './check.ts';
 import { parseDataUrl } from './dataUrl.ts';
 import { DownloadError, download } from './download.ts';
+import type { ImageMemory } from './memory.ts';
 import { sniff } from './sniff.ts';
 import { atOnce, DIGEST_REFERENCE, FILE_REFERENCE, findStored, readStored, type StoredPictures } from './stored.ts';
 
@@ -22,8 +23,8 @@ export type ImageReference = { param: string; url: string };
 /** `digest` is `sha256:…` of the bytes. */
 export type ResolvedImage = { digest: string; bytes: Uint8Array; info: ImageInfo };
 
-/** Where pictures may come from. Without `egress` none is fetched. */
-export type ImageStore = StoredPictures & { egress?: Egress };
+/** Where pictures may come from. Without `egress` none is fetched; `memory` has those of earlier requests that belong together. */
+export type ImageStore = StoredPictures & { egress?: Egress; memory?: ImageMemory };
 
 /** All sources, for requests of one tenant. */
 export function imageStore(env: Env, tenant: string): ImageStore {
@@ -49,7 +50,10 @@ export async function resolveImages(
   const digests = new Map<string, string>();
   await Promise.all(
     [...opened].map(async ([url, found]) => {
-      if (typeof found !== 'function') digests.set(url, `sha256:${found.sha256 ?? (await sha256Hex(found.bytes))}`);
+      if (typeof found === 'function') return;
+      const sha256 = found.sha256 ?? (await sha256Hex(found.bytes));
+      digests.set(url, `sha256:${sha256}`);
+      store.memory?.set(url, { ...found, sha256 });
     }),
   );
   const wrong: Violation[] = [];
@@ -105,7 +109,11 @@ async function openAll(
   const remote: string[] = [];
   let leftBytes: number = L.maxTotalBytes;
   for (const url of urls) {
-    if (url.startsWith('data:')) {
+    const remembered = store.memory?.get(url);
+    if (remembered !== undefined) {
+      leftBytes -= remembered.bytes.byteLength;
+      opened.set(url, remembered);
+    } else if (url.startsWith('data:')) {
       const found = openDataUrl(url);
       if (typeof found !== 'function') leftBytes -= found.bytes.byteLength;
       opened.set(url, found);
