@@ -5,6 +5,7 @@ import { showScores } from '../chat/scores.ts';
 import { validateChat, validateScore } from '../chat/validate.ts';
 import type { Env } from '../env.ts';
 import { score } from '../fleet/forward.ts';
+import type { ImageMemory } from '../images/memory.ts';
 import { meteredOf, recordUsage, usageRow } from '../usage/record.ts';
 
 /** Whose line it is, and how it is billed. */
@@ -15,6 +16,8 @@ export type LineContext = {
   batch: { id: string; line: number };
   /** Length of the line. */
   bytes: number;
+  /** Pictures of the batch. */
+  memory: ImageMemory;
 };
 
 /** What an HTTP client would have got as the body of a 200; what it used is recorded. @throws ApiError for every other answer */
@@ -25,7 +28,7 @@ export async function executeLine(
   body: unknown,
   options: AskOptions,
 ): Promise<unknown> {
-  const who = { tenant: line.tenant, requestId: line.requestId };
+  const who = { tenant: line.tenant, requestId: line.requestId, memory: line.memory };
   const record = (valid: Parameters<typeof meteredOf>[0]) => {
     const context = { ...line, route: endpoint, status: 200 };
     recordUsage(env, options, usageRow(meteredOf(valid, line.bytes), options.facts, context, Date.now()));

@@ -4,6 +4,7 @@ import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import type { Env } from '../env.ts';
+import { ImageMemory } from '../images/memory.ts';
 import { newFacts } from '../metrics/facts.ts';
 import type { BatchRow } from '../store/batches.ts';
 import { readLine } from './check.ts';
@@ -32,6 +33,7 @@ export type LinesOptions = {
 
 export class Lines {
   readonly #window = new Window();
+  readonly #pictures = new ImageMemory(B.maxPictureBytes);
   readonly #ready: Ready[] = [];
   /** Lines to be tried again, and not before when, Unix ms. */
   readonly #again: (Ready & { atMs: number })[] = [];
@@ -140,7 +142,7 @@ export class Lines {
       const { body } = read.json as { body: unknown };
       const { id, tenant, key_id: keyId, endpoint } = this.batch;
       const bytes = ready.bytes.byteLength;
-      const context = { tenant, keyId, requestId, batch: { id, line: line.number }, bytes };
+      const context = { tenant, keyId, requestId, batch: { id, line: line.number }, bytes, memory: this.#pictures };
       const { waitUntil } = this.options;
       const run = { abort, waitUntil, priority: 'batch' as const, facts: newFacts() };
       const answer = await executeLine(this.env, context, endpoint, body, run);

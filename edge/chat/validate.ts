@@ -10,19 +10,20 @@ import { imageTokens } from '../../shared/contract/models.ts';
 import { ScoreRequest } from '../../shared/contract/score.ts';
 import type { Env } from '../env.ts';
 import { type KnownModel, resolveModel } from '../fleet/models.ts';
+import type { ImageMemory } from '../images/memory.ts';
 import { imageStore, type ResolvedImage, resolveImages } from '../images/resolve.ts';
 import { shrinkImages } from '../images/shrink.ts';
 import type { ValidChat } from './complete.ts';
 import { countPrompt } from './count.ts';
 import { checkFit, farTooLong, judge, type Wanted } from './fit.ts';
-import { checkImageCount, checkImageRoles, maxImages, type Prompt, writePrompt } from './prompt.ts';
+import { checkImageCount, checkImageRoles, checkSystemPlace, maxImages, type Prompt, writePrompt } from './prompt.ts';
 import { answerTokensField, checkParameters, sampling } from './sampling.ts';
 import { inReadingOrder, requestShape, type Walked, walkRequest } from './walk.ts';
 
 const R = LIMITS.request;
 
-/** Who asks, as far as pictures and models are theirs. */
-export type Caller = { tenant: string };
+/** Who asks, as far as pictures and models are theirs; `memory` has pictures of earlier requests that belong together. */
+export type Caller = { tenant: string; memory?: ImageMemory };
 export type ValidateOptions = { requestId: string };
 
 /** What validation found out about pictures, in reading order. */
@@ -147,15 +148,18 @@ async function modelOf(env: Env, { tenant }: Caller, name: unknown): Promise<Mod
 /** Pictures are opened whatever else is wrong, unless they are too many. */
 async function examineImages(
   env: Env,
-  { tenant }: Caller,
-  { images: named }: Walked<unknown>,
+  { tenant, memory }: Caller,
+  { images: named, roles }: Walked<unknown>,
   model: Model,
 ): Promise<{ wrong: Violation[]; facts: ImageFacts }> {
   const known = model instanceof ApiError ? null : model;
-  const wrong = [...checkImageRoles(named), ...checkImageCount(named, known)];
+  const wrong = [...checkSystemPlace(roles, known), ...checkImageRoles(named), ...checkImageCount(named, known)];
   const none = { images: [], imageTokens: [] };
   if (named.length === 0 || named.length > maxImages(known)) return { wrong, facts: none };
-  const resolved = await resolveImages(named, imageStore(env, tenant));
+  const resolved = await resolveImages(named, {
+    ...imageStore(env, tenant),
+    ...(memory === undefined ? {} : { memory }),
+  });
   const opened = resolved.flatMap((image) => ('digest' in image ? [image] : []));
   const images = known === null ? opened : await shrinkImages(env, known.card, opened);
   wrong.push(...resolved.flatMap((image) => ('code' in image ? [image] : [])));

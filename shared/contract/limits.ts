@@ -125,7 +125,9 @@ export const LIMITS = {
     firstLinesInFlight: 16,
     maxLinesInFlight: 48,
     /** Bytes of input lines that are under way at once. */
-    maxBytesInFlight: 24 * MIB,
+    maxBytesInFlight: 12 * MIB,
+    /** Pictures that its lines share are kept decoded and hashed, up to so many bytes. */
+    maxPictureBytes: 16 * MIB,
     /** A line during which the server failed this often (not: was full) is given up. */
     maxAttempts: 3,
     /** Pause after a refusal for want of room, doubled up to the most. */
