@@ -220,7 +220,7 @@ export class Errand {
   }
 
   async #call({ backend }: Grant, signal: AbortSignal, silent: AbortSignal): Promise<Response> {
-    const { request, options, blobs } = this;
+    const { request, blobs } = this;
     const { tenant } = request;
     try {
       const { body, omitted } = this.#encode(backend.id);
