@@ -24,6 +24,8 @@ import { CompleteUploadRequest, CreateUploadRequest, Upload, UploadPart } from '
 import { BucketWidth, UsageGroup, UsagePage } from './contract/usage.ts';
 import { PRODUCT } from './contract/version.ts';
 import { CreateWebhookEndpointRequest, WebhookEndpoint, WebhookEvent, WebhookEventType } from './contract/webhooks.ts';
+import { errorCodesOf, errorResponses, HEADERS } from './openapi/errors.ts';
+import { EXAMPLES } from './openapi/examples.ts';
 
 type Json = { [key: string]: unknown };
 
@@ -549,6 +551,7 @@ export function openApiDocument(): Json {
     ),
     components: {
       securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'An API key, `mk_…`.' } },
+      headers: HEADERS,
       schemas: Object.fromEntries(Object.entries(SCHEMAS).map(([name, schema]) => [name, jsonSchema(schema, name)])),
     },
     'x-error-codes': ERRORS,
@@ -568,13 +571,19 @@ function jsonSchema(schema: z.core.$ZodType, name: string): Json {
 
 const ref = (name: SchemaName) => ({ $ref: `#/components/schemas/${name}` });
 const json = (schema: Json) => ({ 'application/json': { schema } });
+/** With the example of that schema, where there is one. */
+const named = (name: SchemaName) => ({
+  'application/json': { schema: ref(name), ...(name in EXAMPLES ? { example: EXAMPLES[name] } : {}) },
+});
 
 function describeOperation(operation: Operation): Json {
-  const { method, id, summary, tag, path, query = [], body, open } = operation;
+  const { method, id, summary, tag, path, query = [], body, open, stream } = operation;
   const inPath = path.includes('{id}') ? [{ name: 'id', in: 'path', required: true, schema: { type: 'string' } }] : [];
-  const errors = {
-    description: 'An error in the OpenAI envelope; `x-error-codes` lists the codes',
-    content: json(ref('ErrorEnvelope')),
+  const codes = errorCodesOf({ id, method, path, body, hasQuery: query.length > 0, isOpen: open === true });
+  const success = {
+    description: stream === undefined ? 'Success' : (STREAMS[stream] ?? 'Success, or a stream of events'),
+    headers: Object.fromEntries(SUCCESS_HEADERS.map((name) => [name, { $ref: `#/components/headers/${name}` }])),
+    content: answerContent(operation),
   };
   return {
     operationId: id,
@@ -582,7 +591,8 @@ function describeOperation(operation: Operation): Json {
     tags: [tag],
     parameters: [...inPath, ...query.map(describeQuery)],
     ...(body === undefined ? {} : { requestBody: { required: true, content: bodyContent(body) } }),
-    responses: { 200: { description: 'Success', content: answerContent(operation) }, default: errors },
+    responses: { 200: success, ...errorResponses(codes, ref('ErrorEnvelope')) },
+    'x-error-codes': codes,
     ...(open ? { security: [] } : {}),
     ...requiredScopes(method, path),
   };
@@ -603,9 +613,21 @@ function describeQuery(key: keyof typeof QUERY): Json {
 function answerContent({ answer, stream }: Operation): Json {
   if (answer === 'bytes') return { 'application/octet-stream': {} };
   if (answer === 'text') return { 'text/plain': { schema: { type: 'string' } } };
-  const schema = answer === 'any' ? {} : typeof answer === 'string' ? ref(answer) : listOf(answer.list);
-  return { ...json(schema), ...(stream === undefined ? {} : { 'text/event-stream': { schema: ref(stream) } }) };
+  const whole = typeof answer === 'string' ? (answer === 'any' ? json({}) : named(answer)) : json(listOf(answer.list));
+  if (stream === undefined) return whole;
+  // The schema is that of one event's data; `[DONE]` is not JSON.
+  return { ...whole, 'text/event-stream': { schema: { anyOf: [ref(stream), ref('ErrorEnvelope')] } } };
 }
+
+/** What a stream of these looks like, beside the schema of its events' data. */
+const STREAMS: Partial<Record<SchemaName, string>> = {
+  ChatChunk:
+    'The completion, or (`stream: true`) server-sent events: each `data:` a ChatChunk, comments (`: ping`) while nothing happens, `data: [DONE]` at the end. What goes wrong on the way is an event with an ErrorEnvelope, and then nothing more comes.',
+  JobEvent:
+    'The list, or (`accept: text/event-stream`) server-sent events: each `data:` a JobEvent, its `id:` to be sent as `last-event-id` to go on after a break, and `event: end` with the job’s status as the last one.',
+};
+
+const SUCCESS_HEADERS = ['x-request-id', 'traceparent', 'server-timing', 'openai-processing-ms'] as const;
 
 function listOf(name: SchemaName): Json {
   const id = { type: ['string', 'null'] };
@@ -647,7 +669,7 @@ const QUERY = {
 
 function bodyContent(body: NonNullable<Operation['body']>): Json {
   if (body === 'multipart') return MULTIPART;
-  if (body !== 'part') return json(ref(body));
+  if (body !== 'part') return named(body);
   const schema = { type: 'object', properties: { data: { type: 'string', format: 'binary' } }, required: ['data'] };
   return { 'multipart/form-data': { schema } };
 }
@@ -678,7 +700,12 @@ function describeWebhook(type: WebhookEventType): Json {
       summary: `${type}: signed as Standard Webhooks 1.0 (webhook-id, webhook-timestamp, webhook-signature)`,
       requestBody: {
         required: true,
-        content: json({ allOf: [ref('WebhookEvent'), { properties: { type: { const: type } } }] }),
+        content: {
+          'application/json': {
+            schema: { allOf: [ref('WebhookEvent'), { properties: { type: { const: type } } }] },
+            example: { ...(EXAMPLES.WebhookEvent as Json), type },
+          },
+        },
       },
       responses: {
         '2XX': { description: 'Delivered' },
