@@ -34,7 +34,7 @@ export function writePrompt(
       blob = blobs.push({ digest: image.digest, mime: image.info.mime, bytes: image.bytes }) - 1;
       blobOf.set(image.digest, blob);
     }
-    return { type: 'image', blob };
+    return { type: 'image', blob, ...(part.type === 'image_file' ? { isFile: true } : {}) };
   };
   const messages = conversation.map(
     ({ role, content }): GenerateMessage => ({
@@ -90,6 +90,24 @@ function misplaced(param: string, role: string): Violation {
     expected: 'pictures in messages of role "user" only',
     received: `one in a message of role "${role}"`,
   });
+}
+
+/** @param roles of the messages, as the request gives them */
+export function checkSystemPlace(
+  roles: readonly unknown[],
+  model: Pick<KnownModel, 'card' | 'id'> | null,
+): Violation[] {
+  if (model?.card.systemFirst !== true) return [];
+  return roles.flatMap((role, m) =>
+    m > 0 && (role === 'system' || role === 'developer')
+      ? [
+          violation('invalid_value', `messages[${m}].role`, {
+            expected: `${JSON.stringify(role)} in the first message only for ${model.id}`,
+            received: `it in message ${m + 1}`,
+          }),
+        ]
+      : [],
+  );
 }
 
 /** Most pictures of a request for this model; null where it is not known. */

@@ -35,6 +35,8 @@ export type Walked<T> = {
   /** All messages, where every one of them is right. */
   messages: ChatMessage[] | null;
   images: NamedImage[];
+  /** Of each message that is looked at, as it is given. */
+  roles: unknown[];
   violations: ViolationList;
 };
 
@@ -81,7 +83,7 @@ export function walkRequest<T extends { messages: ChatMessage[] }>(value: unknow
   const images: NamedImage[] = [];
   if (!isObject(value)) {
     violations.add(violation('invalid_type', null, { expected: 'a JSON object', received: describe(value) }));
-    return { request: null, fields: {}, wrongFields: new Set(), messages: null, images, violations };
+    return { request: null, fields: {}, wrongFields: new Set(), messages: null, images, roles: [], violations };
   }
   let messages: ChatMessage[] | null = null;
   const { fields, wrong } = walkFields(value, [], shape, violations, {
@@ -96,6 +98,7 @@ export function walkRequest<T extends { messages: ChatMessage[] }>(value: unknow
     wrongFields: wrong,
     messages,
     images,
+    roles: Array.isArray(value.messages) ? value.messages.slice(0, R.maxMessages).map(roleOf) : [],
     violations,
   };
 }
@@ -246,6 +249,8 @@ function walkContent(
   }
   return parts;
 }
+
+const roleOf = (message: unknown): unknown => (isObject(message) ? message.role : undefined);
 
 /** The picture that a part names. */
 function imageOf(part: unknown): { field: string; url: string } | null {

@@ -1,6 +1,6 @@
 /** What a client is told when a backend fails, and what only the log is told. */
-import { BackendErrorBody, type GenerateRequest } from '../../shared/contract/backend.ts';
-import { ApiError, ERRORS, type ErrorCode } from '../../shared/contract/errors.ts';
+import { type BackendError, BackendErrorBody, type GenerateRequest } from '../../shared/contract/backend.ts';
+import { ApiError, ERRORS, type ErrorCode, type Violation } from '../../shared/contract/errors.ts';
 import type { Refusal } from './dispatcher.ts';
 
 /** The backend's connection broke before the end, or what it said makes no sense. */
@@ -32,20 +32,34 @@ export async function refusalOf(response: Response, request: GenerateRequest): P
 }
 
 /** A backend's error in the client's words: known codes pass, `parts` become the `content` the client wrote, secrets of its inside do not pass. */
-export function backendError(
-  error: { status: number; code: string; message: string; param: string | null },
-  request: GenerateRequest,
-): ApiError {
+export function backendError(error: BackendError, request: GenerateRequest): ApiError {
   if (!Object.hasOwn(ERRORS, error.code) || error.status === 401)
     return backendDied(request, `${error.status} ${error.code}: ${error.message}`);
   const outward = (text: string) =>
-    text.replaceAll(/\bmessages\[(\d+)\]\.parts\[(\d+)\]/g, 'messages[$1].content[$2].image_url');
+    text.replaceAll(/\bmessages\[(\d+)\]\.parts\[(\d+)\]/g, (_, m: string, p: string) =>
+      pathOf(request, Number(m), Number(p)),
+    );
+  const known = error.details?.flatMap(({ code, param, message }): Violation[] =>
+    Object.hasOwn(ERRORS, code)
+      ? [{ code: code as ErrorCode, param: param === null ? null : outward(param), message: outward(message) }]
+      : [],
+  );
   const param = error.param === null ? null : outward(error.param);
   return new ApiError(error.code as ErrorCode, outward(error.message), {
     param,
     status: error.status,
+    ...(known === undefined || known.length === 0 ? {} : { details: known }),
     ...(error.status === 503 ? { retryAfterMs: 2_000 } : {}),
   });
+}
+
+/** Where the client wrote a part. */
+function pathOf({ messages }: GenerateRequest, m: number, p: number): string {
+  const parts = messages[m]?.parts ?? [];
+  const part = parts[p];
+  // A single text may have been the content itself.
+  if (part?.type === 'text') return `messages[${m}].content${parts.length === 1 ? '' : `[${p}].text`}`;
+  return `messages[${m}].content[${p}].${part?.isFile === true ? 'image_file' : 'image_url'}`;
 }
 
 export function deadlinePassed({ requestId }: Pick<GenerateRequest, 'requestId'>, deadlineMs: number): ApiError {

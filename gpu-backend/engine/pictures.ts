@@ -1,4 +1,4 @@
-import { ApiError } from '../../shared/contract/errors.ts';
+import { ApiError, type Violation } from '../../shared/contract/errors.ts';
 import type { Picture, PictureSize } from '../models/family.ts';
 import { ImageError } from '../vision/image-error.ts';
 import { type DecodePool, DecodePoolFullError } from '../vision/pool.ts';
@@ -125,10 +125,9 @@ export class Pictures {
     const held = new Set(recognised.filter((_, index) => !missing.has(index)));
     // All of them, whatever becomes of one: what is pinned after the request was released would stay pinned.
     const settled = await Promise.allSettled(asked.map((one) => this.#find(one, held.has(one), context)));
-    const found = settled.map((one) => {
-      if (one.status === 'rejected') throw one.reason;
-      return one.value;
-    });
+    const found = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
+    if (found.length < asked.length)
+      throw allRefused(settled.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : [])));
     await this.#bring(thread, id, asked, found, context);
     return new Map(found.map(({ key, size, picture, source }, i) => [asked[i]!.blob, { key, size, picture, source }]));
   }
@@ -238,4 +237,14 @@ export class Pictures {
     const oldest = this.#known.keys().next();
     if (oldest.done !== true) this.#known.delete(oldest.value);
   }
+}
+
+/** What to throw where several pictures are bad: one error that names them all. What is no fault of a picture goes first, and alone. */
+function allRefused(reasons: readonly unknown[]): unknown {
+  const violations: Violation[] = [];
+  for (const reason of reasons) {
+    if (!(reason instanceof ApiError) || reason.status >= 500) return reason;
+    violations.push({ code: reason.code, param: reason.options.param ?? null, message: reason.message });
+  }
+  return violations.length === 1 ? reasons[0] : ApiError.from(violations);
 }

@@ -8,5 +8,8 @@ export function errorBody(error: unknown): { error: BackendError } {
       ? error
       : new ApiError('server_error', 'The backend failed to handle the request; its log has the reason.');
   const { code, message, type, status, options } = known;
-  return { error: { status, code, type, message, param: options.param ?? null } };
+  const details = options.details?.map(({ code, param, message }) => ({ code, param, message }));
+  return {
+    error: { status, code, type, message, param: options.param ?? null, ...(details === undefined ? {} : { details }) },
+  };
 }

@@ -13,10 +13,14 @@ import { ModelCard, TrainStage } from './models.ts';
 export const WeightFile = z.object({ name: z.string(), bytes: z.int(), sha256: z.string() });
 export type WeightFile = z.infer<typeof WeightFile>;
 
-/** `blob` indexes the frame's blobs; the same picture twice may share one blob. */
+/** `blob` indexes the frame's blobs; the same picture twice may share one blob. `isFile`: the client wrote `image_file`; for paths in errors. */
 export const GeneratePart = z.discriminatedUnion('type', [
   z.object({ type: z.literal('text'), text: z.string() }),
-  z.object({ type: z.literal('image'), blob: z.int().check(z.nonnegative()) }),
+  z.object({
+    type: z.literal('image'),
+    blob: z.int().check(z.nonnegative()),
+    isFile: z.optional(z.literal(true)),
+  }),
 ]);
 export type GeneratePart = z.infer<typeof GeneratePart>;
 
@@ -104,6 +108,8 @@ export const BackendError = z.object({
   type: z.string(),
   message: z.string(),
   param: z.nullable(z.string()),
+  /** Everything that is wrong, the error itself first, where there is more than one thing to say. */
+  details: z.optional(z.array(z.object({ code: z.string(), param: z.nullable(z.string()), message: z.string() }))),
 });
 export type BackendError = z.infer<typeof BackendError>;
 
