@@ -166,6 +166,10 @@ describe('OpenAPI document', () => {
       'fine_tuning_job_succeeded',
       'fine_tuning_job_failed',
       'fine_tuning_job_cancelled',
+      'batch_completed',
+      'batch_failed',
+      'batch_expired',
+      'batch_cancelled',
     ]);
   });
 
