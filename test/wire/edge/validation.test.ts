@@ -141,6 +141,29 @@ describe('all that is wrong', () => {
       assert.deepEqual(params(error), [`messages[0].content[${bad}].image_url`]);
     }
   });
+  it('with pixels that their headers praise is found when they are decoded, all of it', async () => {
+    const broken = (from: number) => {
+      const png = Buffer.from(picture('frame-2'));
+      png.fill(0x5a, from, from + 100);
+      return { type: 'image_url', image_url: { url: dataUrl(png) } };
+    };
+    const { error } = await refused(CHAT, ask([broken(60), imagePart('frame-1'), broken(61), textPart('x')]));
+    assert.deepEqual(params(error), ['messages[0].content[0].image_url', 'messages[0].content[2].image_url']);
+    const file = await door.openai.files.create({
+      file: new File([Buffer.from(broken(62).image_url.url.split(',')[1] ?? '', 'base64')], 'a.png'),
+      purpose: 'user_data',
+    });
+    const stored = await refused(CHAT, ask([textPart('x'), { type: 'image_file', image_file: { file_id: file.id } }]));
+    assert.equal(stored.error.param, 'messages[0].content[1].image_file');
+  });
+  it('with the places of system messages', async () => {
+    const say = (role: string) => ({ role, content: 'x' });
+    const { error } = await refused(
+      CHAT,
+      ask('', { messages: [say('system'), say('user'), say('developer'), say('system')] }),
+    );
+    assert.deepEqual(params(error), ['messages[2].role', 'messages[3].role']);
+  });
   it('with a request for scores, too', async () => {
     const { error } = await refused('/v1/score', {
       options: ['a'],
@@ -414,6 +437,14 @@ describe('counts', () => {
       assert.ok(compared > 12, `${compared} conversations fit`);
     });
   }
+  it('of names and labels: nothing', async () => {
+    const plain = InputTokens.parse((await post(COUNT, ask('x'))).answer);
+    const named = {
+      ...ask('x', { user: '<image>', metadata: { a: '<|eot_id|>' } }),
+      messages: [{ role: 'user', name: '<image><|eot_id|>', content: 'x' }],
+    };
+    assert.deepEqual(InputTokens.parse((await post(COUNT, named)).answer), plain);
+  });
   it('of scores: options count where they do not fit', async () => {
     const { error } = await refused('/v1/score', {
       ...scoring,
