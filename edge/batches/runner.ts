@@ -58,16 +58,9 @@ export class BatchRunner extends DurableObject<Env> {
     } finally {
       this.#stop = null;
     }
-    if (gapMs === null) await this.#forget();
+    // A batch that has ended leaves nothing here; the object itself goes when nobody calls it.
+    if (gapMs === null) await this.ctx.storage.deleteAll();
     else await this.ctx.storage.setAlarm(Date.now() + gapMs);
-  }
-
-  /** The batch has ended: nothing of it is needed here any more. */
-  async #forget(): Promise<void> {
-    await this.ctx.storage.deleteAlarm();
-    await this.ctx.storage.deleteAll();
-    // The object may be woken once more before it leaves the memory.
-    this.ctx.abort('the batch has ended');
   }
 
   /** One step on. @returns when to look again, ms from now; null where the batch has ended */
