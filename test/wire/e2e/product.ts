@@ -74,6 +74,9 @@ export async function startProduct(options: StartOptions = {}): Promise<Product>
       const line = /^ready (http:\/\/127\.0\.0\.1:\d+)$/m.exec(output);
       if (line?.[1] === undefined) return;
       clearTimeout(timer);
+      // From now on a backend that ends is the test's own matter.
+      child.stdout.off('data', look);
+      child.stderr.off('data', look);
       resolve(line[1]);
     };
     child.stdout.on('data', look);
