@@ -18,6 +18,7 @@ import type { ErrorEnvelope } from '../../../shared/contract/errors.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { ADDRESSES } from '../../fixtures/egress/addresses.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
+import { startFlippingDns } from './flipping-dns.ts';
 import { startInstallation, until } from './installation.ts';
 import { Origin, redirectRaw } from './origin.ts';
 
@@ -39,6 +40,8 @@ const NAMES: readonly [address: string, name: string][] = [
   ['::', 'unspecified.example.com'],
   ['fd00::1', 'ula.example.com'],
   ['::ffff:127.0.0.1', 'mapped.example.com'],
+  ['10.55.0.1', 'silent.example.com'],
+  ['10.44.0.1', 'closed.example.com'],
   ['127.0.0.1', 'both.example.com'],
   [PUBLIC[0]!, 'both.example.com'],
   [PUBLIC[0]!, 'public.example.com'],
@@ -49,6 +52,12 @@ function sh(command: string): void {
   execFileSync('sh', ['-c', command], { stdio: ['ignore', 'ignore', 'inherit'] });
 }
 
+/** Tries of a name whose addresses change with every question, and of each kind of private target that is timed. */
+const FLIPS = Number(process.env.SSRF_FLIPS ?? 160);
+const TIMED = Number(process.env.SSRF_TIMED ?? 20);
+/** Addresses that webhooks are redirected to. */
+const REDIRECTS = Number(process.env.SSRF_REDIRECTS ?? 320);
+
 /** Connections by address and port. */
 const connections = new Map<string, number>();
 
@@ -56,6 +65,10 @@ async function becomeMachine(): Promise<void> {
   sh('ip link set lo up');
   for (const address of [...PUBLIC, ...PRIVATE].filter((one) => !one.startsWith('127.')))
     sh(`ip addr add ${address}/${address.includes(':') ? 128 : 32} dev lo`);
+  // Packets to the one vanish, to the other are refused at once.
+  sh('ip route add unreachable 10.44.0.0/16');
+  sh('ip link add void0 type veth peer name void1 && ip link set void0 up && ip link set void1 up');
+  sh('ip addr add 10.55.0.9/24 dev void0 && ip neigh add 10.55.0.1 lladdr 02:00:00:00:00:01 dev void0 nud permanent');
   const dir = await mkdtemp(join(tmpdir(), 'mantis-hosts-'));
   writeFileSync(join(dir, 'hosts'), NAMES.map((line) => `${line.join(' ')}\n`).join(''));
   writeFileSync(join(dir, 'resolv.conf'), 'nameserver 127.0.0.1\noptions timeout:1 attempts:1\n');
@@ -174,13 +187,58 @@ async function webhooksRedirected(door: Door, origin: Origin, trainingFile: stri
     redirectRaw(response, headerSafe(urls[next++ % urls.length] ?? ''));
   });
   for (let i = 0; i < LIMITS.webhooks.maxEndpoints; i++) await createEndpoint(door, origin.url(`/hook/${i}`));
-  while (next < urls.length) {
+  while (next < Math.min(REDIRECTS, urls.length)) {
     const before = next;
     await cancelOneJob(door, trainingFile);
     await until(() => next >= before + LIMITS.webhooks.maxEndpoints, 10_000, 'all receivers were called');
   }
   await sleep(500);
   return { asked: next, ...connected() };
+}
+
+/** Names that are public in one answer and private in the next. */
+async function flips(door: Door) {
+  const [open = '', closed = ''] = [PUBLIC[0], '127.0.0.1'];
+  const dns = await startFlippingDns('flip.example.org', [
+    [open],
+    [closed],
+    [open, closed],
+    [closed, open],
+    ['169.254.169.254'],
+  ]);
+  const size = LIMITS.images.remote.maxPerRequest;
+  for (let from = 0; from < FLIPS; from += size) {
+    const content = Array.from({ length: size }, (_, i) => ({
+      type: 'image_url',
+      image_url: { url: `https://n${from + i}.flip.example.org/x.png` },
+    }));
+    await door.call('POST', '/v1/chat/completions', { model: FAULT_CARD.id, messages: [{ role: 'user', content }] });
+  }
+  dns.close();
+  return { asked: FLIPS, questions: dns.questions, ...connected() };
+}
+
+/** What a client can tell of private targets that listen, that refuse, and that swallow what is sent: texts, and median times in ms. */
+async function oracle(door: Door) {
+  const times: Record<string, number[]> = { open: [], closed: [], silent: [] };
+  const texts = new Set<string>();
+  const ask = async (kind: string, name: string) => {
+    const startMs = performance.now();
+    const { status, body } = await door.call('POST', '/v1/chat/completions', {
+      model: FAULT_CARD.id,
+      messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: `https://${name}/x.png` } }] }],
+    });
+    times[kind]?.push(performance.now() - startMs);
+    texts.add(`${status} ${(body as ErrorEnvelope).error.message}`);
+  };
+  for (let i = 0; i < TIMED; i++) {
+    await ask('open', 'rebind.example.com');
+    await ask('silent', 'silent.example.com');
+    await ask('closed', 'closed.example.com');
+  }
+  const median = (list: number[]) => list.sort((a, b) => a - b)[list.length >> 1] ?? Number.NaN;
+  const medianMs = Object.fromEntries(Object.entries(times).map(([kind, list]) => [kind, median(list)]));
+  return { asked: 3 * TIMED, medianMs, texts: [...texts], ...connected() };
 }
 
 /** Line ends would end the header. */
@@ -209,8 +267,12 @@ const trainingFile = await door.openai.files.create({
 });
 const webhookDirect = await webhooksDirect(door, trainingFile.id);
 const webhookRedirect = await webhooksRedirected(door, origin, trainingFile.id);
+const rebinding = await flips(door);
+const portScan = await oracle(door);
 await backend.close();
 await door.close();
 await origin.close();
-console.log(JSON.stringify({ network, imageDirect, imageRedirect, webhookDirect, webhookRedirect }));
+console.log(
+  JSON.stringify({ network, imageDirect, imageRedirect, webhookDirect, webhookRedirect, rebinding, portScan }),
+);
 process.exit();

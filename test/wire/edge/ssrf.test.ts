@@ -17,6 +17,8 @@ type Report = {
   imageRedirect: Outcome & { passed: string[] };
   webhookDirect: Outcome & { accepted: string[] };
   webhookRedirect: Outcome;
+  rebinding: Outcome & { questions: number };
+  portScan: Outcome & { medianMs: Record<'open' | 'closed' | 'silent', number>; texts: string[] };
 };
 
 /** Why this machine lends no namespace of its own, or null. */
@@ -45,7 +47,7 @@ describe('addresses', () => {
     );
     const report = JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as Report;
     for (const [name, { asked, canaries }] of Object.entries(report) as [string, Outcome][]) {
-      assert.ok(asked >= 300, `${name}: ${asked} addresses`);
+      if (!/rebinding|portScan/.test(name)) assert.ok(asked >= 300, `${name}: ${asked} addresses`);
       assert.deepEqual(canaries, [], `${name}: connections to private addresses`);
     }
     assert.deepEqual(report.imageDirect.passed, []);
@@ -53,6 +55,15 @@ describe('addresses', () => {
     assert.deepEqual(
       report.webhookDirect.accepted.filter((url) => !/example\.com/.test(url)),
       [],
+    );
+    // Every name is asked for once a connection: what was judged is what is dialled.
+    assert.ok(report.rebinding.questions >= report.rebinding.asked && report.rebinding.publicHits > 0);
+    // Nothing tells a private target that listens from one that does not.
+    assert.equal(report.portScan.texts.length, 1, report.portScan.texts.join('\n'));
+    const { open, closed, silent } = report.portScan.medianMs;
+    assert.ok(
+      Math.max(open, closed, silent) < Math.min(open, closed, silent) + 20,
+      JSON.stringify(report.portScan.medianMs),
     );
     // The listeners and the way to them are real: public addresses were reached, by name and without the look at spellings.
     assert.ok(report.network.publicHits > 0 && report.network.answered > 0);
