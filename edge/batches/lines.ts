@@ -132,6 +132,7 @@ export class Lines {
   /** Does a line, and settles it or puts it back; never throws. */
   async #work(ready: Ready): Promise<void> {
     const { line } = ready;
+    const facts = newFacts();
     const requestId = newId('req_');
     const abort = new AbortController();
     const giveUp = () => abort.abort();
@@ -144,19 +145,20 @@ export class Lines {
       const bytes = ready.bytes.byteLength;
       const context = { tenant, keyId, requestId, batch: { id, line: line.number }, bytes, memory: this.#pictures };
       const { waitUntil } = this.options;
-      const run = { abort, waitUntil, priority: 'batch' as const, facts: newFacts() };
+      const run = { abort, waitUntil, priority: 'batch' as const, facts };
       const answer = await executeLine(this.env, context, endpoint, body, run);
       this.#window.answered();
       this.#settle(line, 'output', requestId, 200, answer);
     } catch (error) {
       if (this.options.stop.signal.aborted) return;
-      this.#failed(ready, requestId, error);
+      this.#failed(ready, requestId, error, facts.backend !== null);
     } finally {
       this.options.stop.signal.removeEventListener('abort', giveUp);
     }
   }
 
-  #failed(ready: Ready, requestId: string, error: unknown): void {
+  /** @param isReached whether a backend had taken the line */
+  #failed(ready: Ready, requestId: string, error: unknown, isReached: boolean): void {
     const nowMs = Date.now();
     if (!(error instanceof ApiError))
       console.error(
@@ -173,7 +175,7 @@ export class Lines {
       error instanceof ApiError
         ? error
         : new ApiError('server_error', `The server failed to answer. Request id: ${requestId}.`);
-    if (OVERLOADED.has(shown.status)) {
+    if (OVERLOADED.has(shown.status) || (shown.code === 'deadline_exceeded' && !isReached)) {
       // Our want of room is no fault of the line: it waits as long as the batch lasts.
       const atMs = this.#window.refused(this.#running - 1, shown.options.retryAfterMs ?? null, nowMs);
       this.#again.push({ ...ready, atMs });

@@ -32,6 +32,7 @@ export async function writeResults(env: Env, batch: BatchRow, ledger: Ledger): P
   await moveBatch(env.DB, batch.id, [batch.status], to, nowMs, {
     tenant: batch.tenant,
     change: {
+      total: counts.total,
       completed: counts.completed,
       failed: counts.failed,
       output_file_id: output?.id ?? null,

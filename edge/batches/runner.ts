@@ -84,19 +84,18 @@ export class BatchRunner extends DurableObject<Env> {
   }
 
   async #validate(batch: BatchRow): Promise<number> {
+    const checked = (await this.ctx.storage.get<Checked>('checked')) ?? (await this.#check(batch));
+    return checked === null ? 0 : await this.#begin(batch, checked);
+  }
+
+  /** Reads the whole input into the ledger. @returns null where something is wrong with it, which the batch then says */
+  async #check(batch: BatchRow): Promise<Checked | null> {
     const { DB: db, BLOBS: blobs } = this.env;
-    const { id, tenant } = batch;
     this.#ledger.clear();
     const file = await findFile(db, batch.input_file_id);
     const object = file === null ? null : await blobs.get(fileKey(file));
-    const fail = async (errors: readonly BatchError[]) => {
-      const change = { errors: JSON.stringify(errors) };
-      await moveBatch(db, id, ['validating'], 'failed', Date.now(), { change, tenant });
-      await scheduler(this.env).wake();
-      return 0;
-    };
     if (object === null)
-      return fail([
+      return this.#fail(batch, [
         { code: 'file_not_found', message: 'The input file was deleted.', param: 'input_file_id', line: null },
       ]);
     const input = new InputCheck(batch.endpoint);
@@ -112,28 +111,45 @@ export class BatchRunner extends DurableObject<Env> {
     }
     this.#ledger.add(lines);
     input.finish();
-    if (input.errors.length > 0) return fail(input.errors);
-    const { model } = input;
-    if (model === null) throw new Error(`batch ${id}: lines without a model passed the check`);
+    if (input.errors.length > 0) return this.#fail(batch, input.errors);
+    if (input.model === null) throw new Error(`batch ${batch.id}: lines without a model passed the check`);
+    const checked = { model: input.model, total: input.requests };
+    await this.ctx.storage.put<Checked>('checked', checked);
+    return checked;
+  }
+
+  async #begin(batch: BatchRow, { model, total }: Checked): Promise<number> {
+    const { id, tenant } = batch;
     try {
       await resolveModel(this.env, tenant, model);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      if (error.code === 'model_not_found')
-        return fail([{ code: error.code, message: error.message, param: 'body.model', line: 1 }]);
+      if (error.code === 'model_not_found') {
+        await this.#fail(batch, [{ code: error.code, message: error.message, param: 'body.model', line: 1 }]);
+        return 0;
+      }
       // Nobody serves it now; that may change until the window closes.
       if (Date.now() < batch.expires_at) return NO_BACKEND_GAP_MS;
     }
-    const change = { model, total: input.requests };
-    await moveBatch(db, id, ['validating'], 'in_progress', Date.now(), { change, tenant });
+    await moveBatch(this.env.DB, id, ['validating'], 'in_progress', Date.now(), { change: { model, total }, tenant });
     return 0;
+  }
+
+  async #fail({ id, tenant, status }: BatchRow, errors: readonly BatchError[]): Promise<null> {
+    const change = { errors: JSON.stringify(errors) };
+    await moveBatch(this.env.DB, id, [status], 'failed', Date.now(), { change, tenant });
+    await scheduler(this.env).wake();
+    return null;
   }
 
   async #execute(batch: BatchRow, stop: AbortController): Promise<number> {
     const { DB: db } = this.env;
     const now = () => Date.now();
     const file = await findFile(db, batch.input_file_id);
-    if (file === null) throw new Error(`batch ${batch.id}: its input ${batch.input_file_id} is gone`);
+    if (file === null || now() >= batch.expires_at) {
+      await moveBatch(db, batch.id, ['in_progress'], 'finalizing', now(), { tenant: batch.tenant });
+      return 0;
+    }
     const counts = this.#ledger.counts();
     let shownAtMs = now();
     const lines = new Lines(this.env, batch, fileKey(file), this.#ledger, {
@@ -154,3 +170,6 @@ export class BatchRunner extends DurableObject<Env> {
     return 0;
   }
 }
+
+/** What the input asks for, once it is known to be good. */
+type Checked = { model: string; total: number };

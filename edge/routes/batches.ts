@@ -4,7 +4,7 @@ import { CreateBatchRequest } from '../../shared/contract/batches.ts';
 import { ApiError, describe, errorMessage, violation } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
-import { type AppEnv, actorOf, batchRunner } from '../env.ts';
+import { type AppEnv, actorOf, batchRunner, scheduler } from '../env.ts';
 import { readJson } from '../middleware/body.ts';
 import { auditEntry } from '../store/audit.ts';
 import { type BatchRow, getBatch, insertBatch, listBatches, moveBatch, showBatch } from '../store/batches.ts';
@@ -56,6 +56,7 @@ export async function createBatch(c: Context<AppEnv>): Promise<Response> {
     );
   }
   await batchRunner(c.env, id).wake(id);
+  c.executionCtx.waitUntil(scheduler(c.env).ensure());
   return c.json(showBatch(await existingBatch(c, id)));
 }
 
