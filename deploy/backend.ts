@@ -10,8 +10,8 @@ const FIRST_PAUSE_MS = 250;
 const MAX_PAUSE_MS = 10_000;
 /** Exit code of a backend that cannot use its environment (sysexits.h). */
 const EX_CONFIG = 78;
-/** A run of this length counts as healthy: the next pause is the first again. */
-const HEALTHY_MS = 30_000;
+/** A run that has answered for this long counts as healthy: the next pause is the first again. */
+const HEALTHY_MS = 5_000;
 
 export type BackendOptions = {
   edgeUrl: string;
@@ -24,7 +24,7 @@ export class BackendProcess {
   #child: ChildProcess | null = null;
   #id = '';
   #stopping = false;
-  #isListening = false;
+  #listeningSinceMs: number | null = null;
   #pauseMs = FIRST_PAUSE_MS;
   #timer: ReturnType<typeof setTimeout> | null = null;
   #starting: Promise<void>;
@@ -47,10 +47,10 @@ export class BackendProcess {
 
   /** It answers, and has not died since. */
   get isListening(): boolean {
-    return this.#isListening;
+    return this.#listeningSinceMs !== null;
   }
 
-  /** Runs in a row that ended before they counted as healthy. */
+  /** Runs in a row that ended before they answered. */
   get failedStarts(): number {
     return this.#failedStarts;
   }
@@ -61,7 +61,6 @@ export class BackendProcess {
   }
 
   async #start(): Promise<void> {
-    const startedMs = Date.now();
     const { edgeUrl, secret, dataDir, env = {} } = this.options;
     const args = await backendArguments();
     if (this.#stopping) return;
@@ -85,22 +84,22 @@ export class BackendProcess {
     });
     this.#child = child;
     child.on('message', () => {
-      this.#isListening = true;
+      this.#listeningSinceMs = Date.now();
     });
     let ended = false;
     const onEnd = (reason: string, code: number | null = null) => {
       if (ended) return;
       ended = true;
+      const sinceMs = this.#listeningSinceMs;
       this.#child = null;
-      this.#isListening = false;
+      this.#listeningSinceMs = null;
       if (this.#stopping) return;
       if (code === EX_CONFIG) {
         this.#isMisconfigured = true;
         return;
       }
-      const wasHealthy = Date.now() - startedMs > HEALTHY_MS;
-      if (wasHealthy) this.#pauseMs = FIRST_PAUSE_MS;
-      this.#failedStarts = wasHealthy ? 0 : this.#failedStarts + 1;
+      if (sinceMs !== null && Date.now() - sinceMs > HEALTHY_MS) this.#pauseMs = FIRST_PAUSE_MS;
+      this.#failedStarts = sinceMs !== null ? 0 : this.#failedStarts + 1;
       console.error(JSON.stringify({ level: 'warn', event: 'backend_ended', reason, restart_in_ms: this.#pauseMs }));
       this.#timer = setTimeout(() => {
         this.#starting = this.#start();
