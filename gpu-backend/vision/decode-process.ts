@@ -19,7 +19,7 @@ export class DecodeProcess {
 
   constructor({ onReply, onExit }: DecodeProcessEvents) {
     const script = fileURLToPath(new URL('./pool-worker.ts', import.meta.url));
-    this.child = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), script], {
+    this.child = spawn(process.execPath, ['--expose-gc', '--import', import.meta.resolve('tsx'), script], {
       // A decoder needs no secrets. Fewer malloc arenas: memory goes back to the system after a large picture.
       env: { PATH: process.env.PATH, TMPDIR: process.env.TMPDIR, MALLOC_ARENA_MAX: '2' },
       stdio: ['ignore', 'ignore', 'inherit', 'pipe'],

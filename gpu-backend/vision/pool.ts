@@ -215,7 +215,8 @@ export class DecodePool {
 
   private hand(slot: Slot, process: DecodeProcess, task: Task): void {
     slot.task = task;
-    const maxBytes = Math.min(this.maxRssBytes, slot.idleBytes + 2 * task.estimate + L.slackBytes);
+    // From what it holds now, which may be more than at its start: the next picture is not to pay for the last.
+    const maxBytes = Math.min(this.maxRssBytes, process.residentBytes() + 2 * task.estimate + L.slackBytes);
     // After what has already come from the pipe: an event loop that was held up must not kill a process that had answered.
     slot.deadline = setTimeout(
       () => setImmediate(() => slot.task === task && this.kill(slot, 'timedOut')),
