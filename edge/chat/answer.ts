@@ -11,6 +11,7 @@ import { ApiError } from '../../shared/contract/errors.ts';
 import { type ImageUsage, imageUsage } from '../../shared/contract/images.ts';
 import { encodeSseJson, SSE_DONE, SSE_PING } from '../../shared/wire/sse.ts';
 import { backendDied } from '../fleet/failure.ts';
+import { relay } from '../middleware/relay.ts';
 
 /** What all chunks of one answer share. */
 export type Identity = { id: string; created: number; model: string; fingerprint: string };
@@ -81,7 +82,7 @@ export async function collect(
 
 /**
  * The chunk stream as bytes. An upstream that dies becomes an error event in the stream itself, because the runtime would otherwise end it cleanly and
- * clients would take half an answer for a whole one. Cancelling the stream closes the backend's connection.
+ * clients would take half an answer for a whole one. A client that hangs up closes the backend's connection.
  */
 export function stream(
   events: Events,
@@ -91,23 +92,14 @@ export function stream(
 ): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   const blocks = chunkBlocks(events, identity, request, options.includeUsage);
-  let pinger: ReturnType<typeof setInterval> | null = null;
-  return new ReadableStream<Uint8Array>({
-    start(controller) {
-      pinger = setInterval(() => controller.enqueue(encoder.encode(SSE_PING)), PING_EVERY_MS);
-    },
-    async pull(controller) {
-      const { done, value } = await blocks.next();
-      if (!done) return controller.enqueue(encoder.encode(value));
+  return relay(async (send) => {
+    const pinger = setInterval(() => void send(encoder.encode(SSE_PING)).catch(() => {}), PING_EVERY_MS);
+    try {
+      for await (const block of blocks) await send(encoder.encode(block));
+    } finally {
       clearInterval(pinger);
-      controller.close();
-    },
-    async cancel() {
-      clearInterval(pinger);
-      options.abort();
-      await blocks.return();
-    },
-  });
+    }
+  }, options.abort);
 }
 
 async function* chunkBlocks(

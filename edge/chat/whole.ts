@@ -1,5 +1,6 @@
 import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { relay } from '../middleware/relay.ts';
 import type { BegunAnswer } from './complete.ts';
 
 const F = LIMITS.fleet;
@@ -37,29 +38,16 @@ export function wholeResponse(begun: BegunAnswer, abort: () => void): Promise<Re
 /** White space now and then, then the answer. */
 function spacedOut(answer: Promise<unknown>, abort: () => void): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
-  let pinger: ReturnType<typeof setInterval> | null = null;
-  return new ReadableStream<Uint8Array>({
-    start(controller) {
-      const ping = () => controller.enqueue(encoder.encode(' '));
-      ping();
-      pinger = setInterval(ping, F.wholePingEveryMs);
-      answer
-        .catch((error: unknown) => {
-          if (error instanceof ApiError) return error.envelope();
-          console.error(JSON.stringify({ level: 'error', event: 'whole_answer', error: String(error) }));
-          return new ApiError('server_error', 'The answer broke. Try again.').envelope();
-        })
-        .then((value) => {
-          clearInterval(pinger);
-          controller.enqueue(encoder.encode(JSON.stringify(value)));
-          controller.close();
-        })
-        // The client has left meanwhile.
-        .catch(() => {});
-    },
-    cancel() {
-      clearInterval(pinger);
-      abort();
-    },
-  });
+  return relay(async (send) => {
+    const ping = () => void send(encoder.encode(' ')).catch(() => {});
+    ping();
+    const pinger = setInterval(ping, F.wholePingEveryMs);
+    const value = await answer.catch((error: unknown) => {
+      if (error instanceof ApiError) return error.envelope();
+      console.error(JSON.stringify({ level: 'error', event: 'whole_answer', error: String(error) }));
+      return new ApiError('server_error', 'The answer broke. Try again.').envelope();
+    });
+    clearInterval(pinger);
+    await send(encoder.encode(JSON.stringify(value)));
+  }, abort);
 }

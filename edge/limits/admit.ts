@@ -3,6 +3,7 @@ import { ApiError } from '../../shared/contract/errors.ts';
 import type { KeyLimits } from '../../shared/contract/keys.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Env } from '../env.ts';
+import { passedOn } from '../middleware/relay.ts';
 import { rateLimitHeaders, refusalMessage } from './headers.ts';
 import type { Cost, Decision, Slot } from './limiter.ts';
 import type { Limiter } from './object.ts';
@@ -36,7 +37,9 @@ export async function admit(env: Env, ctx: Background, caller: LimitedCaller, co
   const limiter = limiterOf(env, caller.tenant);
   const slot: Slot | null =
     limits.concurrent === null ? null : { id: crypto.randomUUID(), leaseMs: LIMITS.rates.leaseMs };
-  const decision = (await limiter.admit(caller.keyId, limits, cost, slot, false)) as Decision;
+  const ask = async () => (await limiter.admit(caller.keyId, limits, cost, slot, false)) as Decision;
+  // An object is started anew when the Worker's code changes; the calls under way then fail once.
+  const decision = await ask().catch(ask);
   const headers = rateLimitHeaders(decision.standings);
   if (decision.refusal !== null) throw refusalError(decision.refusal, headers);
   return slot === null
@@ -93,26 +96,6 @@ export function releasedAtEnd(response: Response, release: () => void): Response
     release();
     return response;
   }
-  const reader = response.body.getReader();
-  const body = new ReadableStream<Uint8Array>(
-    {
-      async pull(controller) {
-        try {
-          const { done, value } = await reader.read();
-          if (!done) return controller.enqueue(value);
-          release();
-          controller.close();
-        } catch (error) {
-          release();
-          controller.error(error);
-        }
-      },
-      async cancel(reason) {
-        release();
-        await reader.cancel(reason);
-      },
-    },
-    { highWaterMark: 0 },
-  );
+  const body = passedOn(response.body, { atEnd: release });
   return new Response(body, response);
 }

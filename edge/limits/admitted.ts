@@ -33,6 +33,8 @@ export function admittedForModel(
 ): Promise<Response> {
   const bytes = bodyBytes(c.req.raw.headers);
   c.set('metered', meteredOf(valid, bytes));
+  const facts = c.get('facts');
+  facts.validateMs = Date.now() - facts.startMs;
   return admitted(c, costOfRequest(valid, bytes), work);
 }
 

@@ -6,6 +6,7 @@ import type { AppEnv } from '../env.ts';
 import { claimAnswer, dropClaim, type KeptAnswer, keepAnswer, type Owner, sweepAnswers } from '../store/idempotency.ts';
 import { largeChunks } from './body.ts';
 import { Fingerprint, watched } from './fingerprint.ts';
+import { passedOn } from './relay.ts';
 
 const L = LIMITS.idempotency;
 
@@ -154,30 +155,17 @@ function isBroken(type: string, body: string): boolean {
 
 /** The same body, which ends only after it has been kept. One that is given up or breaks leaves nothing. */
 function keptOnItsWay(c: Context<AppEnv>, claim: Claim, body: ReadableStream<Uint8Array>): ReadableStream<Uint8Array> {
-  const reader = body.getReader();
   const decoder = new TextDecoder();
   let text = '';
-  return new ReadableStream<Uint8Array>(
-    {
-      async pull(controller) {
-        try {
-          const { done, value } = await reader.read();
-          if (!done) {
-            if (text.length <= L.maxAnswerBytes) text += decoder.decode(value, { stream: true });
-            return controller.enqueue(value);
-          }
-        } catch (error) {
-          await dropClaim(c.env.DB, claim.owner);
-          return controller.error(error);
-        }
-        await keep(c, claim, text);
-        controller.close();
-      },
-      async cancel(reason) {
-        c.executionCtx.waitUntil(dropClaim(c.env.DB, claim.owner));
-        await reader.cancel(reason);
-      },
+  return passedOn(body, {
+    see(chunk) {
+      if (text.length <= L.maxAnswerBytes) text += decoder.decode(chunk, { stream: true });
     },
-    { highWaterMark: 0 },
-  );
+    atEnd(isWhole) {
+      // A client that hangs up may end this invocation at any await; what is to be done all the same is said beforehand.
+      const work = isWhole ? keep(c, claim, text) : dropClaim(c.env.DB, claim.owner);
+      c.executionCtx.waitUntil(work);
+      return work;
+    },
+  });
 }

@@ -52,6 +52,7 @@ export function trace(): MiddlewareHandler<AppEnv> {
 
 function timesOf(facts: RequestFacts): (readonly [string, number | null])[] {
   return [
+    ['validate', facts.validateMs],
     ['queue', facts.queueMs],
     ['ttft', facts.firstTokenMs],
   ];

@@ -80,7 +80,9 @@ export function usageRow(metered: Metered, facts: RequestFacts, context: UsageCo
 type Background = { waitUntil(work: Promise<unknown>): void };
 
 let waiting: UsageRow[] = [];
-let flushing = false;
+/** When the flush under way was begun or last wrote, Unix ms; null: there is none. One whose request was ended under it is not waited for. */
+let flushingMs: number | null = null;
+const FLUSH_LOST_MS = 60_000;
 
 /**
  * Adds a row. Rows wait in the isolate for `flushMs` for others and are written in one statement; an isolate that is killed loses what it had not
@@ -89,8 +91,9 @@ let flushing = false;
 export function recordUsage(env: Env, ctx: Background, row: UsageRow | null): void {
   if (row === null) return;
   waiting.push(row);
-  if (flushing) return;
-  flushing = true;
+  const nowMs = Date.now();
+  if (flushingMs !== null && nowMs - flushingMs < FLUSH_LOST_MS) return;
+  flushingMs = nowMs;
   ctx.waitUntil(flush(env));
 }
 
@@ -107,6 +110,7 @@ async function flush(env: Env): Promise<void> {
         // What came meanwhile has nobody else to write it.
         if (waiting.length === 0) return;
         failures = 0;
+        flushingMs = Date.now();
       } catch (error) {
         failures++;
         waiting = [...rows, ...waiting];
@@ -124,6 +128,6 @@ async function flush(env: Env): Promise<void> {
       }
     }
   } finally {
-    flushing = false;
+    flushingMs = null;
   }
 }

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import OpenAI, { toFile } from 'openai';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
+import { beginPost } from './hang-up.ts';
 import { API_KEY, type Installation, startInstallation, until } from './installation.ts';
 
 let door: Installation;
@@ -134,15 +135,9 @@ describe('with an Idempotency-Key', () => {
 
   it('a stream that was given up leaves nothing', async () => {
     backend.behaviour = 'endless';
-    const abort = new AbortController();
-    const response = await fetch(`${door.url}/v1/chat/completions`, {
-      method: 'POST',
-      signal: abort.signal,
-      headers: { authorization, 'content-type': 'application/json', ...keyed('given-up') },
-      body: JSON.stringify(ask('x', { stream: true })),
-    });
-    await response.body?.getReader().read();
-    abort.abort();
+    const headers = { authorization, ...keyed('given-up') };
+    const given = await beginPost(`${door.url}/v1/chat/completions`, headers, ask('x', { stream: true }));
+    given.close();
     backend.behaviour = 'answer';
     await until(
       async () =>
@@ -152,13 +147,27 @@ describe('with an Idempotency-Key', () => {
     );
   });
 
+  it('large uploads and bodies of unknown length are compared as they are read', async () => {
+    const text = 'large '.repeat(3_000_000);
+    const first = await upload(text, keyed('large'));
+    assert.equal(first.status, 200);
+    const again = await upload(text, keyed('large'));
+    assert.deepEqual(
+      [again.status, again.body.id, again.headers.get('idempotent-replayed')],
+      [200, first.body.id, 'true'],
+    );
+    assert.equal((await upload(`${text}!`, keyed('large'))).status, 422);
+    const chunked = async (content: string) => {
+      const body = new Blob([JSON.stringify(ask(content))]).stream();
+      const headers = { authorization, 'content-type': 'application/json', ...keyed('chunked') };
+      return (await fetch(`${door.url}/v1/chat/completions`, { method: 'POST', headers, body, duplex: 'half' })).status;
+    };
+    assert.deepEqual([await chunked('a'), await chunked('a'), await chunked('b')], [200, 200, 422]);
+  });
+
   it('keys are words, and have no place in administration', async () => {
-    for (const key of ['x'.repeat(256), 'é', ' '])
-      assert.equal(
-        (await door.call('POST', '/v1/chat/completions', ask(), keyed(key === 'é' ? '\u00e9' : key))).status,
-        key === ' ' ? 400 : 400,
-        key,
-      );
+    for (const key of ['x'.repeat(256), '\u00e9', ' '])
+      assert.equal((await door.call('POST', '/v1/chat/completions', ask(), keyed(key))).status, 400, key);
     assert.equal((await door.call('POST', '/v1/chat/completions', ask(), keyed('x'.repeat(255)))).status, 200);
     assert.equal((await door.call('POST', '/v1/admin/keys', { name: 'a' }, keyed('a'))).status, 400);
     // Looking needs none.

@@ -4,6 +4,7 @@ import { after, before, describe, it } from 'node:test';
 import OpenAI from 'openai';
 import { png } from '../../null/edge/pictures.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
+import { beginPost } from './hang-up.ts';
 import { API_KEY, type Installation, startInstallation, until } from './installation.ts';
 
 const ask = (content: unknown = 'hi') => ({
@@ -109,16 +110,10 @@ describe('requests at the same time', () => {
 
   /** A stream that is open until it is closed. */
   async function open(): Promise<{ close(): void }> {
-    const abort = new AbortController();
-    const response = await fetch(`${at.door.url}/v1/chat/completions`, {
-      method: 'POST',
-      signal: abort.signal,
-      headers: { authorization: `Bearer ${API_KEY}`, 'content-type': 'application/json' },
-      body: JSON.stringify({ ...ask(), stream: true }),
-    });
-    assert.equal(response.status, 200, await (response.ok ? '' : response.text()));
-    await response.body?.getReader().read();
-    return { close: () => abort.abort() };
+    const headers = { authorization: `Bearer ${API_KEY}` };
+    const stream = await beginPost(`${at.door.url}/v1/chat/completions`, headers, { ...ask(), stream: true });
+    assert.equal(stream.status, 200, stream.first);
+    return stream;
   }
   const admits = async () => (await at.door.call('POST', '/v1/chat/completions', ask(''))).status !== 429;
 

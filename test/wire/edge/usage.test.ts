@@ -1,10 +1,12 @@
 /** What is written down of each request, and what `GET /v1/usage` says of it; keys with limits of their own; headers for pages and tracers. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import OpenAI from 'openai';
 import type { UsagePage } from '../../../shared/contract/usage.ts';
 import { png } from '../../null/edge/pictures.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
+import { beginPost } from './hang-up.ts';
 import { API_KEY, type Installation, startInstallation, until } from './installation.ts';
 
 let door: Installation;
@@ -84,16 +86,10 @@ describe('usage', () => {
   it('counts answers that are cut for what was sent', async () => {
     const key = await newKey({});
     backend.behaviour = 'endless';
-    const abort = new AbortController();
-    const response = await fetch(`${door.url}/v1/chat/completions`, {
-      method: 'POST',
-      signal: abort.signal,
-      headers: { authorization: key.authorization, 'content-type': 'application/json' },
-      body: JSON.stringify(ask('x', { stream: true })),
-    });
-    const reader = response.body?.getReader();
-    for (let i = 0; i < 5; i++) await reader?.read();
-    abort.abort();
+    const headers = { authorization: key.authorization };
+    const given = await beginPost(`${door.url}/v1/chat/completions`, headers, ask('x', { stream: true }));
+    await sleep(100);
+    given.close();
     backend.behaviour = 'answer';
     await until(async () => (await total(`api_key_ids=${key.id}`)).requests === 1, 3_000, 'the cut answer is recorded');
     const cut = await total(`api_key_ids=${key.id}`);
@@ -236,7 +232,7 @@ describe('pages and tracers', () => {
     assert.match(answer.headers.get('traceparent') ?? '', new RegExp(`^00-${id}-`));
     assert.match(answer.headers.get('server-timing') ?? '', /total;dur=\d+/);
     assert.match(answer.headers.get('openai-processing-ms') ?? '', /^\d+$/);
-    assert.match(backend.seen.at(-1)?.headers.traceparent ?? '', new RegExp(`^00-${id}-[0-9a-f]{16}-01$`));
+    assert.match(String(backend.seen.at(-1)?.headers.traceparent), new RegExp(`^00-${id}-[0-9a-f]{16}-01$`));
     const fresh = await door.call('GET', '/v1/models', undefined, { 'openai-version': '2020-10-01' });
     assert.match(fresh.headers.get('traceparent') ?? '', /^00-[0-9a-f]{32}-[0-9a-f]{16}-00$/);
   });
