@@ -38,7 +38,7 @@ function door(rows: Record<string, object> = {}, env: Partial<AppEnv['Bindings']
         run: async () => ({ meta: { changes: 0 } }),
       }),
     }),
-  } as unknown as D1Database;
+  } as unknown as AppEnv['Bindings']['DB'];
   const app = new Hono<AppEnv>();
   app.onError(onError);
   app.use('/v1/*', apiKey());

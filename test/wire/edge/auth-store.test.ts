@@ -1,0 +1,158 @@
+/** What lies in the stores: data from before there were tenants, the audit chain under a hand that changes rows, and no secret anywhere. */
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { Miniflare } from 'miniflare';
+import { unstable_getMiniflareWorkerOptions, unstable_splitSqlQuery } from 'wrangler';
+import { type RunningEdge, startEdge } from '../../../deploy/edge.ts';
+import type { AuditEntry, AuditVerdict } from '../../../shared/contract/audit.ts';
+import type { FileObject, List } from '../../../shared/contract/files.ts';
+import { type ApiKey, DEFAULT_TENANT } from '../../../shared/contract/keys.ts';
+import { SECRET } from './installation.ts';
+
+const root = join(import.meta.dirname, '..', '..', '..');
+/** As an earlier version made them: no checksum. */
+const OLD_KEY = 'mk_q83vEjRWeJq83vEjRWeJq83vEjRWeJq83';
+
+describe('the stores', () => {
+  let dataDir: string;
+  let edge: RunningEdge | null = null;
+  before(async () => {
+    dataDir = await mkdtemp(join(tmpdir(), 'mantis-stores-'));
+  });
+  after(async () => {
+    await edge?.dispose();
+    await rm(dataDir, { recursive: true, force: true });
+  });
+
+  /** Opens the database while no door is open. */
+  async function inDatabase<T>(work: (db: Awaited<ReturnType<Miniflare['getD1Database']>>) => Promise<T>): Promise<T> {
+    await mkdir(join(dataDir, 'edge'), { recursive: true });
+    const { workerOptions } = unstable_getMiniflareWorkerOptions(join(root, 'deploy', 'wrangler.jsonc'));
+    const miniflare = new Miniflare({
+      modules: true,
+      script: 'export default { fetch: () => new Response() };',
+      cf: false,
+      defaultPersistRoot: join(dataDir, 'edge'),
+      d1Databases: workerOptions.d1Databases,
+    });
+    try {
+      return await work(await miniflare.getD1Database('DB'));
+    } finally {
+      await miniflare.dispose();
+    }
+  }
+
+  async function open(): Promise<void> {
+    edge = await startEdge({ port: 0, dataDir, backendSecret: SECRET });
+    assert.equal(edge.newApiKey, null, 'the old key goes on');
+  }
+
+  async function close(): Promise<void> {
+    await edge?.dispose();
+    edge = null;
+  }
+
+  async function call<T>(method: string, path: string, body?: object): Promise<T> {
+    const response = await fetch(`${edge?.url}${path}`, {
+      method,
+      headers: {
+        authorization: `Bearer ${OLD_KEY}`,
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+    assert.equal(response.status, 200, `${method} ${path}`);
+    return (await response.json()) as T;
+  }
+
+  it('from before there were tenants keep their key, and what they hold is the default tenant’s', async () => {
+    await inDatabase(async (db) => {
+      const sql = await readFile(join(root, 'edge', 'store', 'migrations', '0001_init.sql'), 'utf8');
+      await db.batch(unstable_splitSqlQuery(sql).map((statement) => db.prepare(statement)));
+      await db.batch([
+        db.prepare(
+          'CREATE TABLE d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)',
+        ),
+        db.prepare(`INSERT INTO d1_migrations (name) VALUES ('0001_init.sql')`),
+        db
+          .prepare(`INSERT INTO api_keys (hash, id, name, created_at) VALUES (?, 'key_0123456789ab', 'bootstrap', 1)`)
+          .bind(createHash('sha256').update(OLD_KEY).digest('hex')),
+        db.prepare(
+          `INSERT INTO files (id, purpose, filename, mime, bytes, sha256, created_at, seq) VALUES ('file-old', 'user_data', 'a.txt', 'text/plain', 1, 'x', 1, 1)`,
+        ),
+        db.prepare(
+          `INSERT INTO webhook_endpoints (id, url, events, secret, created_at, seq) VALUES ('whe_old', 'https://example.com/', '[]', 'whsec_x', 1, 1)`,
+        ),
+      ]);
+    });
+    await open();
+    const files = await call<List<FileObject>>('GET', '/v1/files');
+    assert.deepEqual(
+      files.data.map(({ id }) => id),
+      ['file-old'],
+    );
+    assert.equal((await call<List<unknown>>('GET', '/v1/webhook_endpoints')).data.length, 1);
+    const { data } = await call<List<ApiKey>>('GET', '/v1/admin/keys');
+    assert.deepEqual([data.length, data[0]?.tenant, data[0]?.status], [1, DEFAULT_TENANT, 'active']);
+  });
+
+  it('hold none of the secrets that were issued, in no form but their hashes', async () => {
+    const secrets: string[] = [];
+    for (let i = 0; i < 40; i++)
+      secrets.push((await call<{ secret: string }>('POST', '/v1/admin/keys', { name: `key ${i}` })).secret);
+    for (const secret of secrets.slice(0, 20)) {
+      const used = await fetch(`${edge?.url}/v1/files`, { headers: { authorization: `Bearer ${secret}` } });
+      assert.equal(used.status, 200);
+    }
+    await close();
+    let read = 0;
+    for (const entry of await readdir(dataDir, { recursive: true, withFileTypes: true })) {
+      if (!entry.isFile()) continue;
+      const bytes = await readFile(join(entry.parentPath, entry.name));
+      read += bytes.byteLength;
+      // The middle of the secret is enough to find it whatever stands around it.
+      for (const secret of [OLD_KEY, ...secrets]) {
+        assert.ok(!bytes.includes(secret.slice(6, 30)), `${entry.name} holds a secret`);
+        assert.ok(
+          !bytes.includes(Buffer.from(secret).toString('base64').slice(8, 32)),
+          `${entry.name} holds one in base64`,
+        );
+      }
+    }
+    assert.ok(read > 100_000, `${read} bytes were searched`);
+    await open();
+  });
+
+  it('show each change of the audit log by hand: a flipped bit, a row taken out, rows cut off', async () => {
+    const { data } = await call<List<AuditEntry>>('GET', '/v1/admin/audit?limit=100');
+    const newest = data[0]?.seq ?? 0;
+    assert.ok(newest >= 40 && data.every(({ hash }) => hash !== null));
+    const middle = data[20]?.seq ?? 0;
+    const tampered: [name: string, sql: string, seq: number][] = [
+      ['a flipped bit', `UPDATE audit_log SET data = replace(data, '"', '#') WHERE seq = ${middle}`, middle],
+      ['a row taken out', `DELETE FROM audit_log WHERE seq = ${middle}`, middle],
+      ['rows cut off', `DELETE FROM audit_log WHERE seq > ${newest - 3}`, newest - 2],
+    ];
+    await close();
+    const whole = await inDatabase(async (db) => (await db.prepare('SELECT * FROM audit_log').all()).results);
+    for (const [name, sql, seq] of tampered) {
+      await inDatabase(async (db) => {
+        const columns = Object.keys(whole[0] ?? {});
+        const insert = `INSERT INTO audit_log (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})`;
+        await db.batch([
+          db.prepare('DELETE FROM audit_log'),
+          ...whole.map((row) => db.prepare(insert).bind(...columns.map((column) => row[column]))),
+          db.prepare(sql),
+        ]);
+      });
+      await open();
+      const verdict = await call<AuditVerdict>('POST', '/v1/admin/audit/verify');
+      assert.deepEqual([verdict.ok, verdict.problem?.seq], [false, seq], `${name}: ${JSON.stringify(verdict)}`);
+      await close();
+    }
+  });
+});
