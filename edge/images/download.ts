@@ -3,6 +3,8 @@
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { type Egress, fetchTarget } from '../egress/fetch.ts';
 import { checkTarget, type Target } from '../egress/target.ts';
+import type { ByteBudget } from './budget.ts';
+import { DownloadError } from './download-error.ts';
 
 const L = LIMITS.images;
 const R = L.remote;
@@ -11,29 +13,6 @@ const HEADERS = {
   accept: 'image/avif,image/webp,image/png,image/jpeg,image/gif',
   'user-agent': 'mantis-edge-images/1',
 };
-
-/** Why there is no picture. Classes only: more would tell a client what stands behind addresses that are not its own. */
-export const DOWNLOAD_FAILURES = {
-  address: 'an address that is not public or not https',
-  unreachable: 'nothing, it cannot be reached',
-  status: 'an answer with a status other than 200',
-  redirects: `more than ${R.maxRedirects} redirects`,
-  too_large: 'too many bytes',
-  too_slow: 'too little in too long a time',
-  not_an_image: 'something that is no picture',
-} as const;
-export type DownloadFailure = keyof typeof DOWNLOAD_FAILURES;
-
-export class DownloadError extends Error {
-  override readonly name = 'DownloadError';
-
-  constructor(readonly reason: DownloadFailure) {
-    super(DOWNLOAD_FAILURES[reason]);
-  }
-}
-
-/** Bytes that all pictures of a request may still take together; each download takes its own from it as they come. */
-export type ByteBudget = { leftBytes: number };
 
 /**
  * The bytes at `url`, whatever they are.
@@ -121,8 +100,8 @@ async function readCounted(
       const { done, value } = await reader.readAtLeast(CHUNK_BYTES, new Uint8Array(CHUNK_BYTES));
       const bytes = value?.byteLength ?? 0;
       total += bytes;
-      budget.leftBytes -= bytes;
-      if (total > L.maxBytes || budget.leftBytes < 0) throw new DownloadError('too_large');
+      if (total > L.maxBytes) throw new DownloadError('too_large');
+      budget.take(bytes);
       if (value !== undefined && bytes > 0) chunks.push(value);
       if (done) break;
     }

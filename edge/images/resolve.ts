@@ -9,9 +9,11 @@ import { sha256Hex } from '../../shared/wire/signature.ts';
 import { type Egress, egressOf } from '../egress/fetch.ts';
 import type { Env } from '../env.ts';
 import type { FileRow } from '../store/files.ts';
+import { ByteBudget } from './budget.ts';
 import { checkImage } from './check.ts';
 import { parseDataUrl } from './dataUrl.ts';
-import { DownloadError, download } from './download.ts';
+import { download } from './download.ts';
+import { DownloadError } from './download-error.ts';
 import type { ImageMemory } from './memory.ts';
 import { sniff } from './sniff.ts';
 import { atOnce, DIGEST_REFERENCE, FILE_REFERENCE, findStored, readStored, type StoredPictures } from './stored.ts';
@@ -39,6 +41,7 @@ type Opened =
 /**
  * Every picture in the order of `references`, or every violation. The same URL named twice is read once; equal bytes share their digest and count once.
  * @param signal ends downloads: the client has left
+ * @throws ApiError `overloaded` where this isolate holds too many downloads already
  */
 export async function resolveImages(
   references: readonly ImageReference[],
@@ -123,7 +126,7 @@ async function openAll(
   }
   if (stored.length > 0) leftBytes -= await openStored(stored, store, leftBytes, opened);
   if (remote.length > 0 && store.egress !== undefined)
-    await openRemote(remote, store.egress, leftBytes, signal, opened);
+    await openRemote(remote, store.egress, new ByteBudget(store.tenant, leftBytes), signal, opened);
   return opened;
 }
 
@@ -176,7 +179,7 @@ async function openStored(
 async function openRemote(
   urls: readonly string[],
   egress: Egress,
-  leftBytes: number,
+  budget: ByteBudget,
   signal: AbortSignal | undefined,
   opened: Map<string, Opened>,
 ): Promise<void> {
@@ -185,7 +188,7 @@ async function openRemote(
     const expected = `at most ${maxPerRequest} pictures on the web`;
     opened.set(url, (param) => violation('too_many_images', param, { expected, received: urls.length }));
   }
-  const budget = { leftBytes };
+  let isBusy = false;
   const late = new AbortController();
   const timer = setTimeout(() => late.abort(), requestMs);
   const ends = signal === undefined ? late.signal : AbortSignal.any([signal, late.signal]);
@@ -195,9 +198,20 @@ async function openRemote(
       opened.set(url, { bytes, declared: null, sha256: null, isRemote: true });
     } catch (error) {
       if (!(error instanceof DownloadError)) throw error;
+      if (error.reason === 'busy') {
+        isBusy = true;
+        late.abort();
+      }
       opened.set(url, (param) => notDownloaded(error, param));
     }
-  }).finally(() => clearTimeout(timer));
+  }).finally(() => {
+    clearTimeout(timer);
+    budget.release();
+  });
+  if (isBusy)
+    throw new ApiError('overloaded', 'Too much is being downloaded for other requests right now. Try again shortly.', {
+      retryAfterMs: 1_000,
+    });
 }
 
 function notDownloaded({ reason, message }: DownloadError, param: string): Violation {

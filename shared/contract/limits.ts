@@ -74,6 +74,9 @@ export const LIMITS = {
       totalMs: 10_000,
       /** All pictures of a request. */
       requestMs: 20_000,
+      /** Downloads that requests of one isolate hold at a time, and those of one tenant: what comes beyond is told to try again. */
+      maxHeldBytes: 64 * MIB,
+      maxHeldBytesPerTenant: 32 * MIB,
     },
     /** Pictures that the edge may shrink itself, one at a time, where it is told to. */
     edgePixels: 12_000_000,

@@ -1,6 +1,7 @@
 /** Where pictures may come from, through the real Worker: what is fetched, what is refused, how often a picture travels. */
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
+import type { ServerResponse } from 'node:http';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { toFile } from 'openai';
@@ -255,6 +256,33 @@ describe('pictures on the web', () => {
     assert.ok(origin.mostOpen <= R.maxConcurrent + 3, `${origin.mostOpen} connections at a time`);
     assert.equal(problems.at(-1)?.code, 'too_many_images');
     assert.match(problems.at(-1)?.message ?? '', /at most 16 pictures on the web, received 17/);
+  });
+});
+
+describe('hostile origins', () => {
+  it('a flood of large downloads is told to come back, and stops nobody else', { timeout: 40_000 }, async () => {
+    const block = Buffer.alloc(1 << 20);
+    const holding: ServerResponse[] = [];
+    // Eight megabytes at once, then nothing: what is held stays held.
+    origin.on('/hold/*', (_, response) => {
+      holding.push(response);
+      response.writeHead(200);
+      for (let i = 0; i < 8; i++) response.write(block);
+    });
+    const floods = Array.from({ length: 20 }, (_, i) => ask(origin.url(`/hold/${i}`)));
+    await sleep(1_500);
+    const startMs = performance.now();
+    const { status } = await ask(dataUrl(png(9, 9)));
+    const tookMs = performance.now() - startMs;
+    for (const response of holding) response.destroy();
+    const statuses = (await Promise.all(floods)).map((flood) => flood.status).sort();
+    assert.equal(status, 200);
+    assert.ok(tookMs < 2_000, `${tookMs} ms`);
+    assert.deepEqual([...new Set(statuses)], [400, 503]);
+    const held = statuses.filter((one) => one === 400).length * 8 * 2 ** 20;
+    assert.ok(held <= R.maxHeldBytesPerTenant, `${held} bytes were held`);
+    // All that was held is given back.
+    assert.equal((await ask(origin.url('/part/0'), origin.url('/part/1'))).status, 200);
   });
 });
 
