@@ -21,8 +21,9 @@ export async function bundleWorker(entry: string = join(ROOT, 'edge', 'worker.ts
     conditions: ['workerd', 'worker', 'browser', 'import'],
     mainFields: ['browser', 'module', 'main'],
     external: ['cloudflare:*', 'node:*'],
-    minify: true,
-    keepNames: true,
+    // Names stay for the sake of stacks in logs; `keepNames` would set them anew each time a function is made.
+    minifyWhitespace: true,
+    minifySyntax: true,
     legalComments: 'none',
     write: false,
     logLevel: 'warning',

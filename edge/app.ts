@@ -1,5 +1,5 @@
 /** The route table. Everything under /v1 wants an API key, everything under /internal a backend's signature; what is open is listed first. */
-import { Hono } from 'hono/tiny';
+import { Hono } from 'hono';
 import { LIMITS } from '../shared/contract/limits.ts';
 import type { AppEnv } from './env.ts';
 import { rateLimits } from './limits/admitted.ts';

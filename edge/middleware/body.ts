@@ -3,7 +3,7 @@ import { ApiError, describe, errorMessage, fieldPath, violation, violationsOf } 
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { randomText } from '../../shared/wire/ids.ts';
 import type { AppEnv } from '../env.ts';
-import { hoist, restore, stringEnd } from './hoist.ts';
+import { hoist, restore } from './hoist.ts';
 
 /** The shape of a schema that is read here; both zod flavours have it. */
 export type Schema<T> = {
@@ -161,34 +161,39 @@ let mark: string | null = null;
 
 /** Large bodies are pictures nearly all of which is base64: see `hoist`. */
 function parseValue(bytes: Uint8Array): unknown {
-  mark ??= `${randomText(24)}:`;
-  const hoisted = hoist(bytes, mark);
-  if (hoisted === null) return parseWhole(bytes);
+  let text: string;
   try {
-    return restore(parseWhole(hoisted.skeleton), hoisted.strings);
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes);
+  } catch {
+    throw notJson(`${bytes.byteLength} bytes that are not UTF-8`);
+  }
+  mark ??= `${randomText(24)}:`;
+  const hoisted = hoist(text, mark);
+  if (hoisted === null) return parseText(text, bytes);
+  try {
+    return restore(parseText(hoisted.skeleton, new TextEncoder().encode(hoisted.skeleton)), hoisted.strings);
   } catch (error) {
     // Places and sizes are to be those of what was sent. Too much of anything is the same with and without the strings.
     if (error instanceof ApiError && error.code !== 'invalid_json') throw error;
-    return parseWhole(bytes);
+    return parseText(text, bytes);
   }
 }
 
-function parseWhole(bytes: Uint8Array): unknown {
+function notJson(received: string, expected = 'valid JSON in UTF-8'): ApiError {
+  return new ApiError('invalid_json', errorMessage('body', { expected, received }));
+}
+
+/** @param bytes the same text */
+function parseText(text: string, bytes: Uint8Array): unknown {
   const { maxJsonDepth, maxJsonValues } = LIMITS.request;
-  const refuse = (expected: string, received: string) =>
-    new ApiError('invalid_json', errorMessage('body', { expected, received }));
   const excess = jsonExcess(bytes, maxJsonDepth, maxJsonValues);
-  if (excess === 'depth') throw refuse(`JSON of at most ${maxJsonDepth} levels`, 'deeper nesting');
-  if (excess === 'values') throw refuse(`JSON of at most ${maxJsonValues} fields and elements`, 'more');
-  let text: string;
+  if (excess === 'depth') throw notJson('deeper nesting', `JSON of at most ${maxJsonDepth} levels`);
+  if (excess === 'values') throw notJson('more', `JSON of at most ${maxJsonValues} fields and elements`);
   let value: unknown;
   try {
-    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes);
     value = JSON.parse(text);
   } catch (error) {
-    if (!(error instanceof SyntaxError))
-      throw refuse('valid JSON in UTF-8', `${bytes.byteLength} bytes that are not UTF-8`);
-    throw refuse('valid JSON in UTF-8', `${bytes.byteLength} bytes that are not${placeOf(error)}`);
+    throw notJson(`${bytes.byteLength} bytes that are not${error instanceof SyntaxError ? placeOf(error) : ''}`);
   }
   // Written as it is, or with an escape for one of its letters.
   if (!text.includes('__proto__') && !text.includes('\\u00')) return value;
@@ -206,7 +211,7 @@ function placeOf({ message }: SyntaxError): string {
   return /end of JSON/.test(message) ? ' (they end too early)' : '';
 }
 
-const [QUOTE, COMMA, COLON] = [0x22, 0x2c, 0x3a] as const;
+const [QUOTE, BACKSLASH, COMMA, COLON] = [0x22, 0x5c, 0x2c, 0x3a] as const;
 const [ARRAY, OBJECT, ARRAY_END, OBJECT_END] = [0x5b, 0x7b, 0x5d, 0x7d] as const;
 
 /**
@@ -246,6 +251,16 @@ function hasMore(bytes: Uint8Array, wanted: readonly number[], max: number): boo
   for (const byte of wanted)
     for (let at = bytes.indexOf(byte); at >= 0; at = bytes.indexOf(byte, at + 1)) if (++count > max) return true;
   return false;
+}
+
+/** Where the string that begins at `from` ends, at a quote with an even number of backslashes before it; -1 if it does not. */
+function stringEnd(bytes: Uint8Array, from: number): number {
+  for (let at = bytes.indexOf(QUOTE, from + 1); at >= 0; at = bytes.indexOf(QUOTE, at + 1)) {
+    let escapes = 0;
+    while (bytes[at - 1 - escapes] === BACKSLASH) escapes++;
+    if (escapes % 2 === 0) return at;
+  }
+  return -1;
 }
 
 /**

@@ -1,18 +1,19 @@
 /**
- * JSON with pictures in it is a few hundred bytes of structure around megabytes of base64. Every look through the bytes (depth, counts, the parser's own
+ * JSON with pictures in it is a few hundred bytes of structure around megabytes of base64. Every look through the whole (depth, counts, the parser's own
  * scan for escapes) costs as much as decoding the pictures, so the long plain strings are taken out first and put back into the parsed value.
  */
 
 /** Shorter strings are not worth it. */
-const LEAST_BYTES = 4_096;
-const [QUOTE, BACKSLASH] = [0x22, 0x5c] as const;
-const DATA = [0x64, 0x61, 0x74, 0x61, 0x3a] as const;
+const LEAST_CHARS = 4_096;
+/** A body of more strings than this is not mostly pictures: looking at each would cost more than it saves. */
+const MOST_STRINGS = 10_000;
+const BACKSLASH = 0x5c;
 
 export type Hoisted = {
   /** The same JSON with short names in place of the strings taken out. */
-  skeleton: Uint8Array;
-  /** The names, and the bytes between the quotes that each stands for. */
-  strings: ReadonlyMap<string, Uint8Array>;
+  skeleton: string;
+  /** The names, and what each stands for. */
+  strings: ReadonlyMap<string, string>;
 };
 
 /**
@@ -21,80 +22,63 @@ export type Hoisted = {
  * @param mark unguessable, so that nobody can write a name himself
  * @returns null where there is nothing to take out
  */
-export function hoist(bytes: Uint8Array, mark: string): Hoisted | null {
-  if (bytes.byteLength < LEAST_BYTES) return null;
-  const strings = new Map<string, Uint8Array>();
-  const kept: Uint8Array[] = [];
-  const encoder = new TextEncoder();
+export function hoist(text: string, mark: string): Hoisted | null {
+  if (text.length < LEAST_CHARS) return null;
+  const strings = new Map<string, string>();
+  let skeleton = '';
   let keptFrom = 0;
-  for (let open = bytes.indexOf(QUOTE); open >= 0; ) {
-    const close = stringEnd(bytes, open);
-    if (close < 0) return null;
-    if (close - open > LEAST_BYTES && isPlainData(bytes, open + 1, close)) {
-      const name = `${mark}${strings.size}`;
-      strings.set(name, bytes.subarray(open + 1, close));
-      kept.push(bytes.subarray(keptFrom, open + 1), encoder.encode(name));
-      keptFrom = close;
+  let seen = 0;
+  for (let open = text.indexOf('"'); open >= 0; ) {
+    const close = stringEnd(text, open);
+    if (close < 0 || ++seen > MOST_STRINGS) return null;
+    if (close - open > LEAST_CHARS && text.startsWith('data:', open + 1)) {
+      const content = text.slice(open + 1, close);
+      if (!content.includes('\\')) {
+        const name = `${mark}${strings.size}`;
+        strings.set(name, content);
+        skeleton += text.slice(keptFrom, open + 1) + name;
+        keptFrom = close;
+      }
     }
-    open = bytes.indexOf(QUOTE, close + 1);
+    open = text.indexOf('"', close + 1);
   }
-  if (strings.size === 0) return null;
-  kept.push(bytes.subarray(keptFrom));
-  return { skeleton: joined(kept), strings };
+  return strings.size === 0 ? null : { skeleton: skeleton + text.slice(keptFrom), strings };
 }
 
-/** Puts the strings back, in place, and returns the value. @throws TypeError where one of them is not UTF-8 */
+/** Puts the strings back, in place, and returns the value. */
 export function restore(value: unknown, strings: Hoisted['strings']): unknown {
-  const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-  const textOf = (name: string): string => {
-    const bytes = strings.get(name);
-    return bytes === undefined ? name : decoder.decode(bytes);
-  };
   // A stack of our own: how deep the value is has been checked, but not how deep ours may be.
   const stack: unknown[] = [value];
   for (let node = stack.pop(); node !== undefined; node = stack.pop()) {
     if (Array.isArray(node)) {
       for (let i = 0; i < node.length; i++)
-        if (typeof node[i] === 'string') node[i] = textOf(node[i]);
-        else stack.push(node[i] ?? null);
-    } else if (typeof node === 'object' && node !== null) {
-      const fields = node as Record<string, unknown>;
-      for (const key of Object.keys(fields)) {
-        const field = fields[key];
-        const name = textOf(key);
-        if (name !== key) {
-          delete fields[key];
-          fields[name] = field;
-        }
-        if (typeof field !== 'string') stack.push(field ?? null);
-        else if (strings.has(field)) fields[name] = textOf(field);
-      }
-    }
+        if (typeof node[i] !== 'string') stack.push(node[i] ?? null);
+        else node[i] = strings.get(node[i]) ?? node[i];
+    } else if (typeof node === 'object' && node !== null)
+      restoreFields(node as Record<string, unknown>, strings, stack);
   }
-  return typeof value === 'string' ? textOf(value) : value;
+  return typeof value === 'string' ? (strings.get(value) ?? value) : value;
 }
 
-function isPlainData(bytes: Uint8Array, from: number, to: number): boolean {
-  for (let i = 0; i < DATA.length; i++) if (bytes[from + i] !== DATA[i]) return false;
-  return bytes.subarray(from, to).indexOf(BACKSLASH) < 0;
+function restoreFields(fields: Record<string, unknown>, strings: Hoisted['strings'], stack: unknown[]): void {
+  for (const key of Object.keys(fields)) {
+    const field = fields[key];
+    const name = strings.get(key);
+    if (name !== undefined) {
+      delete fields[key];
+      fields[name] = field;
+    }
+    if (typeof field !== 'string') stack.push(field ?? null);
+    else if (strings.has(field)) fields[name ?? key] = strings.get(field);
+  }
 }
 
 /** Where the string that begins at `from` ends, at a quote with an even number of backslashes before it; -1 if it does not. */
-export function stringEnd(bytes: Uint8Array, from: number): number {
-  for (let at = bytes.indexOf(QUOTE, from + 1); at >= 0; at = bytes.indexOf(QUOTE, at + 1)) {
+function stringEnd(text: string, from: number): number {
+  for (let at = text.indexOf('"', from + 1); at >= 0; at = text.indexOf('"', at + 1)) {
     let escapes = 0;
-    while (bytes[at - 1 - escapes] === BACKSLASH) escapes++;
+    while (text.charCodeAt(at - 1 - escapes) === BACKSLASH) escapes++;
     if (escapes % 2 === 0) return at;
   }
   return -1;
-}
-
-function joined(parts: readonly Uint8Array[]): Uint8Array {
-  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.byteLength;
-  }
-  return all;
 }
