@@ -25,6 +25,9 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   structured: 'answers of the shipped model to random schemas, checked by another validator',
   ssrf: 'whether any address of a picture or webhook leads to a private one',
   gpu: 'serving and training steps on accelerators, and tokens by the loop',
+  preprocess: 'nine 1080p pictures from a request to tensors, against a plain sharp loop; memory by kind of picture',
+  'hostile-images':
+    'mutations, bombs and valid pictures of every kind through the door: codes, times, memory, neighbours',
   chart: 'the charts of stored results, as SVG',
 };
 
