@@ -11,6 +11,7 @@ import { type RunningEdge, startEdge } from '../../../deploy/edge.ts';
 import type { AuditEntry, AuditVerdict } from '../../../shared/contract/audit.ts';
 import type { FileObject, List } from '../../../shared/contract/files.ts';
 import { type ApiKey, DEFAULT_TENANT } from '../../../shared/contract/keys.ts';
+import { signatureHeaders } from '../../../shared/wire/signature.ts';
 import { SECRET } from './installation.ts';
 
 const root = join(import.meta.dirname, '..', '..', '..');
@@ -108,6 +109,12 @@ describe('the stores', () => {
       const used = await fetch(`${edge?.url}/v1/files`, { headers: { authorization: `Bearer ${secret}` } });
       assert.equal(used.status, 200);
     }
+    // A backend's call, taken once.
+    const target = '/internal/files/file-none/content';
+    const nowS = Date.now() / 1000;
+    const signature = await signatureHeaders({ secret: SECRET, method: 'GET', target, body: null, nowS });
+    const internal = async () => (await fetch(`${edge?.url}${target}`, { headers: signature })).status;
+    assert.deepEqual([await internal(), await internal()], [404, 401]);
     await close();
     let read = 0;
     for (const entry of await readdir(dataDir, { recursive: true, withFileTypes: true })) {
@@ -125,6 +132,7 @@ describe('the stores', () => {
     }
     assert.ok(read > 100_000, `${read} bytes were searched`);
     await open();
+    assert.equal(await internal(), 401, 'a call that was taken before a restart stays taken');
   });
 
   it('show each change of the audit log by hand: a flipped bit, a row taken out, rows cut off', async () => {
