@@ -1,6 +1,7 @@
 import type { Context } from 'hono';
 import type { Caller } from '../shared/contract/keys.ts';
 import type { BatchRunner } from './batches/runner.ts';
+import type { ScalingEnv } from './fleet/autoscale/config.ts';
 import type { Fleet } from './fleet/registry.ts';
 import type { Scheduler } from './jobs/scheduler.ts';
 import type { Admission } from './limits/admit.ts';
@@ -14,7 +15,7 @@ import type { AuditChain } from './store/auditChain.ts';
 import type { Metered } from './usage/record.ts';
 
 /** Bindings of deploy/wrangler.jsonc. */
-export type Env = {
+export type Env = ScalingEnv & {
   DB: D1Database;
   BLOBS: R2Bucket;
   SCHEDULER: DurableObjectNamespace<Scheduler>;
