@@ -156,6 +156,11 @@ export class DecodePool {
     return this.slots.reduce((sum, slot) => sum + (slot.process?.residentBytes() ?? 0), 0);
   }
 
+  /** Of its processes, for those who watch them. */
+  processIds(): number[] {
+    return this.slots.flatMap(({ process }) => process?.pid ?? []);
+  }
+
   /** Kills the processes; pictures in hand and in the queue are rejected. */
   async close(): Promise<void> {
     this.isClosed = true;
