@@ -21,7 +21,7 @@ const FAILED_GAP_MS = 5_000;
 /** Nobody serves the model yet. */
 const NO_BACKEND_GAP_MS = 2_000;
 /** An alarm may run for 15 minutes; a turn ends well before, and the next one takes over where it stood. */
-const TURN_MS = 120_000;
+const TURN_MS = 60_000;
 
 /**
  * One batch at work. An object of its own for each, because the platform runs it once at a time (nobody else needs to be kept out, so there are no
