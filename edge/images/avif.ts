@@ -68,7 +68,7 @@ function checkCodedSizes(bytes: Bytes, coded: readonly Item[], shown: { width: n
     const first = item.extents[0];
     if (first === undefined) throw new ProbeError('has an AV1 picture without data');
     if (first.at + first.length > bytes.length)
-      throw new ProbeError(`AVIF is cut off: ${bytes.length} of ${first.at + first.length} bytes`);
+      throw new ProbeError(`is cut off: ${bytes.length} of ${first.at + first.length} bytes`);
     const real = readSequenceHeader(bytes.data.subarray(first.at, first.at + first.length));
     if (real === null) throw new ProbeError('has no AV1 sequence header');
     pixels += real.width * real.height;
@@ -221,7 +221,9 @@ function boxes(bytes: Bytes, from: number, to: number): Box[] {
     } else if (size === 0) size = to - at;
     const type = bytes.ascii(at + 4, 4);
     if (size < head || at + size > to)
-      throw new ProbeError(`AVIF box ${JSON.stringify(type)} of ${size} bytes at byte ${at} ends after byte ${to}`);
+      throw new ProbeError(
+        `has an AVIF box ${JSON.stringify(type)} of ${size} bytes at byte ${at}, which ends after byte ${to}`,
+      );
     found.push({ type, start: at + head, end: at + size });
     at += size;
   }

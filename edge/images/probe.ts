@@ -39,14 +39,14 @@ function readJpeg(bytes: Bytes): Header {
   let hasProfile = false;
   let at = 2;
   for (let segment = 0; segment < MAX_SEGMENTS; segment++) {
-    if (bytes.u8(at) !== 0xff) throw new ProbeError(`no JPEG marker at byte ${at}`);
+    if (bytes.u8(at) !== 0xff) throw new ProbeError(`has no JPEG marker at byte ${at}`);
     while (bytes.u8(at + 1) === 0xff) at++;
     const marker = bytes.u8(at + 1);
     at += 2;
     if (marker === 0x01 || (marker >= 0xd0 && marker <= 0xd8)) continue;
     if (marker === 0xd9 || marker === 0xda) throw new ProbeError('has no JPEG frame header before its scan');
     const length = bytes.u16(at);
-    if (length < 2) throw new ProbeError(`JPEG segment of ${length} bytes at byte ${at}`);
+    if (length < 2) throw new ProbeError(`has a JPEG segment of ${length} bytes at byte ${at}`);
     const isFrame = marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc;
     if (isFrame) {
       return {
@@ -103,7 +103,7 @@ function readPng(bytes: Bytes): Header {
     const length = bytes.u32(at);
     const type = bytes.ascii(at + 4, 4);
     if (at + 12 + length > bytes.length)
-      throw new ProbeError(`PNG chunk ${JSON.stringify(type)} is cut off at byte ${bytes.length}`);
+      throw new ProbeError(`is cut off at byte ${bytes.length}, within the PNG chunk ${JSON.stringify(type)}`);
     if (type === 'acTL') header.frames = Math.max(1, bytes.u32(at + 8));
     if (type === 'tRNS') header.hasAlpha = true;
     if (type === 'iCCP') header.hasProfile = true;
@@ -115,13 +115,13 @@ function readPng(bytes: Bytes): Header {
     }
     at += 12 + length;
   }
-  throw new ProbeError(`PNG ends at byte ${bytes.length} without its end chunk`);
+  throw new ProbeError(`ends at byte ${bytes.length} without the PNG end chunk`);
 }
 
 /** Simple lossy (VP8), lossless (VP8L) and extended (VP8X) files; frames are counted by ANMF chunks. */
 function readWebp(bytes: Bytes): Header {
   const riffEnd = 8 + bytes.u32(4, true);
-  if (riffEnd > bytes.length) throw new ProbeError(`WebP is cut off: ${bytes.length} of ${riffEnd} bytes`);
+  if (riffEnd > bytes.length) throw new ProbeError(`is cut off: ${bytes.length} of ${riffEnd} bytes`);
   const plain = {
     frames: 1,
     orientation: 1,
@@ -156,7 +156,7 @@ function readWebp(bytes: Bytes): Header {
     const type = bytes.ascii(at, 4);
     const length = bytes.u32(at + 4, true);
     if (at + 8 + length > bytes.length)
-      throw new ProbeError(`WebP chunk ${JSON.stringify(type)} is cut off at byte ${bytes.length}`);
+      throw new ProbeError(`is cut off at byte ${bytes.length}, within the WebP chunk ${JSON.stringify(type)}`);
     if (type === 'ANMF') frames++;
     if (type === 'ICCP') header.hasProfile = true;
     if (type === 'EXIF') {
