@@ -7,6 +7,7 @@ import { probe } from '../../../edge/images/probe.ts';
 import { sniff } from '../../../edge/images/sniff.ts';
 import type { ImageMime } from '../../../shared/contract/images.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
+import { avifFile } from './avif-boxes.ts';
 import { avif, gif, jpeg, png, webpExtended, webpLossless, webpLossy } from './pictures.ts';
 
 const KINDS: [string, ImageMime, Uint8Array][] = [
@@ -46,6 +47,53 @@ describe('probe', () => {
   it('refuses an AVIF that codes more than it says, and one that codes far more than it shows', () => {
     assert.throws(() => probe(avif('plain', { width: 16, height: 16 }), 'image/avif'), /codes 64x48/);
     assert.throws(() => probe(avif('plain').subarray(0, 260), 'image/avif'), /ends after byte 260/);
+  });
+
+  describe('AVIF', () => {
+    const size = (file: Parameters<typeof avifFile>[0]) => {
+      const { width, height } = probe(avifFile(file), 'image/avif');
+      return [width, height];
+    };
+    const turn = (angle: number) => ({ items: [{ properties: [['irot', [angle]] as const] }] });
+
+    it('is measured as it is shown, wherever its data stands', () => {
+      assert.deepEqual(size({ items: [{}] }), [64, 48]);
+      assert.deepEqual(size({ items: [{}], inMeta: true }), [64, 48]);
+      assert.deepEqual(
+        [0, 1, 2, 3].map((angle) => size(turn(angle)).join('x')),
+        ['64x48', '48x64', '64x48', '48x64'],
+      );
+      const mirrored = { items: [{ properties: [['imir', [1]] as const] }] };
+      assert.deepEqual(size(mirrored), [64, 48]);
+      const tiles = [1, 2, 3, 4].map(() => ({ hidden: true }));
+      const grid = { type: 'grid', size: [120, 90] } as const;
+      assert.deepEqual(
+        size({ items: [...tiles, grid], primary: 5, references: [['dimg', 5, [1, 2, 3, 4]]] }),
+        [120, 90],
+      );
+      assert.deepEqual(size({ items: [{}, { size: null }], references: [['auxl', 2, [1]]] }), [64, 48]);
+      assert.deepEqual(size({ items: [{}, {}], references: [['thmb', 2, [1]]] }), [64, 48]);
+    });
+
+    it('is refused where a decoder would show another picture, or do far more work than it says', () => {
+      const refused = (file: Parameters<typeof avifFile>[0], reason: RegExp) => assert.throws(() => size(file), reason);
+      refused({ items: [{}, {}], primary: 2 }, /first of which is not the main one/);
+      refused({ items: [{}, { type: 'grid' }], primary: 2 }, /first of which is not the main one/);
+      refused({ items: [{}], primary: 7 }, /no such item/);
+      refused({ items: [{ type: 'iovl' }] }, /type "iovl"/);
+      refused({ items: [{ size: null }] }, /without a size/);
+      refused({ items: [{ size: [63, 48] }] }, /says 63x48 and codes 64x48/);
+      refused({ items: [{ properties: [['clap', Array<number>(32).fill(0)]] }] }, /clean aperture/);
+      const many = Array.from({ length: 400 }, () => ({ hidden: true }));
+      refused({ items: [{}, ...many] }, /codes 1231872 pixels for a picture of 64x48/);
+      refused({ items: Array.from({ length: 1_100 }, () => ({})) }, /more than 1024 AVIF boxes/);
+    });
+
+    it('is never measured by a broken box without a word', () => {
+      const whole = avifFile({ items: [{}, {}], references: [['thmb', 2, [1]]], inMeta: true });
+      for (let length = 0; length < whole.byteLength; length++)
+        assert.throws(() => probe(whole.subarray(0, length), 'image/avif'), ProbeError, `cut at ${length}`);
+    });
   });
 
   it('says how a picture is stored', () => {
