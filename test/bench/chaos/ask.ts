@@ -1,7 +1,13 @@
 /** Requests of the chaos run, and what an answer to one may be. */
 import { dataUrl, type PictureName, picture, textPart } from '../../wire/e2e/pictures.ts';
 
-export type Question = { pictures: readonly [PictureName, PictureName]; text: string; maxTokens: number };
+export type Question = {
+  pictures: readonly [PictureName, PictureName];
+  text: string;
+  maxTokens: number;
+  /** What the answer must look like. Alone, the model says a word or two; a kill is to hit answers on their way. */
+  pattern?: string;
+};
 
 /** What the model says to a question that is asked alone. */
 export type Solo = { text: string; finish: string };
@@ -26,15 +32,14 @@ export const QUESTIONS: readonly Question[] = [
 const RETRYABLE = [502, 503, 504];
 const urls = new Map<PictureName, string>();
 
-function bodyOf({ pictures, text, maxTokens }: Question, stream: boolean): string {
+function bodyOf({ pictures, text, maxTokens, pattern = '[a-z ]{150,200}' }: Question, stream: boolean): string {
   const parts = pictures.map((name) => {
     const url = urls.get(name) ?? dataUrl(picture(name));
     urls.set(name, url);
     return { type: 'image_url', image_url: { url } };
   });
   const content = [...parts, textPart(text)];
-  // Alone, the model says a word or two; a kill is to hit answers on their way.
-  const structured_outputs = { regex: '[a-z ]{150,200}' };
+  const structured_outputs = { regex: pattern };
   const request = {
     structured_outputs,
     messages: [{ role: 'user', content }],
