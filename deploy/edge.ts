@@ -47,8 +47,6 @@ export type EdgeOptions = {
   apiKey?: string | undefined;
   /** Bindings of the Worker that this process answers itself, by name. */
   services?: Readonly<Record<string, LocalService>>;
-  /** Header in which a proxy in front names the client; empty = there is none, and nobody is throttled by address. */
-  clientAddressHeader?: string;
 };
 
 /** A call of the Worker to the process that started it, all in memory. */
@@ -97,10 +95,11 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
         modules: [{ type: 'ESModule', path: 'worker.js', contents: await bundleWorker() }],
         bindings: {
           ...workerOptions.bindings,
+          // Nobody stands in front who could tell; a client could write it.
+          CLIENT_ADDRESS_HEADER: '',
           ...options.vars,
           BACKEND_SECRET: options.backendSecret,
           BOOTSTRAP_KEY_HASH: bootstrap,
-          CLIENT_ADDRESS_HEADER: options.clientAddressHeader ?? '',
           EGRESS_ALLOW: options.egressAllow ?? '',
         },
         serviceBindings: {
@@ -174,12 +173,12 @@ async function migrate(db: Database): Promise<void> {
 /** The given key replaces the bootstrap key of earlier starts; without one, the first start makes one. Only hashes are stored. */
 async function bootstrapKey(db: Database, given: string | undefined): Promise<string | null> {
   if (given === undefined) {
-    const row = await db.prepare('SELECT id FROM api_keys WHERE revoked_at IS NULL LIMIT 1').first();
-    if (row !== null) return null;
+    const usable = 'SELECT 1 FROM api_keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?) LIMIT 1';
+    if ((await db.prepare(usable).bind(Date.now()).first()) !== null) return null;
   }
   const key = given ?? newApiKey();
   const hash = sha256(key);
-  const live = `SELECT 1 FROM api_keys WHERE id = '${BOOTSTRAP_ID}' AND hash = ? AND revoked_at IS NULL AND scopes = ?`;
+  const live = `SELECT 1 FROM api_keys WHERE id = '${BOOTSTRAP_ID}' AND hash = ? AND revoked_at IS NULL AND expires_at IS NULL AND scopes = ?`;
   const scopes = JSON.stringify(ALL_SCOPES);
   if ((await db.prepare(live).bind(hash, scopes).first()) !== null) return null;
   const nowMs = Date.now();

@@ -62,6 +62,7 @@ function edgeVars(env: NodeJS.ProcessEnv): Record<string, string> {
   return {
     KEY_LIMITS: env.MANTIS_KEY_LIMITS ?? '',
     CORS_ORIGINS: env.MANTIS_CORS_ORIGINS ?? '',
+    CLIENT_ADDRESS_HEADER: env.MANTIS_CLIENT_ADDRESS_HEADER ?? '',
     BATCH_WINDOW_S: env.MANTIS_BATCH_WINDOW_S ?? '',
     LOG_LEVEL: env.MANTIS_LOG_LEVEL ?? '',
     LOG_SAMPLE: env.MANTIS_LOG_SAMPLE ?? '',

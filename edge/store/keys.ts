@@ -89,7 +89,7 @@ function insertKey(db: D1Database, key: NewKey, guard = 'TRUE'): D1PreparedState
 
 /** Stores a new key. */
 export async function createKey(db: D1Database, actor: Actor, key: NewKey): Promise<void> {
-  const data = { name: key.name, scopes: key.scopes, expires_at: key.expires_at };
+  const data = { name: key.name, scopes: key.scopes, expires_at: msToSeconds(key.expires_at) };
   await db.batch([
     insertKey(db, key),
     auditEntry(db, actor, { action: 'key.created', object: key.id, tenant: key.tenant, data }),
