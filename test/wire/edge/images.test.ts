@@ -287,6 +287,28 @@ describe('hostile origins', () => {
 });
 
 describe('limits of a request', () => {
+  it('are exact in pixels, over all different pictures', async () => {
+    const shapes: [number, number][] = [
+      [10_000, 5_000],
+      [5_000, 10_000],
+      [8_000, 6_250],
+      [6_250, 8_000],
+    ];
+    assert.equal(
+      shapes.reduce((sum, [width, height]) => sum + width * height, 0),
+      L.maxTotalPixels,
+    );
+    const urls = shapes.map(([width, height]) => dataUrl(png(width, height)));
+    assert.equal((await ask(...urls, urls[0]!)).status, 200);
+    const { status, problems } = await ask(dataUrl(png(1, 1)), ...urls);
+    assert.equal(status, 400);
+    assert.deepEqual(
+      problems.map(({ code, at }) => [code, at]),
+      [['image_too_large', 4]],
+    );
+    assert.match(problems[0]?.message ?? '', /at most 200000000 pixels in all pictures, received 200000001/);
+  });
+
   it('count equal pictures once and name the one that is too much', async () => {
     const most = large(L.maxBytes);
     const rest = large(L.maxTotalBytes - L.maxBytes);
