@@ -7,7 +7,9 @@ import type { ScoreRequest, ScoreResponse } from '../contract/score.ts';
 import type { WebhookEndpoint, WebhookEventType } from '../contract/webhooks.ts';
 import { decodeSse } from '../wire/sse.ts';
 import { Admin } from './admin.ts';
+import { Batches } from './batches.ts';
 import { ClientError, type ClientOptions, Http, type RequestOptions, streamError } from './http.ts';
+import { Uploads } from './uploads.ts';
 
 type Page = { limit?: number; after?: string };
 type Call = { signal?: AbortSignal };
@@ -22,10 +24,14 @@ export class MantisClient {
 
   /** For keys with the scope `admin`. */
   readonly admin: Admin;
+  readonly batches: Batches;
+  readonly uploads: Uploads;
 
   constructor(options: ClientOptions) {
     this.#http = new Http(options);
     this.admin = new Admin(this.#http);
+    this.batches = new Batches(this.#http);
+    this.uploads = new Uploads(this.#http);
   }
 
   readonly chat = {
@@ -55,9 +61,14 @@ export class MantisClient {
   };
 
   readonly files = {
-    create: (file: Blob, filename: string, purpose: FilePurpose): Promise<FileObject> => {
+    /** @param expiresAfterS deletes itself then, an hour to 30 days from now */
+    create: (file: Blob, filename: string, purpose: FilePurpose, expiresAfterS?: number): Promise<FileObject> => {
       const form = new FormData();
       form.set('purpose', purpose);
+      if (expiresAfterS !== undefined) {
+        form.set('expires_after[anchor]', 'created_at');
+        form.set('expires_after[seconds]', String(expiresAfterS));
+      }
       form.set('file', file, filename);
       return this.#http.json('/v1/files', { method: 'POST', form });
     },

@@ -3,10 +3,12 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import OpenAI, { toFile } from 'openai';
+import { MantisClient } from '../../../shared/client/client.ts';
+import type { ClientError } from '../../../shared/client/http.ts';
 import type { Batch, BatchResult } from '../../../shared/contract/batches.ts';
 import { png } from '../../null/edge/pictures.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
-import { type Installation, startInstallation, until } from './installation.ts';
+import { API_KEY, type Installation, startInstallation, until } from './installation.ts';
 import { type Receiver, startReceiver } from './receiver.ts';
 
 let door: Installation;
@@ -231,6 +233,29 @@ describe('a batch', () => {
     backend.behaviour = 'answer';
     const batch = await ended(id, 25_000);
     assert.deepEqual([batch.status, batch.request_counts], ['completed', { total: 20, completed: 20, failed: 0 }]);
+  });
+
+  it('can be driven by our own client', async () => {
+    const client = new MantisClient({ baseUrl: door.url, apiKey: API_KEY });
+    const text = Array.from({ length: 5 }, (_, i) => line(`o${i}`)).join('\n');
+    const about = { filename: 'in.jsonl', purpose: 'batch', mime_type: 'application/jsonl' } as const;
+    const file = await client.uploads.file(new Blob([text]), about, 300);
+    assert.equal(file.bytes, text.length);
+    const made = await client.batches.create({
+      input_file_id: file.id,
+      endpoint: '/v1/chat/completions',
+      completion_window: '24h',
+    });
+    const seen = new Set<string>();
+    const batch = await client.batches.ended(made.id, { onChange: ({ status }) => seen.add(status) });
+    assert.ok(batch.status === 'completed' && seen.has('completed') && batch.output_file_id !== null);
+    const found: string[] = [];
+    for await (const { custom_id } of client.batches.results(batch.output_file_id)) found.push(custom_id);
+    assert.deepEqual(found, ['o0', 'o1', 'o2', 'o3', 'o4']);
+    assert.equal(
+      (await client.batches.cancel(made.id).catch((error: ClientError) => error.code)) as string,
+      'invalid_state',
+    );
   });
 
   it('is listed, newest first, page by page', async () => {
