@@ -24,6 +24,8 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   'mask-cost': 'what following a JSON schema costs a token',
   structured: 'answers of the shipped model to random schemas, checked by another validator',
   ssrf: 'whether any address of a picture or webhook leads to a private one',
+  'rate-limits': 'how exact limits of keys are, and what asking costs',
+  idempotency: 'jobs created under keys by clients that repeat themselves and break off',
   gpu: 'serving and training steps on accelerators, and tokens by the loop',
   preprocess: 'nine 1080p pictures from a request to tensors, against a plain sharp loop; memory by kind of picture',
   'hostile-images':
