@@ -90,13 +90,15 @@ export async function sumUsage(db: D1Database, query: UsageQuery): Promise<Usage
   const groups = new Set(query.groupBy.map((group) => GROUP_COLUMN[group]));
   const column = (name: 'model' | 'key_id' | 'tenant') => (groups.has(name) ? name : `NULL AS ${name}`);
   const by = ['bucket', ...groups].join(', ');
+  // Both ways the rows are found by tenant and time.
+  const tenants = query.tenant === null ? 'IN (SELECT id FROM tenants WHERE ?4 IS NULL)' : '= ?4';
   const { results } = await db
     .prepare(
       `SELECT CAST((at - ?1) / ?2 AS INTEGER) AS bucket, ${column('model')}, ${column('key_id')}, ${column('tenant')}, COUNT(*) AS requests,
          SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens, SUM(cached_tokens) AS cached_tokens,
          SUM(image_tokens) AS image_tokens, SUM(images) AS images, SUM(bytes_in) AS bytes_in
        FROM usage_requests
-       WHERE at >= ?1 AND at < ?3 AND (?4 IS NULL OR tenant = ?4)
+       WHERE tenant ${tenants} AND at >= ?1 AND at < ?3
          AND (?5 = '[]' OR model IN (SELECT value FROM json_each(?5))) AND (?6 = '[]' OR key_id IN (SELECT value FROM json_each(?6)))
        GROUP BY ${by} ORDER BY ${by}`,
     )
