@@ -83,8 +83,8 @@ export const LIMITS = {
   },
   /** Decoding of pictures, in processes of a backend that may be killed. */
   decode: {
-    /** From the moment a process has a picture; then it is killed, and the picture refused. */
-    timeoutMs: 2_000,
+    /** From the moment a process has a picture; then it is killed, and the picture refused: the answer is there within two seconds. */
+    timeoutMs: 1_800,
     /** Pictures that may wait; more are told that the backend is full. */
     maxQueued: 256,
     /** A picture above this estimate is heavy: of several processes one is always left to the others. */
