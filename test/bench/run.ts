@@ -19,6 +19,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   chaos: 'backends that come, go and are killed under load: answers, errors, orphans',
   'cold-start': 'from no backend to the first token, by phase',
   generated: 'requests made from the OpenAPI document: no fault of ours, and refusals that help',
+  'slow-clients': 'a thousand clients that take their time, and whether others notice',
   'import-large': 'importing a checkpoint of several gigabytes: rate and memory',
   'feature-tiers': 'finding features of pictures on disk and in the object store',
   'mask-cost': 'what following a JSON schema costs a token',
