@@ -3,7 +3,10 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { toFile } from 'openai';
 import { ask, judge, QUESTIONS, readWhole } from '../../bench/chaos/ask.ts';
+import { lessonFile } from './dataset.ts';
+import { waitForEnd } from './jobs.ts';
 import { type Product, startProduct, stopAndForget } from './product.ts';
 
 const TIMEOUT_MS = 60_000;
@@ -19,7 +22,6 @@ describe('an installation without a backend', () => {
         MANTIS_SCALE_DOWN_S: '1',
         MANTIS_IDLE_S: '2',
         MANTIS_MAX_ROWS: '2',
-        MANTIS_JOBS: 'off',
         MANTIS_PRECISION: 'f32',
         MANTIS_KV: 'f32',
       },
@@ -67,14 +69,34 @@ describe('an installation without a backend', () => {
   });
 
   it('goes to sleep when nobody asks', async () => {
-    const deadline = Date.now() + 15_000;
-    while ((await backends(there())).length > 0) {
-      assert.ok(Date.now() < deadline, `still there:\n${there().output().slice(-2_000)}`);
-      await sleep(200);
-    }
+    await untilAsleep(there());
     assert.equal((await fetch(`${there().url}/health/ready`)).status, 200);
   });
+
+  it('wakes for a job, and sleeps no sooner than it has ended', async () => {
+    const { client } = there();
+    const file = await client.files.create({ file: await toFile(lessonFile(8), 'lesson.jsonl'), purpose: 'fine-tune' });
+    const hyperparameters = { n_epochs: 2, batch_size: 4 };
+    const { id } = await client.fineTuning.jobs.create({
+      model: 'mantis-nano',
+      training_file: file.id,
+      method: { type: 'supervised', supervised: { hyperparameters } },
+    });
+    const { status, error } = await waitForEnd(client, id, 60_000);
+    assert.equal(status, 'succeeded', JSON.stringify(error));
+    const { data } = await client.fineTuning.jobs.listEvents(id);
+    assert.ok(!data.some(({ message }) => /released|lost|resum/i.test(message)), JSON.stringify(data));
+    await untilAsleep(there());
+  });
 });
+
+async function untilAsleep(product: Product): Promise<void> {
+  const deadline = Date.now() + 15_000;
+  while ((await backends(product)).length > 0) {
+    assert.ok(Date.now() < deadline, `still there:\n${product.output().slice(-2_000)}`);
+    await sleep(200);
+  }
+}
 
 async function backends(product: Product): Promise<number[]> {
   const found: number[] = [];
