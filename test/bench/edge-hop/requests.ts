@@ -3,7 +3,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import sharp from 'sharp';
 import { encodeFrame, FRAME_TYPE } from '../../../shared/wire/frame.ts';
 import { signatureHeaders } from '../../../shared/wire/signature.ts';
-import { UPSTREAM_CARD } from './card.ts';
+import { TOKEN_MS, UPSTREAM_CARD } from './card.ts';
 
 const PICTURE_BYTES = 50_000;
 /** Bytes of the comment that differ; a multiple of three, so that they are whole characters of base64. */
@@ -39,8 +39,14 @@ export class RequestMaker {
     readonly secret: string,
   ) {}
 
-  /** @param maxTokens 1 is answered at once, more are streamed */
-  static async make(apiKey: string, secret: string, maxTokens: number, isStream: boolean): Promise<RequestMaker> {
+  /** @param maxTokens 1 is answered at once, more come one each `tokenMs` */
+  static async make(
+    apiKey: string,
+    secret: string,
+    maxTokens: number,
+    isStream: boolean,
+    tokenMs: number = TOKEN_MS,
+  ): Promise<RequestMaker> {
     const picture = await markedJpeg();
     const base64 = picture.bytes.toString('base64');
     const part = { type: 'image_url', image_url: { url: `data:image/jpeg;base64,${base64}` } };
@@ -50,6 +56,7 @@ export class RequestMaker {
       messages: [{ role: 'user', content }],
       max_tokens: maxTokens,
       temperature: 0,
+      seed: tokenMs,
       stream: isStream,
     });
     const first = text.indexOf(base64);

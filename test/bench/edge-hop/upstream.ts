@@ -51,8 +51,8 @@ async function serve(head: string, chunks: readonly Buffer[], bodyAt: number, so
   if (path !== '/v1/generate') return void socket.write('HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n');
   stats.received++;
   if (stats.checked < CHECKED_FRAMES) await check(method, path, head, Buffer.concat(chunks).subarray(bodyAt));
-  // The frame's header is in the first piece, which is larger than it.
-  const tokens = maxTokens(Buffer.concat(chunks.slice(0, 2)).subarray(bodyAt));
+  // The frame's header is in the first pieces, which are larger than it.
+  const { tokens, everyMs } = askedFor(Buffer.concat(chunks.slice(0, 2)).subarray(bodyAt));
   const started = { type: 'started', promptTokens: 5, imageTokens: [64, 64] };
   const usage = { promptTokens: 5, completionTokens: tokens, imageTokens: 128, cachedTokens: 0 };
   const finished = { type: 'finished', index: 0, finishReason: 'length', usage };
@@ -70,15 +70,17 @@ async function serve(head: string, chunks: readonly Buffer[], bodyAt: number, so
     if (socket.destroyed) return;
     socket.write(piece(delta(`${process.hrtime.bigint()} `)));
     if (++sent >= tokens) return void socket.write(`${piece(encodeSseJson(finished))}0\r\n\r\n`);
-    setTimeout(next, Math.max(0, startMs + (sent + 1) * TOKEN_MS - performance.now()));
+    setTimeout(next, Math.max(0, startMs + (sent + 1) * everyMs - performance.now()));
   };
-  setTimeout(next, TOKEN_MS);
+  setTimeout(next, everyMs);
 }
 
-/** Without parsing the whole header: it is on everybody's way. */
-function maxTokens(body: Buffer): number {
+/** Without parsing the whole header: it is on everybody's way. A `seed` is the time between tokens, ms. */
+function askedFor(body: Buffer): { tokens: number; everyMs: number } {
   const head = body.subarray(4, 4 + body.readUInt32LE(0)).toString('latin1');
-  return Number(/"maxTokens":(\d+)/.exec(head)?.[1] ?? 1);
+  const number = (name: string, byDefault: number): number =>
+    Number(new RegExp(`"${name}":(\\d+)`).exec(head)?.[1] ?? byDefault);
+  return { tokens: number('maxTokens', 1), everyMs: number('seed', TOKEN_MS) };
 }
 
 async function check(method: string, target: string, head: string, body: Buffer): Promise<void> {
