@@ -8,6 +8,7 @@ import { exportCommand } from './export.ts';
 import { finetuneCommand } from './finetune.ts';
 import { importCommand } from './import.ts';
 import { inspectCommand } from './inspect.ts';
+import { inspectImageCommand } from './inspect-image.ts';
 import { keysCommand } from './keys.ts';
 import { modelsCommand } from './models.ts';
 import { precisionCommand } from './precision.ts';
@@ -41,6 +42,7 @@ Examples:
     precisionCommand(),
     importCommand(),
     inspectCommand(),
+    inspectImageCommand(),
     exportCommand(),
     trainCommand(),
     evalCommand(),
