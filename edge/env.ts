@@ -65,6 +65,8 @@ export type Variables = {
   trace: Trace;
   /** What the key's limits said; null while they are asked, absent where they were not. */
   admission?: Admission | null;
+  /** Length of the body, as far as it was told or read. */
+  bodyBytes: () => number;
   /** What a request for a model is billed by, besides its facts. */
   metered?: Metered;
   /** Who asks, with what the key may do and use. */

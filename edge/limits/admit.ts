@@ -47,15 +47,12 @@ export async function admit(env: Env, ctx: Background, caller: LimitedCaller, co
     : { headers, release: heldSlot(limiter, ctx, caller.keyId, slot), isHeld: true };
 }
 
-/**
- * Takes a request that was refused for its content from the limit of requests: guessing is not free. Nothing waits for it.
- * @returns nothing; a lost charge is a lost charge
- */
-export function chargeRefused(env: Env, ctx: Background, caller: LimitedCaller): void {
+/** Takes `cost` without asking, for what is known only afterwards. Nothing waits for it, and a lost charge is a lost charge. */
+export function charge(env: Env, ctx: Background, caller: LimitedCaller, cost: Cost): void {
   const limits = withDefaults(caller.limits, env.KEY_LIMITS);
-  if (limits.requestsPerMinute === null) return;
-  const cost: Cost = { requests: 1, images: 0, imageTokens: 0, bytes: 0 };
-  ctx.waitUntil(Promise.resolve(limiterOf(env, caller.tenant).admit(caller.keyId, limits, cost, null, true)));
+  if (!isLimited(limits)) return;
+  const limiter = limiterOf(env, caller.tenant);
+  ctx.waitUntil(Promise.resolve(limiter.admit(caller.keyId, limits, cost, null, true)).catch(() => {}));
 }
 
 function refusalError(refusal: NonNullable<Decision['refusal']>, headers: Record<string, string>): ApiError {

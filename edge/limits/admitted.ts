@@ -1,9 +1,10 @@
 /** Limits in the request's way: what a route costs, and the headers and slots of its answer. */
 import type { Context, MiddlewareHandler } from 'hono';
 import type { AppEnv } from '../env.ts';
+import { watched } from '../middleware/fingerprint.ts';
 import { meteredOf } from '../usage/record.ts';
-import { admit, chargeRefused, releasedAtEnd } from './admit.ts';
-import { bodyBytes, costOfRequest, type Priced } from './cost.ts';
+import { admit, charge, releasedAtEnd } from './admit.ts';
+import { costOfRequest, type Priced } from './cost.ts';
 import type { Cost } from './limiter.ts';
 
 /** Routes that say themselves what they cost, once they know what is in the request. */
@@ -31,7 +32,7 @@ export function admittedForModel(
   valid: Priced & Parameters<typeof meteredOf>[0],
   work: () => Promise<Response>,
 ): Promise<Response> {
-  const bytes = bodyBytes(c.req.raw.headers);
+  const bytes = c.get('bodyBytes')();
   c.set('metered', meteredOf(valid, bytes));
   const facts = c.get('facts');
   facts.validateMs = Date.now() - facts.startMs;
@@ -47,19 +48,37 @@ export function rateLimits(): MiddlewareHandler<AppEnv> {
     const { method, path } = c.req;
     const isCreating = method === 'POST' || method === 'PUT';
     if (!isCreating || path.startsWith('/v1/admin/')) return next();
+    const caller = c.get('caller');
+    const { isTold, bytes } = bodyBytes(c);
+    c.set('bodyBytes', bytes);
     if (SELF_ADMITTED.has(path)) {
       await next();
       const isRefusal = c.res.status >= 400 && c.res.status < 500;
-      if (isRefusal && c.get('admission') === undefined) chargeRefused(c.env, c.executionCtx, c.get('caller'));
+      if (isRefusal && c.get('admission') === undefined) {
+        charge(c.env, c.executionCtx, caller, { ...ONE_REQUEST, bytes: bytes() });
+      }
     } else {
-      const bytes = bodyBytes(c.req.raw.headers);
-      await admitted(c, { requests: 1, images: 0, imageTokens: 0, bytes }, async () => {
+      const response = await admitted(c, { ...ONE_REQUEST, bytes: isTold ? bytes() : 0 }, async () => {
         await next();
         return c.res;
-      }).then((response) => {
-        if (response !== c.res) c.res = response;
       });
+      if (response !== c.res) c.res = response;
+      if (!isTold) charge(c.env, c.executionCtx, caller, { ...ONE_REQUEST, requests: 0, bytes: bytes() });
     }
     for (const [name, value] of Object.entries(c.get('admission')?.headers ?? {})) c.res.headers.set(name, value);
   };
+}
+
+const ONE_REQUEST: Cost = { requests: 1, images: 0, imageTokens: 0, bytes: 0 };
+
+/** Bytes of the request's body: as told by `content-length`, or where nothing is told, as read so far. */
+function bodyBytes(c: Context<AppEnv>): { isTold: boolean; bytes: () => number } {
+  const { raw } = c.req;
+  const told = Number(raw.headers.get('content-length') ?? Number.NaN);
+  if (Number.isSafeInteger(told) && told >= 0) return { isTold: true, bytes: () => told };
+  let read = 0;
+  c.req.raw = watched(raw, (chunk) => {
+    read += chunk.byteLength;
+  });
+  return { isTold: false, bytes: () => read };
 }

@@ -17,9 +17,3 @@ export function costOfRequest({ request, model, imageTokens }: Priced, bytes: nu
   const tokens = imageTokens?.reduce((sum, count) => sum + count, 0) ?? images * model.card.tokensPerImage;
   return { requests: 1, images, imageTokens: tokens, bytes };
 }
-
-/** What `content-length` says; 0 where it says nothing. */
-export function bodyBytes(headers: Headers): number {
-  const told = Number(headers.get('content-length') ?? 0);
-  return Number.isSafeInteger(told) && told > 0 ? told : 0;
-}

@@ -53,7 +53,7 @@ function parserFor(contentType: string): MultipartParser | null {
 }
 
 /** The same request, whose body is also shown to `see` as it is read, with no more of it in memory than is being read. */
-export function watched(request: Request, see: (chunk: Uint8Array) => Promise<void>): Request {
+export function watched(request: Request, see: (chunk: Uint8Array) => Promise<void> | void): Request {
   if (request.body === null) return request;
   const chunks = largeChunks(request.body);
   const body = new ReadableStream({

@@ -101,6 +101,36 @@ describe('requests, pictures and their tokens a minute', () => {
   });
 });
 
+describe('bytes a minute', () => {
+  let at: Awaited<ReturnType<typeof limited>>;
+  before(async () => {
+    at = await limited({ bytesPerMinute: 10_000 });
+  });
+  after(() => at.close());
+
+  it('count bodies whether or not their length is told, also of requests that are refused', async () => {
+    const post = (content: string, isTold: boolean) => {
+      const text = JSON.stringify(ask(content));
+      return fetch(`${at.door.url}/v1/chat/completions`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${API_KEY}`, 'content-type': 'application/json' },
+        body: isTold ? text : new Blob([text]).stream(),
+        duplex: 'half',
+      });
+    };
+    assert.equal((await post('x'.repeat(3_000), true)).status, 200);
+    assert.equal((await post('x'.repeat(3_000), false)).status, 200);
+    // Wrong, and large all the same.
+    assert.equal((await at.door.call('POST', '/v1/chat/completions', ask(5))).status, 400);
+    const bad = JSON.stringify({ ...ask(5), user: 'x'.repeat(3_000) });
+    assert.equal((await at.door.call('POST', '/v1/chat/completions', bad)).status, 400);
+    const refusedOne = await post('x'.repeat(2_000), false);
+    assert.equal(refusedOne.status, 429);
+    assert.match(await refusedOne.text(), /10000 bytes of request bodies per minute/);
+    assert.equal((await post('x'.repeat(20_000), true)).headers.get('x-should-retry'), 'false');
+  });
+});
+
 describe('requests at the same time', () => {
   let at: Awaited<ReturnType<typeof limited>>;
   before(async () => {
