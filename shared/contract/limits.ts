@@ -86,7 +86,7 @@ export const LIMITS = {
     /** From the moment a process has a picture; then it is killed, and the picture refused: the answer is there within two seconds. */
     timeoutMs: 1_800,
     /** Pictures that may wait; more are told that the backend is full. */
-    maxQueued: 256,
+    maxQueued: 2_048,
     /** A picture above this estimate is heavy: of several processes one is always left to the others. */
     heavyBytes: 128 * MIB,
     /** What a process may hold above twice its picture's estimate, and above what it held when idle. */
