@@ -32,6 +32,7 @@ export async function createWebhookEndpoint(c: Context<AppEnv>): Promise<Respons
         received: count + 1,
         remedy: 'Delete one first.',
       }),
+      { param: 'url' },
     );
   }
   const row = {

@@ -4,7 +4,6 @@
  */
 import { parseArgs } from 'node:util';
 import { runGenerated } from '../fixtures/generated-run.ts';
-import { picture } from '../wire/e2e/pictures.ts';
 import { API_KEY, MODEL, startInstallation } from '../wire/edge/installation.ts';
 
 const { values } = parseArgs({
@@ -20,16 +19,11 @@ const log = console.log;
 console.log = () => {};
 const door = await startInstallation({ backend: true });
 try {
-  const file = await door.openai.files.create({
-    file: new File([new Uint8Array(picture('frame-1'))], 'a.png'),
-    purpose: 'vision' as 'user_data',
-  });
   const startedAt = performance.now();
   const { offences, ...report } = await runGenerated({
     url: door.url,
     apiKey: API_KEY,
     models: [MODEL],
-    ids: [file.id, 'file-none', 'ftjob-none', 'batch_none'],
     count: Number(values.requests),
     seed: Number(values.seed),
     clients: Number(values.clients),

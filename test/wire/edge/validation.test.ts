@@ -655,6 +655,28 @@ describe('JSON', () => {
     assert.doesNotMatch(status, /^HTTP\/1.1 (5|200)/);
     assert.equal((await post(CHAT, ask('hi'))).status, 200);
   });
+  it('that is refused is read to its end, and its connection lives on', async () => {
+    const { hostname, port } = new URL(door.url);
+    const head = (path: string) =>
+      `POST ${path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${API_KEY}\r\ncontent-type: text/plain\r\ncontent-length: 200000\r\n\r\n`;
+    for (const path of [CHAT, '/v1/nothing', '/v1/uploads/none/parts']) {
+      const statuses = await new Promise<string[]>((resolve, reject) => {
+        const socket = createConnection({ host: hostname, port: Number(port) });
+        let text = '';
+        const found = () => [...text.matchAll(/HTTP\/1.1 (\d+)/g)].map(([, status = '']) => status);
+        socket.setTimeout(5_000, () => socket.destroy());
+        socket.on('data', (data) => {
+          text += data.toString();
+          if (found().length === 2) socket.destroy();
+        });
+        socket.on('error', reject);
+        socket.on('close', () => resolve(found()));
+        socket.write(head(path) + 'a'.repeat(100_000));
+        setTimeout(() => socket.write(`${'b'.repeat(100_000)}GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n`), 100);
+      });
+      assert.deepEqual(statuses, [path === CHAT ? '415' : '404', '200'], path);
+    }
+  });
   it('behind its content-length is not read', async () => {
     const body = `${base}}`;
     assert.match(await raw(`content-length: ${body.length}`, [`${body}garbage`]), /^HTTP\/1.1 200 /);
