@@ -3,9 +3,10 @@
  *
  *     npm run bench -- batches [--lines 400] [--clients 16] [--rounds 3] [--max-tokens 16] [--images 0]
  */
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { toFile } from 'openai';
-import { png } from '../null/edge/pictures.ts';
 import { startProduct, stopAndForget } from '../wire/e2e/product.ts';
 
 const { values } = parseArgs({
@@ -28,6 +29,11 @@ const [lines, clients, rounds, maxTokens, images] = [
 const product = await startProduct({ env: { MANTIS_LOG_LEVEL: 'warn' } });
 const { client } = product;
 
+const folder = join(import.meta.dirname, '../fixtures/pictures');
+const pictures = readdirSync(folder)
+  .filter((name) => name.endsWith('.png'))
+  .map((name) => `data:image/png;base64,${readFileSync(join(folder, name)).toString('base64')}`);
+
 /** Requests of one run: no two runs ask the same, so that none profits from another's caches. */
 function requests(run: string) {
   return Array.from({ length: lines }, (_, i) => ({
@@ -40,7 +46,7 @@ function requests(run: string) {
         content: [
           ...Array.from({ length: images }, (_, k) => ({
             type: 'image_url' as const,
-            image_url: { url: `data:image/png;base64,${Buffer.from(png(64 + k, 64)).toString('base64')}` },
+            image_url: { url: pictures[(i + k) % pictures.length]! },
           })),
           { type: 'text' as const, text: `${run}, question ${i}: how many squares are there?` },
         ],

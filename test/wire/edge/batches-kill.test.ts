@@ -9,7 +9,8 @@ import type { BatchResult } from '../../../shared/contract/batches.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
 import { API_KEY, SECRET, startInstallation, until } from './installation.ts';
 
-const KILLS = process.env.MANTIS_LONG_TESTS === '1' ? 25 : 4;
+const LONG = process.env.MANTIS_LONG_TESTS === '1';
+const KILLS = LONG ? 25 : 4;
 const LINES = 60 * KILLS;
 
 /** The runtime that this process has started. */
@@ -95,4 +96,36 @@ test(`a batch survives ${KILLS} kills`, async (t) => {
   t.diagnostic(
     `${kills} kills, the end ${endMs} ms after the last, ${backend.seen.length - output.length} of ${LINES} lines were computed twice`,
   );
+});
+
+const skip = LONG ? false : 'takes half a minute; MANTIS_LONG_TESTS=1 runs it';
+test('a line at which backends die is given up after three tries, and says so', { skip }, async (t) => {
+  const door = await startInstallation({ vars: { LOG_LEVEL: 'silent' } });
+  const backend = await FaultBackend.join(door);
+  t.after(async () => {
+    await backend.close();
+    await door.close();
+  });
+  backend.behaviour = 'die_in_stream';
+  const body = { model: FAULT_CARD.id, messages: [{ role: 'user', content: 'poison' }] };
+  const line = JSON.stringify({ custom_id: 'p', method: 'POST', url: '/v1/chat/completions', body });
+  const { id: input_file_id } = await door.openai.files.create({
+    file: await toFile(Buffer.from(line), 'input.jsonl'),
+    purpose: 'batch',
+  });
+  const { id } = await door.openai.batches.create({
+    input_file_id,
+    endpoint: '/v1/chat/completions',
+    completion_window: '24h',
+  });
+  await until(async () => (await door.openai.batches.retrieve(id)).status === 'completed', 60_000, 'it is given up');
+  const batch = await door.openai.batches.retrieve(id);
+  assert.deepEqual([batch.request_counts, batch.output_file_id], [{ total: 1, completed: 0, failed: 1 }, null]);
+  const text = await (await door.openai.files.content(batch.error_file_id!)).text();
+  const { response } = JSON.parse(text) as BatchResult;
+  assert.deepEqual(
+    [response?.status_code, (response?.body as { error: { code: string } } | undefined)?.error.code],
+    [502, 'backend_failed'],
+  );
+  t.diagnostic(`${backend.seen.length} attempts`);
 });
