@@ -19,6 +19,7 @@ import { describeDevice, openDevice } from '../runtime/device-open.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { createApp } from './app.ts';
 import { BlobCache } from './blob-cache.ts';
+import { addDecoderMetrics } from './decoder-metrics.ts';
 import { EdgeClient } from './edge-client.ts';
 import { ObjectTier } from './feature-objects.ts';
 import { JobRunner } from './job-runner.ts';
@@ -161,6 +162,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   const service = new EngineModelService(pool, capacity, decoders, features);
   // While the engine thread is being replaced there is nothing to read; the rest of the metrics still counts.
   const metrics = createMetrics(() => service.stats().catch(() => NO_STATS));
+  addDecoderMetrics(metrics.registry, decoders);
   let draining = false;
   let refusing = false;
   let hasJob = false;
