@@ -69,7 +69,8 @@ export class Errand {
   constructor(
     readonly env: Env,
     readonly request: GenerateRequest,
-    readonly blobs: readonly Blob[],
+    /** Emptied when no further attempt can need them: a stream may go on for minutes. */
+    public blobs: readonly Blob[],
     readonly options: ErrandOptions,
   ) {
     this.#deadlineAtMs = Date.now() + request.deadlineMs;
@@ -226,8 +227,9 @@ export class Errand {
       const { body, omitted } = this.#encode(backend.id);
       let response = await this.#send(backend, body, signal);
       if (response.status === 409 && omitted.length > 0) {
-        const { missing } = BlobsMissing.parse(await response.json());
-        forgetMissing(backend.id, tenant, missing);
+        BlobsMissing.parse(await response.json());
+        // All of them: what it still held, it may drop for what comes now.
+        forgetMissing(backend.id, tenant, omitted);
         response = await this.#send(backend, this.#encode(backend.id).body, signal);
       }
       if (response.ok) {
