@@ -3,11 +3,14 @@ import type { TierStats } from '../engine/feature-store.ts';
 import type { PictureCounts } from '../engine/pictures.ts';
 import type { EngineStats, ModelStats } from '../engine/protocol.ts';
 import type { ServiceStats } from '../engine/service.ts';
+import type { BlobCacheStats } from './blob-cache.ts';
 
 /** Seconds; from one decode step of a small model to a request that queued for minutes. */
 const LATENCY_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300];
 
 const TOKEN_BUCKETS = [16, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768];
+
+const NO_BLOBS: BlobCacheStats = { bytes: 0, entries: 0, hits: 0, misses: 0, evictions: 0 };
 
 export type Metrics = ReturnType<typeof createMetrics>;
 
@@ -15,8 +18,12 @@ export type Metrics = ReturnType<typeof createMetrics>;
  * Prometheus metrics of a backend. Names follow vLLM's under the prefix `mantis_`; labels are of low cardinality only, never
  * request ids or keys.
  * @param readStats called at every scrape
+ * @param readBlobs as `readStats`, of picture files; default none
  */
-export function createMetrics(readStats: () => Promise<ServiceStats>) {
+export function createMetrics(
+  readStats: () => Promise<ServiceStats>,
+  readBlobs: () => BlobCacheStats = () => NO_BLOBS,
+) {
   // One question to the engine a scrape, however many numbers are read from its answer.
   let asked: Promise<ServiceStats> | null = null;
   const readEngine = (): Promise<ServiceStats> =>
@@ -109,6 +116,23 @@ export function createMetrics(readStats: () => Promise<ServiceStats>) {
       registers,
       async collect() {
         this.set(value((await readEngine()).cache));
+      },
+    });
+
+  const ofBlobs: [name: string, help: string, value: (blobs: BlobCacheStats) => number][] = [
+    ['bytes', 'Bytes of picture files that need not travel again.', (blobs) => blobs.bytes],
+    ['entries', 'Picture files that need not travel again.', (blobs) => blobs.entries],
+    ['hits', 'Pictures named by digest and found, since start.', (blobs) => blobs.hits],
+    ['misses', 'Pictures named by digest and not found, since start.', (blobs) => blobs.misses],
+    ['evictions', 'Picture files dropped for want of room, since start.', (blobs) => blobs.evictions],
+  ];
+  for (const [name, help, value] of ofBlobs)
+    new Gauge({
+      name: `mantis_blob_cache_${name}`,
+      help,
+      registers,
+      collect() {
+        this.set(value(readBlobs()));
       },
     });
 

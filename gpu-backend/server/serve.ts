@@ -161,7 +161,11 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   const features = await openFeatures(options, edge, log);
   const service = new EngineModelService(pool, capacity, decoders, features);
   // While the engine thread is being replaced there is nothing to read; the rest of the metrics still counts.
-  const metrics = createMetrics(() => service.stats().catch(() => NO_STATS));
+  const blobs = new BlobCache(options.blobCacheBytes);
+  const metrics = createMetrics(
+    () => service.stats().catch(() => NO_STATS),
+    () => blobs.stats(),
+  );
   addDecoderMetrics(metrics.registry, decoders);
   let draining = false;
   let refusing = false;
@@ -172,7 +176,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     service,
     metrics,
     log,
-    blobs: new BlobCache(options.blobCacheBytes),
+    blobs,
     secret: options.secret,
     audience: edge === null ? undefined : id,
     maxInFlight,
