@@ -5,7 +5,8 @@ import type { DatasetLine } from '../../../shared/contract/datasets.ts';
 import { ApiError, ERRORS, fieldPath, violationsOf } from '../../../shared/contract/errors.ts';
 import { CreateJobRequest } from '../../../shared/contract/jobs.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
-import { OPERATIONS, openApiDocument } from '../../../shared/openapi.ts';
+import { OPERATIONS } from '../../../shared/openapi/operations.ts';
+import { openApiDocument } from '../../../shared/openapi.ts';
 
 /** `param: code` of everything wrong with a value. */
 function faults(schema: typeof ChatRequest | typeof CreateJobRequest | typeof DatasetLine, value: unknown): string[] {

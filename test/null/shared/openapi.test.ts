@@ -7,7 +7,8 @@ import { accessOf } from '../../../shared/contract/keys.ts';
 import { PRODUCT } from '../../../shared/contract/version.ts';
 import { NOT_PUBLIC } from '../../../shared/openapi/errors.ts';
 import { EXAMPLES } from '../../../shared/openapi/examples.ts';
-import { OPERATIONS, openApiDocument } from '../../../shared/openapi.ts';
+import { OPERATIONS } from '../../../shared/openapi/operations.ts';
+import { openApiDocument } from '../../../shared/openapi.ts';
 
 type Json = { [key: string]: unknown };
 type Media = { schema?: Json; example?: unknown };

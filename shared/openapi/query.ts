@@ -1,0 +1,31 @@
+/** Parameters of lists and sums, by the name that operations use. */
+import { FilePurpose } from '../contract/files.ts';
+import { LIMITS } from '../contract/limits.ts';
+import { BucketWidth, UsageGroup } from '../contract/usage.ts';
+
+const BUCKETS = BucketWidth.options
+  .map(
+    (width) => `${width}: at most ${LIMITS.usage.maxBuckets[width]}, ${LIMITS.usage.defaultBuckets[width]} if left out`,
+  )
+  .join('; ');
+
+/** Parameters by name; what stands behind a colon tells two of the same name apart. */
+export const QUERY = {
+  limit: { type: 'integer', minimum: 1, maximum: LIMITS.lists.maxLimit, default: LIMITS.lists.defaultLimit },
+  after: { type: 'string', description: 'Id of the last item of the page before' },
+  purpose: { type: 'string', enum: FilePurpose.options },
+  order: { type: 'string', enum: ['asc', 'desc'], default: 'desc' },
+  tenant: { type: 'string', description: 'Only of this tenant' },
+  target: { type: 'string', description: 'Id of the thing that was changed' },
+  action: { type: 'string', description: 'Such as key.created' },
+  start_time: { type: 'integer', minimum: 0, description: 'Unix seconds; required', example: 1_764_000_000 },
+  end_time: { type: 'integer', minimum: 0, description: 'Unix seconds, not included; now if left out' },
+  bucket_width: { type: 'string', enum: BucketWidth.options, default: '1d' },
+  group_by: { type: 'array', items: { type: 'string', enum: UsageGroup.options } },
+  models: { type: 'array', items: { type: 'string' }, description: 'Only of these' },
+  api_key_ids: { type: 'array', items: { type: 'string' }, description: 'Only of these' },
+  'limit:buckets': { type: 'integer', minimum: 1, description: BUCKETS },
+  request_id: { type: 'string', description: 'Only of this request' },
+  page: { type: 'string', description: '`next_page` of the page before' },
+  'tenant:usage': { type: 'string', description: 'For admins: another tenant, or `all`' },
+} as const;

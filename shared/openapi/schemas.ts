@@ -1,0 +1,59 @@
+import { AuditEntry, AuditVerdict } from '../contract/audit.ts';
+import { Batch, CreateBatchRequest } from '../contract/batches.ts';
+import { ChatChunk, ChatCompletion, ChatRequest, InputTokens } from '../contract/chat.ts';
+import { ErrorEnvelope } from '../contract/errors.ts';
+import { Deleted, FileObject } from '../contract/files.ts';
+import { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent } from '../contract/jobs.ts';
+import {
+  ApiKey,
+  CreateKeyRequest,
+  CreateTenantRequest,
+  RotateKeyRequest,
+  Tenant,
+  UpdateKeyRequest,
+  UpdateTenantRequest,
+} from '../contract/keys.ts';
+import { Model } from '../contract/models.ts';
+import { ScoreRequest, ScoreResponse } from '../contract/score.ts';
+import { CompleteUploadRequest, CreateUploadRequest, Upload, UploadPart } from '../contract/uploads.ts';
+import { UsagePage, UsageRecord } from '../contract/usage.ts';
+import { CreateWebhookEndpointRequest, WebhookEndpoint, WebhookEvent } from '../contract/webhooks.ts';
+
+/** Named schemas; requests and answers refer to them. */
+export const SCHEMAS = {
+  ChatRequest,
+  ChatCompletion,
+  ChatChunk,
+  InputTokens,
+  ScoreRequest,
+  ScoreResponse,
+  Model,
+  FileObject,
+  Deleted,
+  CreateUploadRequest,
+  CompleteUploadRequest,
+  Upload,
+  UploadPart,
+  CreateBatchRequest,
+  Batch,
+  CreateJobRequest,
+  FineTuningJob,
+  JobEvent,
+  JobCheckpoint,
+  CreateWebhookEndpointRequest,
+  WebhookEndpoint,
+  WebhookEvent,
+  CreateTenantRequest,
+  UpdateTenantRequest,
+  Tenant,
+  CreateKeyRequest,
+  UpdateKeyRequest,
+  RotateKeyRequest,
+  ApiKey,
+  AuditEntry,
+  AuditVerdict,
+  UsagePage,
+  UsageRecord,
+  ErrorEnvelope,
+} as const;
+export type SchemaName = keyof typeof SCHEMAS;
