@@ -46,7 +46,7 @@ import { listAllModels, removeModel, retrieveModel } from './routes/models.ts';
 import { openApi } from './routes/openapi.ts';
 import { createScore } from './routes/score.ts';
 import { addUploadPart, cancelUpload, completeUploadFile, createUpload, retrieveUpload } from './routes/uploads.ts';
-import { retrieveUsage } from './routes/usage.ts';
+import { listUsageRecords, retrieveUsage } from './routes/usage.ts';
 import {
   createWebhookEndpoint,
   listWebhookEndpoints,
@@ -71,6 +71,7 @@ export function createApp(): Hono<AppEnv> {
   app.use('/v1/*', apiKey(), rateLimits(), idempotency());
   app.get('/v1/limits', (c) => c.json(LIMITS));
   app.get('/v1/usage', retrieveUsage);
+  app.get('/v1/usage/records', listUsageRecords);
   app.post('/v1/chat/completions', createChatCompletion);
   app.post('/v1/chat/completions/input_tokens', countInputTokens);
   app.post('/v1/score', createScore);

@@ -1,5 +1,5 @@
 import type { Context } from 'hono';
-import { ApiError, describe, violation, violationsOf } from '../../shared/contract/errors.ts';
+import { ApiError, describe, errorMessage, violation, violationsOf } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import {
   BUCKET_MS,
@@ -9,7 +9,8 @@ import {
   type UsageResult,
 } from '../../shared/contract/usage.ts';
 import type { AppEnv } from '../env.ts';
-import { sumUsage, type UsageSum } from '../store/usage.ts';
+import { listUsage, sumUsage, type UsageSum } from '../store/usage.ts';
+import { listQuery } from './query.ts';
 
 const LISTS: ReadonlySet<string> = new Set(['group_by', 'models', 'api_key_ids']);
 
@@ -47,6 +48,12 @@ export async function retrieveUsage(c: Context<AppEnv>): Promise<Response> {
     next_page: hasMore ? String((firstMs + count * widthMs) / 1000) : null,
   };
   return c.json(body);
+}
+
+/** `GET /v1/usage/records`: the rows that the sums are made of, newest first; of one request with `request_id`. */
+export async function listUsageRecords(c: Context<AppEnv>): Promise<Response> {
+  const requestId = c.req.query('request_id') ?? null;
+  return c.json(await listUsage(c.env.DB, c.get('tenant'), { ...listQuery(c), requestId }));
 }
 
 function showSum(sum: UsageSum): UsageResult {
@@ -103,10 +110,12 @@ function tenantOf(c: Context<AppEnv>, asked: string | undefined): string | null 
   const { tenant, scopes } = c.get('caller');
   if (asked === undefined || asked === tenant) return tenant;
   if (scopes.includes('admin')) return asked === 'all' ? null : asked;
-  throw ApiError.from([
-    violation('invalid_value', 'tenant', {
-      expected: 'nothing or your own tenant without the scope admin',
+  throw new ApiError(
+    'insufficient_scope',
+    errorMessage('tenant', {
+      expected: 'nothing, or your own tenant, without the scope admin',
       received: describe(asked),
     }),
-  ]);
+    { param: 'tenant' },
+  );
 }

@@ -1,5 +1,6 @@
 /** Rows of what was used, and sums over them. */
-import type { UsageGroup } from '../../shared/contract/usage.ts';
+import type { UsageGroup, UsageRecord } from '../../shared/contract/usage.ts';
+import { page } from './sequence.ts';
 
 export type UsageRow = {
   id: string;
@@ -112,4 +113,47 @@ export async function sumUsage(db: D1Database, query: UsageQuery): Promise<Usage
     )
     .all<UsageSum>();
   return results;
+}
+
+type StoredUsage = Omit<UsageRow, 'images'> & { pictures: string };
+
+/** A tenant's records, newest first. @param query.requestId null: of all requests */
+export async function listUsage(
+  db: D1Database,
+  tenant: string,
+  query: { limit: number; after: string | null; requestId: string | null },
+) {
+  const { results } = await db
+    .prepare(
+      `SELECT *, (SELECT json_group_array(json_object('digest', digest, 'bytes', bytes, 'width', width, 'height', height, 'tokens', tokens, 'cache', cache))
+           FROM (SELECT * FROM usage_images WHERE usage_id = usage_requests.id ORDER BY position)) AS pictures
+       FROM usage_requests
+       WHERE tenant = ?1 AND (?2 IS NULL OR (at, id) < (SELECT at, id FROM usage_requests WHERE id = ?2 AND tenant = ?1))
+         AND (?3 IS NULL OR request_id = ?3)
+       ORDER BY at DESC, id DESC LIMIT ?4`,
+    )
+    .bind(tenant, query.after, query.requestId, query.limit + 1)
+    .all<StoredUsage>();
+  return page(results, query.limit, showRecord);
+}
+
+function showRecord(row: StoredUsage): UsageRecord {
+  return {
+    id: row.id,
+    object: 'usage.record',
+    request_id: row.request_id,
+    created_at: Math.floor(row.at / 1000),
+    api_key_id: row.key_id,
+    model: row.model,
+    route: row.route,
+    status: row.status,
+    input_tokens: row.prompt_tokens,
+    output_tokens: row.completion_tokens,
+    input_cached_tokens: row.cached_tokens,
+    input_image_tokens: row.image_tokens,
+    input_bytes: row.bytes_in,
+    duration_ms: row.duration_ms,
+    batch_id: row.batch,
+    images: JSON.parse(row.pictures) as UsageRecord['images'],
+  };
 }

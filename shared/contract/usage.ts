@@ -65,3 +65,34 @@ export const UsageQuery = z.strictObject({
   tenant: z.optional(z.string().check(z.regex(/^(all|[0-9a-f]{32})$/, '"all" or 32 lower-case hexadecimal digits'))),
 });
 export type UsageQuery = z.infer<typeof UsageQuery>;
+
+/** One picture of a request, in reading order. `cache` says where its features came from; `none`: they were computed. */
+const UsageImage = z.object({
+  digest: z.string(),
+  bytes: z.int(),
+  width: z.int(),
+  height: z.int(),
+  tokens: z.int(),
+  cache: z.string(),
+});
+
+/** One request that reached a model. `status` 499: the client hung up, and the tokens are those of what had been made. */
+export const UsageRecord = z.object({
+  id: z.string(),
+  object: z.literal('usage.record'),
+  request_id: z.string(),
+  created_at: z.int(),
+  api_key_id: z.string(),
+  model: z.string(),
+  route: z.string(),
+  status: z.int(),
+  input_tokens: z.int(),
+  output_tokens: z.int(),
+  input_cached_tokens: z.int(),
+  input_image_tokens: z.int(),
+  input_bytes: z.int(),
+  duration_ms: z.int(),
+  batch_id: z.nullable(z.string()),
+  images: z.array(UsageImage),
+});
+export type UsageRecord = z.infer<typeof UsageRecord>;

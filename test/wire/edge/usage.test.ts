@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import OpenAI from 'openai';
-import type { UsagePage } from '../../../shared/contract/usage.ts';
+import OpenAI, { toFile } from 'openai';
+import type { UsagePage, UsageRecord } from '../../../shared/contract/usage.ts';
 import { png } from '../../null/edge/pictures.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
 import { beginPost } from './hang-up.ts';
@@ -97,6 +97,68 @@ describe('usage', () => {
     assert.ok(cut.output >= 3 && cut.output < 100, `${cut.output}`);
   });
 
+  it('is listed by request and picture, and lines of batches are billed to the key that made the batch', async () => {
+    const headers = { 'x-request-id': 'chosen-by-the-client' };
+    const body = ask([picture(8), { type: 'text', text: 'b' }, picture(9)]);
+    for (let i = 0; i < 2; i++) await door.call('POST', '/v1/chat/completions', body, headers);
+    const records = async (query: string) =>
+      (await door.call('GET', `/v1/usage/records?${query}`)).body as {
+        data: UsageRecord[];
+        has_more: boolean;
+        last_id: string;
+      };
+    await until(
+      async () => (await records('request_id=chosen-by-the-client')).data.length === 2,
+      2_000,
+      'both are there',
+    );
+    const [record] = (await records('request_id=chosen-by-the-client')).data;
+    assert.deepEqual(
+      [record?.status, record?.input_tokens, record?.output_tokens, record?.batch_id],
+      [200, 5, 2, null],
+    );
+    assert.deepEqual(
+      record?.images.map(({ width, height, bytes, tokens }) => [width, height, bytes, tokens]),
+      [8, 9].map((width) => [width, 8, png(width, 8).byteLength, 100]),
+    );
+    assert.match(record?.images[0]?.digest ?? '', /^sha256:[0-9a-f]{64}$/);
+
+    const lines = Array.from({ length: 6 }, (_, i) =>
+      JSON.stringify({ custom_id: `c${i}`, method: 'POST', url: '/v1/chat/completions', body: ask(`line ${i}`) }),
+    );
+    const file = await door.openai.files.create({
+      file: await toFile(Buffer.from(lines.join('\n')), 'b.jsonl'),
+      purpose: 'batch',
+    });
+    const batch = await door.openai.batches.create({
+      input_file_id: file.id,
+      endpoint: '/v1/chat/completions',
+      completion_window: '24h',
+    });
+    await until(
+      async () => (await door.openai.batches.retrieve(batch.id)).status === 'completed',
+      15_000,
+      'the batch is done',
+    );
+    await until(
+      async () => (await records('limit=100')).data.filter(({ batch_id }) => batch_id === batch.id).length === 6,
+      2_000,
+      'its lines are billed',
+    );
+    const all = (await records('limit=100')).data;
+    const pages: string[] = [];
+    for (let after = ''; ; ) {
+      const page = await records(`limit=3${after === '' ? '' : `&after=${after}`}`);
+      pages.push(...page.data.map(({ id }) => id));
+      if (!page.has_more) break;
+      after = page.last_id;
+    }
+    assert.deepEqual(
+      pages,
+      all.map(({ id }) => id),
+    );
+  });
+
   it('is only the own tenant, and with the scope; admins may ask for all', async () => {
     const tenant = (await door.call('POST', '/v1/admin/tenants', { name: 'other' })).body as { id: string };
     const theirs = await newKey({ tenant: tenant.id });
@@ -111,7 +173,7 @@ describe('usage', () => {
     const spying = await door.call('GET', `/v1/usage?start_time=${startS}&tenant=all`, undefined, {
       authorization: theirs.authorization,
     });
-    assert.equal(spying.status, 400);
+    assert.equal(spying.status, 403);
     const { authorization } = await newKey({ scopes: ['inference'] });
     assert.equal((await door.call('GET', `/v1/usage?start_time=${startS}`, undefined, { authorization })).status, 403);
   });
