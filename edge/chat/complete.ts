@@ -55,7 +55,9 @@ export async function beginChat(
   valid: ValidChat,
   { whole, ...options }: AskOptions & { whole: boolean },
 ): Promise<BegunAnswer> {
-  const { model, blobs } = valid;
+  const { model, blobs, chat } = valid;
+  // What lives as long as the answer must not hold on to the pictures.
+  const includeUsage = chat.stream_options?.include_usage === true;
   const request = { ...valid.request, priority: options.priority };
   const { facts, abort } = options;
   facts.model = model.card.id;
@@ -82,7 +84,7 @@ export async function beginChat(
     },
     stream: () =>
       stream(all, identity, request, {
-        includeUsage: valid.chat.stream_options?.include_usage === true,
+        includeUsage,
         abort: () => abort.abort(),
       }),
   };

@@ -92,7 +92,10 @@ async function* answer(errand: Errand, whole: boolean): Events {
         if (event.type === 'finished') reached.release('done');
         yield event;
         if (event.type === 'finished') return;
-        hasSpoken ||= event.type !== 'started' && !whole;
+        if (!hasSpoken && event.type !== 'started' && !whole) {
+          hasSpoken = true;
+          errand.blobs = [];
+        }
       }
       died = backendDied(errand.request, 'stream ended without a finished event');
     } catch (error) {

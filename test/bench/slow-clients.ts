@@ -31,6 +31,7 @@ const API_KEY = 'mk_key_of_the_benchmark';
 const SECRET = 'a secret of the benchmark';
 /** Of streams that nobody reads: longer than the test, and so slow that it is the waiting which is measured. */
 const [UNREAD_TOKENS, UNREAD_TOKEN_MS] = [4_000, 500];
+const SETTLE_MS = 5_000;
 const MIB = 2 ** 20;
 
 const rounded = (value: number): number => Number(value.toPrecision(4));
@@ -133,6 +134,8 @@ try {
     const before = { ...(await healthy()), rss: memoryOf(workerd).rssBytes };
     const crowd = new Crowd();
     await crowd.join(port, kind.size, kind.begin, kind.drip, kind.reads);
+    // They have come; what is measured is that they are here.
+    await sleep(SETTLE_MS);
     const during = await healthy();
     await sleep(Math.max(0, Number(flags.hold) - Number(flags.seconds)) * 1_000);
     const { rssBytes } = memoryOf(workerd);
