@@ -4,6 +4,7 @@ import { CreateBatchRequest } from '../../shared/contract/batches.ts';
 import { ApiError, describe, errorMessage, violation } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
+import { streamBatch } from '../batches/follow.ts';
 import { type AppEnv, actorOf, batchRunner, scheduler } from '../env.ts';
 import { readJson } from '../middleware/body.ts';
 import { auditEntry } from '../store/audit.ts';
@@ -69,8 +70,11 @@ export async function listAllBatches(c: Context<AppEnv>): Promise<Response> {
   return c.json(await listBatches(c.env.DB, c.get('tenant'), listQuery(c)));
 }
 
+/** `GET /v1/batches/{id}`; with `Accept: text/event-stream` as it goes on. */
 export async function retrieveBatch(c: Context<AppEnv>): Promise<Response> {
-  return c.json(showBatch(await existingBatch(c)));
+  const batch = await existingBatch(c);
+  if ((c.req.header('accept') ?? '').includes('text/event-stream')) return streamBatch(c.env.DB, batch);
+  return c.json(showBatch(batch));
 }
 
 /** `POST /v1/batches/{id}/cancel`. What is done stays; what is under way is given up. */

@@ -1,9 +1,9 @@
 import type { Batch, BatchResult, CreateBatchRequest } from '../contract/batches.ts';
 import type { List } from '../contract/files.ts';
+import { decodeSse } from '../wire/sse.ts';
 import type { Http } from './http.ts';
 
 const ENDED: ReadonlySet<Batch['status']> = new Set(['completed', 'failed', 'expired', 'cancelled']);
-const POLL_MS = 1_000;
 
 /** Files of requests that are worked off when there is room. */
 export class Batches {
@@ -29,17 +29,20 @@ export class Batches {
     return this.#http.json(`/v1/batches/${encodeURIComponent(id)}/cancel`, { method: 'POST' });
   }
 
-  /** Asks once a second until the batch has ended, however it ends. @param call.onChange told every time something has changed */
-  async ended(id: string, call: { signal?: AbortSignal; onChange?: (batch: Batch) => void } = {}): Promise<Batch> {
-    let last = '';
+  /** Every change until the batch has ended, however it ends; a cut connection is taken up again. */
+  async *follow(id: string, call: { signal?: AbortSignal } = {}): AsyncGenerator<Batch, void, undefined> {
+    const path = `/v1/batches/${encodeURIComponent(id)}`;
     for (;;) {
-      call.signal?.throwIfAborted();
-      const batch = await this.retrieve(id);
-      const now = `${batch.status} ${JSON.stringify(batch.request_counts)}`;
-      if (now !== last) call.onChange?.(batch);
-      last = now;
-      if (ENDED.has(batch.status)) return batch;
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      const response = await this.#http.response(path, { accept: 'text/event-stream', ...call });
+      try {
+        for await (const { data } of decodeSse(response.body ?? new ReadableStream())) {
+          const batch = JSON.parse(data) as Batch;
+          yield batch;
+          if (ENDED.has(batch.status)) return;
+        }
+      } catch (error) {
+        if (call.signal?.aborted || !(error instanceof TypeError)) throw error;
+      }
     }
   }
 

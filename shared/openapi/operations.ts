@@ -198,9 +198,10 @@ export const OPERATIONS: readonly Operation[] = [
     method: 'get',
     path: '/v1/batches/{id}',
     id: 'retrieveBatch',
-    summary: 'Retrieve a batch',
+    summary: 'Retrieve a batch, or follow it',
     tag: 'Batches',
     answer: 'Batch',
+    stream: 'Batch',
   },
   {
     method: 'post',

@@ -246,9 +246,10 @@ describe('a batch', () => {
       endpoint: '/v1/chat/completions',
       completion_window: '24h',
     });
-    const seen = new Set<string>();
-    const batch = await client.batches.ended(made.id, { onChange: ({ status }) => seen.add(status) });
-    assert.ok(batch.status === 'completed' && seen.has('completed') && batch.output_file_id !== null);
+    const seen: Batch[] = [];
+    for await (const change of client.batches.follow(made.id)) seen.push(change);
+    const batch = seen.at(-1);
+    assert.ok(batch?.status === 'completed' && batch.output_file_id !== null, JSON.stringify(seen));
     const found: string[] = [];
     for await (const { custom_id } of client.batches.results(batch.output_file_id)) found.push(custom_id);
     assert.deepEqual(found, ['o0', 'o1', 'o2', 'o3', 'o4']);
