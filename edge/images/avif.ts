@@ -8,6 +8,10 @@ import type { Header } from './probe.ts';
 
 /** No sane still picture has more boxes, items or properties of one kind. */
 const MAX_BOXES = 1_024;
+/** Nor more pieces of data, or more properties, over all its items. */
+const MAX_LINKS = 8_192;
+/** Longest name of an auxiliary picture's kind that is looked at. */
+const MAX_KIND_CHARS = 128;
 
 type Box = { type: string; start: number; end: number };
 type Property = { type: string; at: number; end: number };
@@ -127,7 +131,9 @@ function readItems(bytes: Bytes, meta: readonly Box[]): { items: Map<number, Ite
   const properties = boxes(bytes, ipco.start, ipco.end).map(
     ({ type, start, end }): Property => ({ type, at: start, end }),
   );
-  for (const ipma of parts.filter(({ type }) => type === 'ipma')) readAssociations(bytes, ipma, properties, items);
+  const links = { left: MAX_LINKS };
+  for (const ipma of parts.filter(({ type }) => type === 'ipma'))
+    readAssociations(bytes, ipma, properties, items, links);
   return { items, primary };
 }
 
@@ -148,6 +154,7 @@ function readLocations(bytes: Bytes, iloc: Box, idat: Box | undefined, items: Ma
     at += size;
     return value;
   };
+  let pieces = 0;
   for (let i = 0; i < count; i++) {
     const id = version < 2 ? bytes.u16(at) : bytes.u32(at);
     at += version < 2 ? 2 : 4;
@@ -160,7 +167,8 @@ function readLocations(bytes: Bytes, iloc: Box, idat: Box | undefined, items: Ma
     const base = number(baseSize);
     const extents = bytes.u16(at);
     at += 2;
-    if (extents > MAX_BOXES) throw new ProbeError(`has an AVIF item in ${extents} pieces`);
+    pieces += extents;
+    if (pieces > MAX_LINKS) throw new ProbeError(`has AVIF items in more than ${MAX_LINKS} pieces`);
     for (let e = 0; e < extents; e++) {
       number(indexSize);
       const offset = number(offsetSize);
@@ -188,7 +196,13 @@ function firstPicture(bytes: Bytes, meta: readonly Box[], items: ReadonlyMap<num
   return shown.map(([id]) => id).sort((a, b) => a - b)[0];
 }
 
-function readAssociations(bytes: Bytes, ipma: Box, properties: readonly Property[], items: Map<number, Item>): void {
+function readAssociations(
+  bytes: Bytes,
+  ipma: Box,
+  properties: readonly Property[],
+  items: Map<number, Item>,
+  links: { left: number },
+): void {
   const version = bytes.u8(ipma.start);
   const wide = (bytes.u8(ipma.start + 3) & 1) === 1;
   const count = bytes.u32(ipma.start + 4);
@@ -198,6 +212,8 @@ function readAssociations(bytes: Bytes, ipma: Box, properties: readonly Property
     const id = version < 1 ? bytes.u16(at) : bytes.u32(at);
     at += version < 1 ? 2 : 4;
     const associations = bytes.u8(at++);
+    links.left -= associations;
+    if (links.left < 0) throw new ProbeError(`has more than ${MAX_LINKS} properties of AVIF items`);
     for (let a = 0; a < associations; a++) {
       const index = wide ? bytes.u16(at) & 0x7fff : bytes.u8(at) & 0x7f;
       at += wide ? 2 : 1;
@@ -231,5 +247,5 @@ function boxes(bytes: Bytes, from: number, to: number): Box[] {
 }
 
 function text(bytes: Bytes, from: number, to: number): string {
-  return bytes.ascii(from, Math.max(0, Math.min(to, bytes.length) - from));
+  return bytes.ascii(from, Math.max(0, Math.min(to, bytes.length, from + MAX_KIND_CHARS) - from));
 }

@@ -6,12 +6,16 @@ type FromBase64 = {
   fromBase64(text: string, options?: { lastChunkHandling?: 'loose' | 'strict' }): Uint8Array<ArrayBuffer>;
 };
 
+/** `data:`, a type, parameters that nobody needs, `;base64` and the comma. */
+const MAX_HEAD_CHARS = 256;
+
 export type DataUrl = { mime: string; bytes: Uint8Array<ArrayBuffer> };
 
 /** `data:image/png;base64,…` to bytes; refused by length before a byte is decoded. `param` names the field in errors. */
 export function parseDataUrl(url: string, param: string): DataUrl {
-  const comma = url.indexOf(',');
-  const head = comma < 0 ? url : url.slice(5, comma);
+  // What stands before the data is short; a long one is not taken apart.
+  const comma = url.slice(0, MAX_HEAD_CHARS).indexOf(',');
+  const head = url.slice(5, comma < 0 ? MAX_HEAD_CHARS : comma);
   const fields = head.split(';').map((field) => field.trim().toLowerCase());
   const mime = fields[0] ?? '';
   if (comma < 0 || fields.at(-1) !== 'base64' || fields.length < 2) {

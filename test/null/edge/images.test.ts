@@ -89,6 +89,17 @@ describe('probe', () => {
       refused({ items: Array.from({ length: 1_100 }, () => ({})) }, /more than 1024 AVIF boxes/);
     });
 
+    it('costs little, whatever its boxes say', () => {
+      const base = avifFile({ items: [{}] });
+      const kind = avifFile({ items: [{ properties: [['auxC', Array<number>(300_000).fill(0x41)]] }] });
+      assert.deepEqual([probe(kind, 'image/avif').width, probe(kind, 'image/avif').hasAlpha], [64, false]);
+      // An item list that says it has thousands of pieces of no size.
+      const at = Buffer.from(base).indexOf('iloc') + 4;
+      const pieces = base.slice();
+      pieces.set([1, 0, 0, 0, 0x00, 0x00, 0, 1, 0, 1, 0, 0, 0, 0, 0xff, 0xff], at);
+      assert.throws(() => probe(pieces, 'image/avif'), /more than 8192 pieces/);
+    });
+
     it('is never measured by a broken box without a word', () => {
       const whole = avifFile({ items: [{}, {}], references: [['thmb', 2, [1]]], inMeta: true });
       for (let length = 0; length < whole.byteLength; length++)
