@@ -126,7 +126,10 @@ export const LIMITS = {
     windowS: 86_400,
     /** Lines that a batch has under way at once, at first and at most; it takes fewer while backends say that they are full. */
     firstLinesInFlight: 16,
-    maxLinesInFlight: 48,
+    maxLinesInFlight: 256,
+    /** Lines that wait for a place no longer than the one make room for more, those that wait longer than the other are too many. */
+    shortWaitMs: 200,
+    longWaitMs: 1_000,
     /** Bytes of input lines that are under way at once. */
     maxBytesInFlight: 12 * MIB,
     /** Pictures that its lines share are kept decoded and hashed, up to so many bytes. */
@@ -312,7 +315,7 @@ export const LIMITS = {
     /** A request that has not ended by then is taken for lost, and its key may be used again. */
     lostAfterMs: 10 * 60_000,
     /** Larger answers are not kept. */
-    maxAnswerBytes: MIB,
+    maxAnswerBytes: 256 * KIB,
     /** Larger multipart bodies are compared only under an `Idempotency-Key`. */
     maxUnkeyedMultipartBytes: 16 * MIB,
     /** Answers kept for one tenant; the oldest go first. */
