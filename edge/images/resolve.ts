@@ -116,7 +116,7 @@ async function openAll(
     if (remembered !== undefined) {
       leftBytes -= remembered.bytes.byteLength;
       opened.set(url, remembered);
-    } else if (url.startsWith('data:')) {
+    } else if (/^data:/i.test(url)) {
       const found = openDataUrl(url);
       if (typeof found !== 'function') leftBytes -= found.bytes.byteLength;
       opened.set(url, found);
