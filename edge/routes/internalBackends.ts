@@ -1,5 +1,5 @@
 import type { Context } from 'hono';
-import { BackendReport } from '../../shared/contract/backend.ts';
+import { type BackendAck, BackendReport } from '../../shared/contract/backend.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { type AppEnv, fleet, scheduler } from '../env.ts';
 import { metrics } from '../metrics/metrics.ts';
@@ -22,5 +22,6 @@ export async function reportBackend(c: Context<AppEnv>): Promise<Response> {
     );
     await scheduler(c.env).ensure();
   }
-  return c.json({ heartbeatEveryMs: LIMITS.backends.heartbeatEveryMs, goneAfterMs: LIMITS.backends.goneAfterMs });
+  const { heartbeatEveryMs, goneAfterMs } = LIMITS.backends;
+  return c.json({ heartbeatEveryMs, goneAfterMs, nowMs: Date.now() } satisfies BackendAck);
 }

@@ -21,6 +21,8 @@ export interface AppContext {
   readonly secret: string;
   /** Id of this backend where an edge knows it: calls for others are refused. */
   readonly audience?: string | undefined;
+  /** The edge's clock, Unix ms, when it first heard of this run; null = not yet. Left out: nobody has to hear of it. */
+  readonly knownSinceMs?: (() => number | null) | undefined;
   /** Requests taken at once; further ones are told to come back. */
   readonly maxInFlight: number;
   readonly isDraining: () => boolean;
@@ -40,6 +42,7 @@ export function createApp(context: AppContext): Hono<SignedEnv> {
   const signed = requireSignature({
     secret: context.secret,
     audience: context.audience,
+    knownSinceMs: context.knownSinceMs,
     toleranceS: LIMITS.backends.signatureToleranceS,
     maxBytes: MAX_BODY_BYTES,
   });

@@ -15,6 +15,7 @@ export class Registration {
   readonly #report: () => BackendReport;
   readonly #log: Logger;
   readonly #onFailure: () => void;
+  #firstAckMs: number | null = null;
   #everyMs: number = LIMITS.backends.heartbeatEveryMs;
   #timer: NodeJS.Timeout | null = null;
   #registered = false;
@@ -30,6 +31,11 @@ export class Registration {
     this.#report = options.report;
     this.#log = options.log;
     this.#onFailure = options.onFailure;
+  }
+
+  /** The edge's clock when it first heard of this run, Unix ms; null until then. */
+  get firstAckMs(): number | null {
+    return this.#firstAckMs;
   }
 
   /** Sends the first report now and the next ones at the edge's pace. */
@@ -62,6 +68,7 @@ export class Registration {
       const path = this.#registered ? '/internal/backends/heartbeat' : '/internal/backends/register';
       const ack = BackendAck.safeParse(await this.#edge.post(path, this.#report()));
       if (ack.success) this.#everyMs = ack.data.heartbeatEveryMs;
+      this.#firstAckMs ??= (ack.success ? ack.data.nowMs : undefined) ?? Date.now();
       if (!this.#registered) this.#log.info({ edge: this.#edge.url }, 'registered with the edge');
       this.#registered = true;
       return true;

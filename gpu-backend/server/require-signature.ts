@@ -4,6 +4,9 @@ import { LIMITS } from '../../shared/contract/limits.ts';
 import { NonceCache } from '../../shared/wire/nonces.ts';
 import { bodyMatches, verifyHeaders } from '../../shared/wire/signature.ts';
 
+/** By how much the clocks of the edge's own machines may differ. */
+const CLOCK_SLACK_S = 1;
+
 /** What the signature check leaves for the handlers: the body it has read and compared. */
 export interface SignedEnv {
   Variables: { body: Uint8Array };
@@ -19,6 +22,8 @@ export function requireSignature(options: {
   readonly secret: string;
   /** Id of this backend, drawn anew at each start: calls for others, and those from before, are refused. Left out: any is accepted. */
   readonly audience?: string | undefined;
+  /** The edge's clock, Unix ms, when it first heard of this run of the backend; null = not yet. What it signed before was for an earlier run. */
+  readonly knownSinceMs?: (() => number | null) | undefined;
   readonly toleranceS: number;
   readonly maxBytes: number;
 }): MiddlewareHandler<SignedEnv> {
@@ -35,6 +40,16 @@ export function requireSignature(options: {
       toleranceS: options.toleranceS,
     });
     if (!verdict.ok) throw new ApiError('invalid_signature', `Signature: ${verdict.reason}.`);
+    if (options.knownSinceMs !== undefined) {
+      const sinceMs = options.knownSinceMs();
+      if (sinceMs === null)
+        throw new ApiError('overloaded', 'This backend is starting: the edge has not heard of it yet.');
+      if (verdict.timestampS < Math.floor(sinceMs / 1000) - CLOCK_SLACK_S)
+        throw new ApiError(
+          'invalid_signature',
+          'Signature: expected a call for this run of the backend, received an earlier one.',
+        );
+    }
     if (!nonces.take(verdict.nonce, verdict.timestampS, Date.now() / 1000))
       throw new ApiError(
         'invalid_signature',

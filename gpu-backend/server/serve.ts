@@ -172,6 +172,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   let hasJob = false;
   let jobs: JobRunner | null = null;
   const maxInFlight = options.maxRows * (1 + QUEUE_PER_ROW);
+  let registration: Registration | null = null;
   const app = createApp({
     service,
     metrics,
@@ -179,6 +180,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     blobs,
     secret: options.secret,
     audience: edge === null ? undefined : id,
+    knownSinceMs: edge === null ? undefined : () => registration?.firstAckMs ?? null,
     maxInFlight,
     isDraining: () => refusing,
     onWake: () => jobs?.wake(),
@@ -196,7 +198,6 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   const coldStartMs = Math.round(performance.now());
   log.info({ url, models: service.cards().map((card) => card.id), coldStartMs }, 'listening');
 
-  let registration: Registration | null = null;
   if (edge !== null) {
     registration = new Registration({
       edge,

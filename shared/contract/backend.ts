@@ -198,7 +198,8 @@ export const BackendReport = z.object({
 });
 export type BackendReport = z.infer<typeof BackendReport>;
 
-export const BackendAck = z.object({ heartbeatEveryMs: z.int(), goneAfterMs: z.int() });
+/** `nowMs` is the edge's clock: what it signed before a backend's first report was not for this run of it. */
+export const BackendAck = z.object({ heartbeatEveryMs: z.int(), goneAfterMs: z.int(), nowMs: z.optional(z.int()) });
 export type BackendAck = z.infer<typeof BackendAck>;
 
 // ── Jobs: backend → edge ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────

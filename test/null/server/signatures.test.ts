@@ -15,7 +15,7 @@ const OPEN = new Set(['/health', '/health/live', '/health/ready', '/metrics']);
 const CASES = process.env.MANTIS_LONG_TESTS === '1' ? 10_000 : 1_000;
 const toleranceS = LIMITS.backends.signatureToleranceS;
 
-function backend(id = audience, secrets = secret) {
+function backend(id = audience, secrets = secret, knownSinceMs?: () => number | null) {
   const stats = async () => ({
     models: [],
     cache: { bytes: 0, entries: 0, queries: 0, hits: 0, evictions: 0 },
@@ -30,6 +30,7 @@ function backend(id = audience, secrets = secret) {
     log: pino({ level: 'silent' }),
     secret: secrets,
     audience: id,
+    knownSinceMs,
     blobs: new BlobCache(1 << 20),
     maxInFlight: 4,
     isDraining: () => false,
@@ -85,6 +86,17 @@ describe("the backend's door", () => {
     assert.equal((await send(backend('backend-two').app, renamed)).status, 401);
     const { 'x-mantis-audience': _, ...bare } = call.headers;
     assert.equal((await send(backend().app, { ...call, headers: bare })).status, 401);
+  });
+
+  it('takes nothing before the edge has heard of it, and nothing that was signed for an earlier run of the same name', async () => {
+    let sinceMs: number | null = null;
+    const { app } = backend(audience, secret, () => sinceMs);
+    assert.equal((await send(app, await signed())).status, 503, 'to be sent elsewhere');
+    // The edge's clock is 30 s behind ours.
+    sinceMs = Date.now() - 30_000;
+    const nowS = Date.now() / 1000 - 30;
+    assert.equal((await send(app, await signed({ nowS }))).status, 202);
+    assert.equal((await send(app, await signed({ nowS: nowS - 3 }))).status, 401);
   });
 
   it('allows clocks to differ by the tolerance and no more', async () => {
