@@ -147,7 +147,7 @@ export class Lines {
       const { waitUntil } = this.options;
       const run = { abort, waitUntil, priority: 'batch' as const, facts };
       const answer = await executeLine(this.env, context, endpoint, body, run);
-      this.#window.answered();
+      this.#window.answered(facts.queueMs ?? 0);
       this.#settle(line, 'output', requestId, 200, answer);
     } catch (error) {
       if (this.options.stop.signal.aborted) return;

@@ -23,10 +23,16 @@ export class Window {
     return nowMs >= this.#notBeforeMs && inFlight < Math.floor(this.#size);
   }
 
-  /** A line was answered: a whole window of answers makes room for one more. */
-  answered(): void {
+  /**
+   * A line was answered. Those that find a place at once make room for more, one for each until there are as many as at first, then one for a whole window;
+   * those that wait in line for long are more than backends take.
+   * @param waitedMs in the fleet's line
+   */
+  answered(waitedMs: number): void {
     this.#refusalsInARow = 0;
-    this.#size = Math.min(B.maxLinesInFlight, this.#size + 1 / this.#size);
+    if (waitedMs > B.longWaitMs) this.#size = Math.max(1, this.#size - 1 / this.#size);
+    else if (waitedMs <= B.shortWaitMs)
+      this.#size = Math.min(B.maxLinesInFlight, this.#size + (this.#size < B.firstLinesInFlight ? 1 : 1 / this.#size));
   }
 
   /**

@@ -9,33 +9,45 @@ import { LIMITS } from '../../../shared/contract/limits.ts';
 const B = LIMITS.batches;
 
 describe('lines under way', () => {
-  it('settle at what backends take, whatever that is', () => {
-    for (const places of [1, 3, 16, 40, 200]) {
-      const window = new Window();
-      let inFlight = 0;
-      let nowMs = 0;
-      let busy = 0;
-      const rounds = 2_000;
-      for (let round = 0; round < rounds; round++) {
-        nowMs += 10;
-        while (window.admits(inFlight, nowMs)) {
-          if (inFlight >= places) {
-            window.refused(inFlight, 100, nowMs);
-            break;
+  it('settle at what backends take, whatever that is, whether these refuse or let wait', () => {
+    for (const places of [1, 3, 16, 40, 200])
+      for (const mayWait of [true, false]) {
+        const window = new Window();
+        const serviceMs = 400;
+        let nowMs = 0;
+        let busy = 0;
+        let waiting = 0;
+        const line: number[] = [];
+        let running: { endMs: number; waitedMs: number }[] = [];
+        const seconds = 400;
+        for (; nowMs < seconds * 1_000; nowMs += 20) {
+          for (const { waitedMs } of running.filter(({ endMs }) => endMs <= nowMs)) window.answered(waitedMs);
+          running = running.filter(({ endMs }) => endMs > nowMs);
+          while (window.admits(running.length + line.length, nowMs)) {
+            if (!mayWait && running.length >= places) {
+              window.refused(running.length, 100, nowMs);
+              break;
+            }
+            line.push(nowMs);
+            while (line.length > 0 && running.length < places) {
+              const sinceMs = line.shift() ?? 0;
+              running.push({ endMs: nowMs + serviceMs, waitedMs: nowMs - sinceMs });
+            }
           }
-          inFlight++;
+          while (line.length > 0 && running.length < places) {
+            const sinceMs = line.shift() ?? 0;
+            running.push({ endMs: nowMs + serviceMs, waitedMs: nowMs - sinceMs });
+          }
+          if (nowMs < (seconds * 1_000) / 2) continue;
+          busy += running.length;
+          waiting += line.length;
         }
-        if (round > rounds / 2) busy += inFlight;
-        // One line a round is answered.
-        if (inFlight > 0) {
-          inFlight--;
-          window.answered();
-        }
+        const samples = (seconds * 1_000) / 2 / 20;
+        const most = Math.min(places, B.maxLinesInFlight);
+        assert.ok(busy / samples >= 0.93 * most, `${places} places: ${busy / samples} lines under way`);
+        // Nobody is served the sooner for a long line.
+        assert.ok(waiting / samples <= 3 * places + 2, `${places} places: ${waiting / samples} lines wait`);
       }
-      const most = Math.min(places, B.maxLinesInFlight);
-      const mean = busy / (rounds / 2 - 1);
-      assert.ok(mean >= 0.9 * most && mean <= most, `${places} places: ${mean} lines under way`);
-    }
   });
 
   it('are at least one, at most the limit, and wait where nobody takes any', () => {
@@ -45,7 +57,7 @@ describe('lines under way', () => {
         let nowMs = 0;
         for (const [isAnswer, others, retryAfterMs] of acts) {
           nowMs += 1_000;
-          if (isAnswer) window.answered();
+          if (isAnswer) window.answered(retryAfterMs ?? 0);
           else {
             const atMs = window.refused(others, retryAfterMs, nowMs);
             assert.ok(atMs >= nowMs + B.minPauseMs && atMs <= nowMs + B.maxPauseMs);
