@@ -12,7 +12,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { decodeImage } from '../../gpu-backend/vision/decode.ts';
 import { type Bomb, makeBombs } from '../fixtures/pictures/bombs.ts';
-import { answerFault, asDataUrl, ask, canary, type Door, type Sent, sendPicture } from '../fixtures/pictures/door.ts';
+import {
+  answerFault,
+  asDataUrl,
+  ask,
+  canary,
+  type Door,
+  isSameCanary,
+  type Sent,
+  sendPicture,
+} from '../fixtures/pictures/door.ts';
 import { hostilePicture, hostileSeeds } from '../fixtures/pictures/hostile.ts';
 import { pixelFault, validPictures } from '../fixtures/pictures/valid.ts';
 import { dataUrl, picture } from '../wire/e2e/pictures.ts';
@@ -69,6 +78,7 @@ function quantile(values: readonly number[], q: number): number {
 class MemoryWatch {
   readonly peaks: Record<string, number> = {};
   readonly first: Record<string, number> = {};
+  readonly last: Record<string, number> = {};
   private readonly timer: NodeJS.Timeout;
 
   constructor(private readonly product: Product) {
@@ -95,6 +105,7 @@ class MemoryWatch {
     }
     for (const [part, mib] of Object.entries(now)) {
       this.first[part] ??= Math.round(mib);
+      this.last[part] = Math.round(mib);
       this.peaks[part] = Math.max(this.peaks[part] ?? 0, Math.round(mib));
     }
   }
@@ -217,8 +228,7 @@ async function attack(product: Product): Promise<void> {
   const model = (await product.client.models.list()).data[0]!.id;
   const door: Door = { url: product.url, apiKey: product.apiKey, model };
   const shown = [dataUrl(picture('frame-1')), dataUrl(picture('frame-2'))];
-  // The second answer: see test/wire/e2e/hostile-images.test.ts.
-  await canary(door, shown);
+  await ask(door, [dataUrl(picture('yellow-circle'))]);
   const expected = await canary(door, shown);
   const memory = new MemoryWatch(product);
   await memory.look();
@@ -245,9 +255,9 @@ async function attack(product: Product): Promise<void> {
     mutations: report('mutations', await sendMutations(door)),
   };
   memory.stop();
-  const isCanaryEqual = (await canary(door, shown)) === expected;
+  const isCanaryEqual = isSameCanary(expected, await canary(door, shown));
   const ends = product.output().match(/backend_ended/g)?.length ?? 0;
-  console.log(`memory at its height, MiB: ${JSON.stringify(memory.peaks)}`);
+  console.log(`memory at its height, MiB: ${JSON.stringify(memory.peaks)}; at the end ${JSON.stringify(memory.last)}`);
   console.log(`canary ${isCanaryEqual ? 'equal' : 'DIFFERS'}; ${ends} backends ended`);
   console.log(
     JSON.stringify({
@@ -259,7 +269,7 @@ async function attack(product: Product): Promise<void> {
         besideP99Ms: quantile(beside, 0.99),
         ratio: Math.round(ratio * 100) / 100,
       },
-      memoryMib: { start: memory.first, peak: memory.peaks },
+      memoryMib: { start: memory.first, peak: memory.peaks, end: memory.last },
       isCanaryEqual,
       backendsEnded: ends,
     }),

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { makeBombs } from '../../fixtures/pictures/bombs.ts';
-import { answerFault, canary, type Door, sendPicture } from '../../fixtures/pictures/door.ts';
+import { answerFault, ask, canary, type Door, isSameCanary, sendPicture } from '../../fixtures/pictures/door.ts';
 import { hostilePicture, hostileSeeds } from '../../fixtures/pictures/hostile.ts';
 import { type ValidPicture, validPictures } from '../../fixtures/pictures/valid.ts';
 import { dataUrl, picture } from './pictures.ts';
@@ -15,15 +15,14 @@ const AT_ONCE = 4;
 
 let product: Product;
 let door: Door;
-let expected: string;
+let expected: readonly [string, string];
 const canaryPictures = [dataUrl(picture('frame-1')), dataUrl(picture('frame-2'))];
 
 before(async () => {
   product = await startProduct();
   const model = (await product.client.models.list()).data[0]?.id ?? assert.fail('GET /v1/models lists a model');
   door = { url: product.url, apiKey: product.apiKey, model };
-  // The second answer: keys and values that are reused are the quantised ones, which moves the fourth digit of a probability.
-  await canary(door, canaryPictures);
+  await ask(door, [dataUrl(picture('yellow-circle'))]);
   expected = await canary(door, canaryPictures);
 });
 after(() => stopAndForget(product));
@@ -78,6 +77,7 @@ test(`${VALID} valid pictures of every kind are answered`, async () => {
 });
 
 test('nothing of it changed an answer or ended a backend', async () => {
-  assert.equal(await canary(door, canaryPictures), expected);
+  const now = await canary(door, canaryPictures);
+  assert.ok(isSameCanary(expected, now), `${expected.join('\n')}\nbecame\n${now.join('\n')}`);
   assert.doesNotMatch(product.output(), /backend_ended/);
 });
