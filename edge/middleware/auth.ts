@@ -13,7 +13,9 @@ const MAX_CACHED = 10_000;
 
 /** What the isolate knows of a key: its row when it was read, null where there was none. */
 type Known = { key: LiveKey | null; readAtMs: number; isRefreshing: boolean };
-const known = new Map<string, Known>();
+/** By hash. Apart, so that whoever makes up keys pushes out none that works. */
+const working = new Map<string, Known>();
+const unknown = new Map<string, Known>();
 const failures = new FailureCounter(K.maxFailuresPerMinute);
 
 /**
@@ -69,7 +71,7 @@ const UNKNOWN_KEY =
 
 /** The key's row: from the isolate while it is young, read again beside the request when it is older, before the request when it is too old. */
 async function look(c: Context<AppEnv>, hash: string, nowMs: number): Promise<LiveKey | null> {
-  const entry = known.get(hash);
+  const entry = working.get(hash) ?? unknown.get(hash);
   const ageMs = entry === undefined ? Number.POSITIVE_INFINITY : nowMs - entry.readAtMs;
   if (entry !== undefined && ageMs <= K.staleAfterMs) {
     if (ageMs > K.refreshAfterMs && !entry.isRefreshing) {
@@ -88,9 +90,23 @@ async function look(c: Context<AppEnv>, hash: string, nowMs: number): Promise<Li
 }
 
 async function read(c: Context<AppEnv>, hash: string, nowMs: number): Promise<LiveKey | null> {
-  const key = await findKey(c.env.DB, hash, nowMs);
-  if (!known.has(hash) && known.size >= MAX_CACHED) known.clear();
-  known.set(hash, { key, readAtMs: nowMs, isRefreshing: false });
+  let key: LiveKey | null;
+  try {
+    key = await findKey(c.env.DB, hash, nowMs);
+  } catch (error) {
+    console.error(JSON.stringify({ level: 'error', event: 'key_look_up', error: String(error) }));
+    const words = 'The API key could not be checked. Try again shortly.';
+    throw new ApiError('server_error', words, { status: 503, retryAfterMs: 1_000 });
+  }
+  const [home, other] = key === null ? [unknown, working] : [working, unknown];
+  other.delete(hash);
+  // The one that was read longest ago goes first.
+  home.delete(hash);
+  for (const oldest of home.keys()) {
+    if (home.size < MAX_CACHED) break;
+    home.delete(oldest);
+  }
+  home.set(hash, { key, readAtMs: nowMs, isRefreshing: false });
   if (key !== null && nowMs - (key.lastUsedAtMs ?? 0) >= K.lastUsedEveryMs)
     c.executionCtx.waitUntil(touchKey(c.env.DB, key.caller.keyId, nowMs).catch(() => {}));
   return key;

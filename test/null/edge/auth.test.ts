@@ -161,6 +161,18 @@ describe('the credential parser', () => {
     assert.equal(asked.length, 1);
   });
 
+  it('says so where the database cannot be asked, and lets nobody in', async () => {
+    const broken = {
+      prepare: () => {
+        throw new Error('D1_ERROR: no such table: api_keys');
+      },
+    } as unknown as AppEnv['Bindings']['DB'];
+    const { call } = door({}, { DB: broken });
+    const { status, headers, body } = await call('/v1/files', { authorization: `Bearer ${newApiKey()}` });
+    assert.deepEqual([status, headers.get('retry-after')], [503, '1']);
+    assert.doesNotMatch(body.error.message, /D1|table/);
+  });
+
   it('lets the operator’s own key pass, whatever it looks like, and no other of that look', async () => {
     const row = {
       id: 'key_bootstrap',
