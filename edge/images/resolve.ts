@@ -25,7 +25,10 @@ export type ImageReference = { param: string; url: string };
 /** `digest` is `sha256:…` of the bytes. */
 export type ResolvedImage = { digest: string; bytes: Uint8Array; info: ImageInfo };
 
-/** Where pictures may come from. Without `egress` none is fetched; `memory` has those of earlier requests that belong together. */
+/**
+ * Where pictures may come from. Without `egress` only data URLs and file ids are taken, which is what training reads again by itself. `memory` has those of
+ * earlier requests that belong together.
+ */
 export type ImageStore = StoredPictures & { egress?: Egress; memory?: ImageMemory };
 
 /** All sources, for requests of one tenant. */
@@ -120,7 +123,7 @@ async function openAll(
       const found = openDataUrl(url);
       if (typeof found !== 'function') leftBytes -= found.bytes.byteLength;
       opened.set(url, found);
-    } else if (FILE_REFERENCE.test(url) || DIGEST_REFERENCE.test(url)) stored.push(url);
+    } else if (FILE_REFERENCE.test(url) || (store.egress !== undefined && DIGEST_REFERENCE.test(url))) stored.push(url);
     else if (/^https?:/i.test(url) && store.egress !== undefined) remote.push(url);
     else opened.set(url, (param) => unknownReference(url, param, store.egress !== undefined));
   }
@@ -245,9 +248,9 @@ function notFound(url: string, param: string): Violation {
 }
 
 function unknownReference(url: string, param: string, mayFetch: boolean): Violation {
-  const web = mayFetch ? ', an https URL' : '';
+  const [data, file] = ['a data URL ("data:image/png;base64,…")', 'the id of an uploaded file ("file-…")'];
   return violation('invalid_image_url', param, {
-    expected: `a data URL ("data:image/png;base64,…")${web}, the id of an uploaded file ("file-…") or its digest ("sha256:…")`,
+    expected: mayFetch ? `${data}, an https URL, ${file} or its digest ("sha256:…")` : `${data} or ${file}`,
     received: describe(url),
     ...(mayFetch ? {} : { remedy: 'Pictures on the web are not fetched here: upload them by POST /v1/files.' }),
   });
