@@ -24,6 +24,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   'feature-tiers': 'finding features of pictures on disk and in the object store',
   'mask-cost': 'what following a JSON schema costs a token',
   structured: 'answers of the shipped model to random schemas, checked by another validator',
+  auth: 'what checking keys and signatures costs, and every route with every kind of credential',
   ssrf: 'whether any address of a picture or webhook leads to a private one',
   'rate-limits': 'how exact limits of keys are, and what asking costs',
   idempotency: 'jobs created under keys by clients that repeat themselves and break off',
