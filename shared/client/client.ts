@@ -4,6 +4,7 @@ import type { Deleted, FileObject, FilePurpose, List } from '../contract/files.t
 import type { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent, JobStatus } from '../contract/jobs.ts';
 import type { Model } from '../contract/models.ts';
 import type { ScoreRequest, ScoreResponse } from '../contract/score.ts';
+import type { BucketWidth, UsageGroup, UsagePage, UsageRecord } from '../contract/usage.ts';
 import type { WebhookEndpoint, WebhookEventType } from '../contract/webhooks.ts';
 import { decodeSse } from '../wire/sse.ts';
 import { Admin } from './admin.ts';
@@ -13,6 +14,17 @@ import { Uploads } from './uploads.ts';
 
 type Page = { limit?: number; after?: string };
 type Call = { signal?: AbortSignal };
+
+export type UsageOptions = {
+  startTime: number;
+  endTime?: number;
+  /** Default one day. */
+  bucketWidth?: BucketWidth;
+  groupBy?: UsageGroup[];
+  limit?: number;
+  /** `next_page` of the page before. */
+  page?: string;
+};
 
 /** What following a job yields: its events, and last how it ended. */
 export type JobUpdate =
@@ -93,6 +105,24 @@ export class MantisClient {
       this.#http.json(`${path('/v1/fine_tuning/jobs', id)}/checkpoints`, { query }),
     /** Every event from the first on, then live until the job has ended; a cut connection is taken up where it broke. */
     follow: (id: string, call: Call = {}): AsyncGenerator<JobUpdate, void, undefined> => this.#follow(id, call),
+  };
+
+  readonly usage = {
+    /** Sums in buckets of time. @param query.startTime Unix seconds */
+    retrieve: (query: UsageOptions): Promise<UsagePage> =>
+      this.#http.json('/v1/usage', {
+        query: {
+          start_time: query.startTime,
+          end_time: query.endTime,
+          bucket_width: query.bucketWidth,
+          group_by: query.groupBy?.join(','),
+          limit: query.limit,
+          page: query.page,
+        },
+      }),
+    /** What each request and picture used, newest first. */
+    records: (query: Page & { request_id?: string } = {}): Promise<List<UsageRecord>> =>
+      this.#http.json('/v1/usage/records', { query }),
   };
 
   readonly webhookEndpoints = {

@@ -1,4 +1,5 @@
 import { ErrorEnvelope, type Violation } from '../contract/errors.ts';
+import { randomText } from '../wire/ids.ts';
 
 export type ClientOptions = {
   /** Origin of the edge, `http://127.0.0.1:8787`. */
@@ -39,6 +40,11 @@ export type RequestOptions = {
 const RETRY_STATUS: ReadonlySet<number> = new Set([429, 502, 503, 504]);
 const FIRST_PAUSE_MS = 500;
 const MAX_PAUSE_MS = 8_000;
+/** Longer waits that a server asks for are the caller's to decide. */
+const MAX_TOLD_MS = 60_000;
+
+/** POSTs that make something: sent under a key of their own, so that they may be sent again whatever became of the first one. */
+const isCreation = (path: string): boolean => !/^\/v1\/(admin|chat|score)(\/|$)/.test(path);
 
 /** One authenticated way to the edge; errors become `ClientError`s, safe failures are tried again. */
 export class Http {
@@ -56,24 +62,30 @@ export class Http {
   /** @throws ClientError for every status but 2xx; the network's own error when no answer came. */
   async response(path: string, options: RequestOptions = {}): Promise<Response> {
     const { maxRetries } = this.#options;
+    const isPost = options.method === 'POST';
+    const isKeyed = isPost && isCreation(path);
+    if (isKeyed) options = { ...options, headers: { 'idempotency-key': randomText(24), ...options.headers } };
     for (let attempt = 0; ; attempt++) {
       const last = attempt >= maxRetries;
       let response: Response;
       try {
         response = await this.#send(path, options);
       } catch (error) {
-        // A POST may have arrived; only the caller knows whether it may arrive twice.
-        if (last || options.signal?.aborted || (options.method ?? 'GET') === 'POST') throw error;
+        // Another POST may have arrived; only the caller knows whether it may arrive twice.
+        if (last || options.signal?.aborted || (isPost && !isKeyed)) throw error;
         await pause(FIRST_PAUSE_MS * 2 ** attempt, options.signal);
         continue;
       }
       if (response.ok) return response;
       const error = await clientError(response);
-      // 503 means that nothing was begun, so that even a POST may be repeated.
-      const safe = (options.method ?? 'GET') !== 'POST' || response.status === 503 || response.status === 429;
-      if (last || !safe || !RETRY_STATUS.has(response.status)) throw error;
+      // 503 means that nothing was begun, so that every POST may be repeated.
+      const safe = !isPost || isKeyed || response.status === 503 || response.status === 429;
+      const said = response.headers.get('x-should-retry');
+      const isWanted = said === null ? RETRY_STATUS.has(response.status) : said === 'true';
       const told = Number(response.headers.get('retry-after-ms') ?? Number.NaN);
-      await pause(Number.isFinite(told) ? Math.min(told, MAX_PAUSE_MS) : FIRST_PAUSE_MS * 2 ** attempt, options.signal);
+      if (last || !safe || !isWanted || told > MAX_TOLD_MS) throw error;
+      const ownMs = Math.min(FIRST_PAUSE_MS * 2 ** attempt, MAX_PAUSE_MS);
+      await pause(Number.isFinite(told) ? told : ownMs, options.signal);
     }
   }
 

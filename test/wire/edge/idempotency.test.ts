@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import OpenAI, { toFile } from 'openai';
+import { MantisClient } from '../../../shared/client/client.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
 import { beginPost } from './hang-up.ts';
 import { API_KEY, type Installation, startInstallation, until } from './installation.ts';
@@ -239,5 +240,30 @@ describe('without a key', () => {
     assert.notEqual((await upload('something else', tries(1))).body.id, first.body.id);
     // Clients that say nothing of retries are taken at their word.
     assert.notEqual((await upload('unkeyed', {})).body.id, another.body.id);
+  });
+});
+
+describe('our own client', () => {
+  it('sends creations under a key of its own: a lost answer is asked for again, and nothing is made twice', async () => {
+    let lost = 0;
+    // The request arrives and is done; the answer does not.
+    const lossy: typeof fetch = async (...call) => {
+      const response = await fetch(...call);
+      if (lost++ % 2 === 0) throw new TypeError('the connection broke');
+      return response;
+    };
+    const client = new MantisClient({ baseUrl: door.url, apiKey: API_KEY, fetch: lossy });
+    const before = (await listed()).length;
+    const file = await client.files.create(new Blob(['once']), 'once.txt', 'user_data');
+    assert.match(file.id, /^file-/);
+    assert.equal(lost, 2);
+    assert.equal((await listed()).length, Math.min(before + 1, 100));
+    // What is not made but computed is not sent again unasked.
+    lost = 0;
+    await assert.rejects(client.chat.create(ask()), /the connection broke/);
+    assert.equal(lost, 1);
+    const { data } = await client.usage.records({ limit: 5 });
+    assert.ok(data.length > 0);
+    assert.equal((await client.usage.retrieve({ startTime: 0, endTime: 86_400, groupBy: ['model'] })).data.length, 1);
   });
 });
