@@ -51,10 +51,10 @@ async function authenticate(c: Context<AppEnv>): Promise<Caller> {
   const header = c.req.header('authorization') ?? '';
   const given = BEARER.exec(header)?.[1];
   if (given === undefined) {
-    throw refused(
-      c,
-      `Authorization: expected "Bearer <API key>", received ${header === '' ? 'nothing' : 'something else'}.`,
-    );
+    const words = (received: string) => `Authorization: expected "Bearer <API key>", received ${received}.`;
+    // Who sends no key guesses none.
+    if (header === '') throw new ApiError('invalid_api_key', words('nothing'));
+    throw refused(c, words('something else'));
   }
   const hash = await sha256Hex(given);
   // The operator's own key may be any text; its hash comes with the configuration.
