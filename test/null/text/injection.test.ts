@@ -121,7 +121,7 @@ function* places(typed: readonly string[]): Generator<{ where: string; messages:
 let total = 0;
 let refusedByName = 0;
 after(() => {
-  console.log(JSON.stringify({ injection: { cases: total, refusedByName } }));
+  console.log(`# ${JSON.stringify({ injection: { cases: total, refusedByName } })}`);
   assert.ok(total >= 5_000, `${total} cases`);
 });
 

@@ -22,7 +22,7 @@ test(`${COUNT} generated requests`, async () => {
     seed,
     clients: 8,
   });
-  console.log(JSON.stringify({ generated: { seed, ...report, offences: offences.length } }));
+  console.log(`# ${JSON.stringify({ generated: { seed, ...report, offences: offences.length } })}`);
   for (const { why, request, status, answer } of offences.slice(0, 40)) {
     const body =
       request.body === null
