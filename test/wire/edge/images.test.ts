@@ -115,6 +115,31 @@ describe('references', () => {
   });
 });
 
+describe('of another tenant', () => {
+  it('pictures are as good as not there, by id, by digest and on the inner hop', async () => {
+    const picture = large(30_000);
+    const id = await upload(picture);
+    const made = await door.call('POST', '/v1/admin/tenants', { name: 'other' });
+    const tenant = (made.body as { id: string }).id;
+    const key = await door.call('POST', '/v1/admin/keys', { name: 'other', tenant, scopes: ['inference'] });
+    const { secret } = key.body as { secret: string };
+    const authorization = { authorization: `Bearer ${secret}` };
+    const asOther = async (url: string) => {
+      const body = { model: FAULT_CARD.id, messages: [{ role: 'user', content: [part(url)] }] };
+      const answer = await door.call('POST', '/v1/chat/completions', body, authorization);
+      const { message, code } = (answer.body as Partial<ErrorEnvelope>).error ?? {};
+      return { status: answer.status, code, message: message?.replace(/"(file-|sha256:).*?"/, '"…"') };
+    };
+    assert.equal((await ask(id)).status, 200);
+    assert.deepEqual(await asOther(id), await asOther('file-000000000000000000000000'));
+    assert.deepEqual(await asOther(sha256(picture)), await asOther(`sha256:${'1'.repeat(64)}`));
+    assert.equal((await asOther(sha256(picture))).code, 'image_file_not_found');
+    // The backend has the picture, for the first tenant; from the second one it comes whole.
+    assert.equal((await asOther(dataUrl(picture))).status, 200);
+    assert.ok((backend.bodyBytes.at(-1) ?? 0) > 30_000);
+  });
+});
+
 describe('pictures on the web', () => {
   it('are asked for without cookies, keys and referrer', async () => {
     origin.serve('/headers.png', large(3_000), { 'set-cookie': 'a=b' });
