@@ -21,6 +21,7 @@ const HOUR_MS = 3_600_000;
 const MIGRATIONS = fileURLToPath(new URL('../../../edge/store/migrations/', import.meta.url));
 
 let runtime: Miniflare;
+type R2 = ObjectStore['blobs'];
 let store: ObjectStore;
 before(async () => {
   const script = 'export default { fetch: () => new Response() };';
@@ -53,7 +54,7 @@ async function keys(): Promise<Set<string>> {
   const found = new Set<string>();
   let cursor: string | undefined;
   do {
-    const page: R2Objects = await store.blobs.list(cursor === undefined ? {} : { cursor });
+    const page: Awaited<ReturnType<R2['list']>> = await store.blobs.list(cursor === undefined ? {} : { cursor });
     for (const { key } of page.objects) found.add(key);
     cursor = page.truncated ? page.cursor : undefined;
   } while (cursor !== undefined);
