@@ -1,4 +1,6 @@
+import { FRAME_TYPE } from '../../shared/wire/frame.ts';
 import { signatureHeaders } from '../../shared/wire/signature.ts';
+import { frameHead } from '../../shared/wire/signedFrame.ts';
 import type { Env } from '../env.ts';
 
 /** Fetches `path` of a backend, signed. Network failures reject; statuses are the caller's to read. */
@@ -22,7 +24,7 @@ export async function callBackend(
       audience: backend.id,
       method,
       target: path,
-      body,
+      body: request.type === FRAME_TYPE && typeof body === 'object' && body !== null ? frameHead(body) : body,
       nowS: Date.now() / 1000,
     }),
   );

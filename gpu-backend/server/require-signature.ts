@@ -1,8 +1,16 @@
 import type { MiddlewareHandler } from 'hono';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { FRAME_TYPE } from '../../shared/wire/frame.ts';
 import { NonceCache } from '../../shared/wire/nonces.ts';
 import { bodyMatches, verifyHeaders } from '../../shared/wire/signature.ts';
+import { frameMatches } from '../../shared/wire/signedFrame.ts';
+
+const FRAME_LIMITS = {
+  maxHeaderBytes: LIMITS.backends.maxFrameHeaderBytes,
+  maxBlobs: LIMITS.backends.maxFrameBlobs,
+  maxBlobBytes: LIMITS.images.maxBytes,
+};
 
 /** By how much the clocks of the edge's own machines may differ. */
 const CLOCK_SLACK_S = 1;
@@ -56,8 +64,11 @@ export function requireSignature(options: {
         'Signature: expected a nonce that was not used before. Sign each call anew.',
       );
     const body = await readWithin(c.req.raw.body, options.maxBytes);
-    if (!(await bodyMatches(verdict.bodyDigest, body)))
-      throw new ApiError('invalid_signature', 'Signature: the body is not the one that was signed.');
+    const isFrame = c.req.header('content-type') === FRAME_TYPE;
+    const matches = isFrame
+      ? await frameMatches(verdict.bodyDigest, body, FRAME_LIMITS)
+      : await bodyMatches(verdict.bodyDigest, body);
+    if (!matches) throw new ApiError('invalid_signature', 'Signature: the body is not the one that was signed.');
     c.set('body', body);
     await next();
   };
