@@ -14,9 +14,11 @@ export interface DecodeProcessEvents {
 /** One child process that decodes pictures. Idle, it keeps neither the parent alive nor itself once the parent is gone. */
 export class DecodeProcess {
   private readonly child: ChildProcess;
-  private readonly pipe: Duplex & { ref?(): void; unref?(): void };
+  /** None where the system has no descriptor left; then 'error' follows. */
+  private readonly pipe: (Duplex & { ref?(): void; unref?(): void }) | null;
   private isGone = false;
 
+  /** @throws Error where the system cannot start a process now */
   constructor({ onReply, onExit }: DecodeProcessEvents) {
     const script = fileURLToPath(new URL('./pool-worker.ts', import.meta.url));
     this.child = spawn(process.execPath, ['--expose-gc', '--import', import.meta.resolve('tsx'), script], {
@@ -24,17 +26,17 @@ export class DecodeProcess {
       env: { PATH: process.env.PATH, TMPDIR: process.env.TMPDIR, MALLOC_ARENA_MAX: '2' },
       stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
     });
-    this.pipe = this.child.stdio[3] as Duplex;
+    this.pipe = ((this.child.stdio as readonly unknown[] | undefined)?.[3] as Duplex | undefined) ?? null;
     const reader = new FrameReader(onReply);
     const leave = (how: string): void => {
       if (this.isGone) return;
       this.isGone = true;
-      this.pipe.destroy();
+      this.pipe?.destroy();
       onExit(how);
     };
-    this.pipe.on('data', (piece: Uint8Array) => reader.push(piece));
+    this.pipe?.on('data', (piece: Uint8Array) => reader.push(piece));
     // A process that dies while it is written to; 'exit' tells the rest.
-    this.pipe.on('error', () => {});
+    this.pipe?.on('error', () => {});
     this.child.on('exit', (code, signal) => leave(signal ?? `exit code ${code}`));
     this.child.on('error', (error) => leave(error.message));
   }
@@ -44,18 +46,18 @@ export class DecodeProcess {
   }
 
   send(bytes: Uint8Array, recipe: ImageRecipe): void {
-    this.pipe.write(frameHead({ recipe }, bytes.byteLength));
-    this.pipe.write(bytes);
+    this.pipe?.write(frameHead({ recipe }, bytes.byteLength));
+    this.pipe?.write(bytes);
   }
 
   /** Whether it keeps the parent's event loop alive. */
   hold(isHeld: boolean): void {
     if (isHeld) {
       this.child.ref();
-      this.pipe.ref?.();
+      this.pipe?.ref?.();
     } else {
       this.child.unref();
-      this.pipe.unref?.();
+      this.pipe?.unref?.();
     }
   }
 

@@ -69,7 +69,8 @@ interface Slot {
 }
 
 const RSS_CHECK_EVERY_MS = 25;
-const MAX_FALSE_STARTS = 5;
+const MAX_FALSE_STARTS = 4;
+const FALSE_START_PAUSE_MS = 50;
 const MIB = 2 ** 20;
 
 /**
@@ -93,6 +94,7 @@ export class DecodePool {
   private isWarm = false;
   /** Processes in a row that died before they were ready. */
   private falseStarts = 0;
+  private restart: NodeJS.Timeout | null = null;
 
   constructor(options: DecodePoolOptions = {}) {
     this.timeoutMs = options.timeoutMs ?? L.timeoutMs;
@@ -164,6 +166,7 @@ export class DecodePool {
   /** Kills the processes; pictures in hand and in the queue are rejected. */
   async close(): Promise<void> {
     this.isClosed = true;
+    if (this.restart !== null) clearTimeout(this.restart);
     for (const task of this.queue.splice(0)) task.reject(new Error('the decode pool was closed'));
     await Promise.all(this.slots.map((slot) => slot.process?.kill()));
   }
@@ -181,7 +184,7 @@ export class DecodePool {
     }
     let starting = this.slots.filter(({ process, isReady }) => process !== null && !isReady).length;
     for (const slot of this.slots) {
-      if (slot.process !== null || starting >= this.queue.length) continue;
+      if (slot.process !== null || starting >= this.queue.length || this.restart !== null) continue;
       this.startIn(slot);
       starting++;
     }
@@ -200,7 +203,12 @@ export class DecodePool {
 
   /** Keeps a warm pool full; one at a time, since starting takes a core for a while. */
   private startNext(): void {
-    if (!this.isWarm || this.slots.some(({ process, isReady }) => process !== null && !isReady)) return;
+    if (
+      !this.isWarm ||
+      this.restart !== null ||
+      this.slots.some(({ process, isReady }) => process !== null && !isReady)
+    )
+      return;
     const empty = this.slots.find(({ process }) => process === null);
     if (empty !== undefined) this.startIn(empty);
   }
@@ -208,14 +216,41 @@ export class DecodePool {
   private startIn(slot: Slot): void {
     if (slot.process !== null || this.isClosed) return;
     this.counts.started++;
-    const process: DecodeProcess = new DecodeProcess({
-      onReply: (reply, body) => this.receive(slot, process, reply, body),
-      onExit: (how) => this.bury(slot, process, how),
-    });
-    slot.process = process;
     slot.isReady = false;
     slot.pictures = 0;
-    process.hold(false);
+    try {
+      const process: DecodeProcess = new DecodeProcess({
+        onReply: (reply, body) => this.receive(slot, process, reply, body),
+        onExit: (how) => this.bury(slot, process, how),
+      });
+      process.hold(false);
+      slot.process = process;
+    } catch (error) {
+      // Out of memory or processes.
+      this.noteFalseStart(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  /**
+   * A process died before it was ready, or did not come to be: tried again with growing pauses, then given up until the next
+   * picture. Nothing would ever take the queue, so that it is told.
+   */
+  private noteFalseStart(how: string): void {
+    this.falseStarts++;
+    if (this.falseStarts < MAX_FALSE_STARTS) {
+      this.restart ??= setTimeout(
+        () => {
+          this.restart = null;
+          this.dispatch();
+          this.startNext();
+        },
+        FALSE_START_PAUSE_MS * 2 ** this.falseStarts,
+      );
+      return;
+    }
+    this.falseStarts = 0;
+    const orphans = this.slots.some(({ isReady }) => isReady) ? [] : this.queue.splice(0);
+    for (const orphan of orphans) orphan.reject(new Error(`internal: the picture decoder did not start (${how})`));
   }
 
   private hand(slot: Slot, process: DecodeProcess, task: Task): void {
@@ -276,10 +311,8 @@ export class DecodePool {
     const task = this.release(slot);
     if (this.isClosed) task?.reject(new Error('the decode pool was closed'));
     else if (task !== null) this.mourn(task, verdict);
-    else if (!wasReady && ++this.falseStarts >= MAX_FALSE_STARTS) {
-      // Nothing would ever take the queue, and starting again at once could go on for ever. The next picture tries once more.
-      const orphans = this.slots.some(({ isReady }) => isReady) ? [] : this.queue.splice(0);
-      for (const orphan of orphans) orphan.reject(new Error(`internal: the picture decoder did not start (${how})`));
+    else if (!wasReady) {
+      this.noteFalseStart(how);
       return;
     }
     if (!this.isClosed) this.dispatch();

@@ -13,7 +13,8 @@ import { goldenFile } from './golden.ts';
 const recipe = siglipRecipe(24);
 const pools: DecodePool[] = [];
 const createPool = (options: ConstructorParameters<typeof DecodePool>[0]): DecodePool => {
-  const pool = new DecodePool(options);
+  // Tests run beside others: only where time is what is tried does it count.
+  const pool = new DecodePool({ timeoutMs: 30_000, ...options });
   pools.push(pool);
   return pool;
 };
@@ -210,6 +211,28 @@ test(`${crashes} decoders shot while they work cost no picture: each gets anothe
   const { crashed, started } = pool.stats();
   assert.equal(crashed, 0);
   assert.equal(started, 2 + crashes);
+});
+
+test('where no decoder starts, the pictures that wait are told, and the next one tries again', {
+  skip: noProc,
+}, async () => {
+  const before = new Set(children(process.pid));
+  const pool = createPool({ processes: 1 });
+  const waiting = pool.preprocess(goldenFile('rgb.png'), recipe);
+  let isOver = false;
+  const settled = waiting
+    .catch(() => {})
+    .finally(() => {
+      isOver = true;
+    });
+  while (!isOver) {
+    for (const pid of children(process.pid)) if (!before.has(pid)) process.kill(pid, 'SIGKILL');
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  await settled;
+  await assert.rejects(waiting, /decoder did not start \(SIGKILL\)/);
+  assert.equal(pool.stats().started, 4);
+  assert.equal((await pool.preprocess(goldenFile('rgb.png'), recipe)).width, 24);
 });
 
 test('a full queue refuses, and closing rejects what waits', async () => {
