@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import sharp from 'sharp';
 import { encodeFrame, FRAME_TYPE } from '../../../shared/wire/frame.ts';
 import { signatureHeaders } from '../../../shared/wire/signature.ts';
+import { frameHead } from '../../../shared/wire/signedFrame.ts';
 import { TOKEN_MS, UPSTREAM_CARD } from './card.ts';
 
 const PICTURE_BYTES = 50_000;
@@ -100,7 +101,7 @@ export class RequestMaker {
     };
     const body = Buffer.from(encodeFrame(request, blobs));
     const target = '/v1/generate';
-    const options = { secret: this.secret, method: 'POST', target, body, nowS: Date.now() / 1000 };
+    const options = { secret: this.secret, method: 'POST', target, body: frameHead(body), nowS: Date.now() / 1000 };
     const signed = Object.entries(await signatureHeaders(options)).map(([name, value]) => `${name}: ${value}\r\n`);
     const head =
       `POST ${target} HTTP/1.1\r\nhost: localhost\r\n${signed.join('')}content-type: ${FRAME_TYPE}\r\n` +
