@@ -4,7 +4,7 @@
  */
 
 import { readSync, writeSync } from 'node:fs';
-import type { ErrorFacts } from '../../shared/contract/errors.ts';
+import type { ErrorFacts } from '../../shared/contract/facts.ts';
 import type { ImageErrorCode } from './image-error.ts';
 import type { ImageRecipe } from './recipes.ts';
 

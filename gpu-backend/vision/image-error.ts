@@ -1,4 +1,5 @@
-import { type ErrorCode, type ErrorFacts, errorMessage } from '../../shared/contract/errors.ts';
+import type { ErrorCode } from '../../shared/contract/errors.ts';
+import { type ErrorFacts, errorMessage } from '../../shared/contract/facts.ts';
 
 /** The rows of the error table that a picture can earn. */
 export type ImageErrorCode = Extract<

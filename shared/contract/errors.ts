@@ -1,5 +1,8 @@
 import * as z from 'zod/mini';
+import { type ErrorFacts, errorMessage } from './facts.ts';
 import { LIMITS } from './limits.ts';
+
+export { type ErrorFacts, errorMessage };
 
 /** HTTP status and OpenAI error type of every error code the product answers with. Codes also known to OpenAI keep OpenAI's spelling. */
 export const ERRORS = {
@@ -71,18 +74,8 @@ export const ERRORS = {
 export type ErrorCode = keyof typeof ERRORS;
 export type ErrorType = (typeof ERRORS)[ErrorCode]['type'];
 
-/** What is told about one violation: what was expected, what came, what to do. */
-export type ErrorFacts = { expected: string; received?: string | number; remedy?: string };
-
 /** One violation; `param` is a path such as `messages[2].content[1].image_url`, or null where no single field is at fault. */
 export type Violation = { code: ErrorCode; param: string | null; message: string; line?: number };
-
-/** `"<Subject>: expected X, received Y. Remedy."` */
-export function errorMessage(subject: string, facts: ErrorFacts): string {
-  const received = facts.received === undefined ? '' : `, received ${facts.received}`;
-  const remedy = facts.remedy === undefined ? '' : ` ${facts.remedy}`;
-  return `${subject}: expected ${facts.expected}${received}.${remedy}`;
-}
 
 /** Builds one violation; the message starts with the path, so that it stands alone in a log. */
 export function violation(code: ErrorCode, param: string | null, facts: ErrorFacts): Violation {

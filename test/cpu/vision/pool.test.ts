@@ -181,7 +181,7 @@ test('a picture that no decoder survives is refused after two', { skip: noProc }
   assert.equal((await pool.preprocess(goldenFile('rgb.png'), recipe)).width, 24);
 });
 
-const crashes = process.env.MANTIS_LONG_TESTS === '1' ? 100 : 8;
+const crashes = process.env.MANTIS_LONG_TESTS === '1' ? 100 : 5;
 test(`${crashes} decoders shot while they work cost no picture: each gets another`, { skip: noProc }, async () => {
   const before = new Set(children(process.pid));
   const pool = createPool({ processes: 2 });
