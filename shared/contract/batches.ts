@@ -73,7 +73,12 @@ export type Batch = z.infer<typeof Batch>;
 
 /** A line of the input. `body` is a request of the endpoint, checked by its own schema. */
 export const BatchLine = z.strictObject({
-  custom_id: z.string().check(z.minLength(1), z.maxLength(B.maxCustomIdChars)),
+  custom_id: z.string().check(
+    z.minLength(1),
+    z.maxLength(B.maxCustomIdChars),
+    // It comes back in UTF-8, which has no halves of characters.
+    z.refine((text) => !/[\ud800-\udfff]/u.test(text), 'text without lone surrogates'),
+  ),
   method: z.literal('POST'),
   url: z.string(),
   body: z.record(z.string(), z.unknown()),

@@ -81,6 +81,8 @@ describe('the input of a batch', () => {
       [12, 'invalid_value', 'custom_id'],
       [13, 'missing_required_parameter', 'body.messages[0].content[0].image_url.url'],
     ]);
+    assert.deepEqual(await faults(request('x').replace('"x"', '"\\ud800"')), [[1, 'invalid_value', 'custom_id']]);
+    assert.deepEqual(await faults(request('\u{1f600}\u0000')), []);
     const bytes = new Uint8Array([...new TextEncoder().encode('{"custom_id":"'), 0xff, 0x0a]);
     assert.deepEqual(await faults(bytes), [[1, 'invalid_json', null]]);
   });
