@@ -5,7 +5,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
-import { mkdtemp } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -72,7 +72,10 @@ async function becomeMachine(): Promise<void> {
   const dir = await mkdtemp(join(tmpdir(), 'mantis-hosts-'));
   writeFileSync(join(dir, 'hosts'), NAMES.map((line) => `${line.join(' ')}\n`).join(''));
   writeFileSync(join(dir, 'resolv.conf'), 'nameserver 127.0.0.1\noptions timeout:1 attempts:1\n');
-  for (const name of ['hosts', 'resolv.conf']) sh(`mount --bind ${join(dir, name)} "$(readlink -f /etc/${name})"`);
+  for (const name of ['hosts', 'resolv.conf'])
+    sh(`[ ! -e /etc/${name} ] || mount --bind ${join(dir, name)} "$(readlink -f /etc/${name})"`);
+  // What is mounted stays readable.
+  await rm(dir, { recursive: true, force: true });
   for (const port of PORTS) {
     const canary = createServer((socket) => {
       const where = `${socket.localAddress?.replace(/^::ffff:/, '')} ${port}`;
