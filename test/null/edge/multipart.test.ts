@@ -104,6 +104,36 @@ describe('multipart bodies', () => {
     );
   });
 
+  it('that are damaged are read or refused, never anything else', () => {
+    const whole = write('bou', [
+      { name: 'purpose', filename: null, mime: null, bytes: Buffer.from('batch') },
+      { name: 'file', filename: 'a', mime: 'text/plain', bytes: Buffer.from('x\r\n--bo\r\n--') },
+    ]);
+    let refused = 0;
+    fc.assert(
+      fc.property(
+        fc.array(fc.tuple(fc.nat(whole.length - 1), fc.integer({ min: -1, max: 255 })), { minLength: 1, maxLength: 6 }),
+        fc.array(fc.nat(whole.length), { maxLength: 5 }),
+        (changes, places) => {
+          let body: Buffer = Buffer.from(whole);
+          // A byte is changed, or (-1) all from there on is lost.
+          for (const [at, byte] of changes) {
+            if (byte < 0) body = body.subarray(0, at);
+            else if (at < body.length) body[at] = byte;
+          }
+          try {
+            parse('bou', cut(body, places));
+          } catch (error) {
+            assert.ok(error instanceof ApiError && error.status === 400, String(error));
+            refused++;
+          }
+        },
+      ),
+      { numRuns: 3_000 },
+    );
+    assert.ok(refused > 100);
+  });
+
   it('what fetch writes is read', async () => {
     const form = new FormData();
     form.set('purpose', 'user_data');
