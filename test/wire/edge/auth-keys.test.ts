@@ -74,6 +74,16 @@ describe('keys and tenants', () => {
     assert.equal(await refusal('POST', `/keys/${old.id}/rotate`, {}, 409), 'invalid_state');
   });
 
+  it('of several rotations at the same time one wins, and there is one successor', async () => {
+    const { id } = await create({ name: 'raced' });
+    const answers = await Promise.all(
+      Array.from({ length: 6 }, () => edge.call('POST', `/v1/admin/keys/${id}/rotate`, {})),
+    );
+    assert.deepEqual(answers.map(({ status }) => status).sort(), [200, 409, 409, 409, 409, 409]);
+    const { data } = await admin<List<ApiKey>>('GET', '/keys?limit=100');
+    assert.equal(data.filter(({ name }) => name === 'raced').length, 2);
+  });
+
   it('a revoked key is dead within 5 s, while it is being used', async () => {
     const key = await create({ name: 'revoked', scopes: ['files'] });
     assert.equal((await withKey(key.secret, '/v1/files')).status, 200);

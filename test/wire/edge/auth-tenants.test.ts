@@ -202,7 +202,9 @@ describe('three tenants', () => {
 
   it('get the answer to another’s id that an id of nothing gets', async () => {
     let tried = 0;
-    for (const { asker, owner } of pairs()) {
+    // Over and over: an attempt must not leave something behind that the next one finds.
+    const rounds = process.env.MANTIS_LONG_TESTS === '1' ? 7 : 1;
+    for (const { asker, owner } of Array.from({ length: rounds }, pairs).flat()) {
       for (const [kind, none, method, path, body] of VERBS) {
         const id = owner[kind];
         const foreign = await call(asker.key, method, path(id), body);
