@@ -48,7 +48,7 @@ const imageTokens = ({ usage }: OpenAI.Chat.ChatCompletion) =>
 /** Usage without what depends on who asked before. */
 const uncached = (usage: unknown) => {
   const { prompt_tokens_details, ...rest } = usage as OpenAI.CompletionUsage;
-  return { ...rest, prompt_tokens_details: { ...prompt_tokens_details, cached_tokens: 0 } };
+  return { ...rest, prompt_tokens_details: { ...prompt_tokens_details, cached_tokens: 0, images: [] } };
 };
 
 describe('chat', () => {
@@ -277,10 +277,10 @@ describe('bad input', () => {
       at,
     ],
     [
-      'a web address',
-      () => openai.chat.completions.create(ask(third('https://example.com/a.png'))),
+      'a web address with nothing there',
+      () => openai.chat.completions.create(ask(third('https://nothing.invalid/a.png'))),
       400,
-      'invalid_image_url',
+      'failed_to_download_image',
       at,
     ],
     ['an unknown file', () => openai.chat.completions.create(ask(third('file-x'))), 404, 'image_file_not_found', at],
