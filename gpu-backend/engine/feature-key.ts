@@ -4,7 +4,7 @@ import { formatRecipe, type ImageRecipe } from '../vision/recipes.ts';
 import type { ModelFront } from './model-front.ts';
 
 /** Raised when the same picture and weights give other features, or when what is stored of them changes its form. */
-const FEATURES_VERSION = 1;
+const FEATURES_VERSION = 2;
 
 /** What a cached value may depend on besides a request's own words and pictures. */
 export interface Scoped {
