@@ -1,4 +1,5 @@
 import type { Context } from 'hono';
+import type { Health, Readiness, Version } from '../../shared/contract/health.ts';
 import { PRODUCT } from '../../shared/contract/version.ts';
 import { type AppEnv, type Env, scheduler } from '../env.ts';
 import { knownModels } from '../fleet/registry.ts';
@@ -11,15 +12,15 @@ const CACHE_MS = 100;
 /** A part that takes longer is as good as gone. */
 const PART_TIMEOUT_MS = 3_000;
 
-type Health = { verdict: Verdict; fleet: FleetView | Error; models: string[] };
+type Heard = { verdict: Verdict; fleet: FleetView | Error; models: string[] };
 /** Only what has been said: a promise of one request cannot be waited for by another. */
-let cached: { health: Health; untilMs: number } | null = null;
+let cached: { health: Heard; untilMs: number } | null = null;
 /** Since when this isolate has seen no backend that is ready. */
 let noneReadySinceMs: number | null = null;
 
 /** `GET /version`, with the time by the edge's clock. */
 export function version(c: Context<AppEnv>): Response {
-  return c.json({ ...PRODUCT, time_ms: Date.now() });
+  return c.json({ ...PRODUCT, time_ms: Date.now() } satisfies Version);
 }
 
 /** The process answers. */
@@ -31,7 +32,7 @@ export function live(c: Context<AppEnv>): Response {
 export async function ready(c: Context<AppEnv>): Promise<Response> {
   const { status, reasons, parts } = (await read(c.env)).verdict;
   return c.json(
-    { status: status === 'unavailable' ? 'unavailable' : 'ok', reasons, parts },
+    { status: status === 'unavailable' ? 'unavailable' : 'ok', reasons, parts } satisfies Readiness,
     status === 'unavailable' ? 503 : 200,
   );
 }
@@ -39,7 +40,7 @@ export async function ready(c: Context<AppEnv>): Promise<Response> {
 /** For people: the same with backends, queue and models, always 200 while the door itself works. */
 export async function health(c: Context<AppEnv>): Promise<Response> {
   const { verdict, fleet, models } = await read(c.env);
-  const status = verdict.status === 'ok' ? 'ok' : 'degraded';
+  const status = verdict.status === 'ok' ? ('ok' as const) : ('degraded' as const);
   const head = { status, reasons: verdict.reasons, parts: verdict.parts, version: PRODUCT.version };
   if (fleet instanceof Error) return c.json({ ...head, backends: [], models });
   return c.json({
@@ -49,17 +50,17 @@ export async function health(c: Context<AppEnv>): Promise<Response> {
       .filter(({ state }) => state !== 'gone')
       .map(({ id, state, inFlight, capacity, breaker }) => ({ id, state, in_flight: inFlight, capacity, breaker })),
     models,
-  });
+  } satisfies Health);
 }
 
-async function read(env: Env): Promise<Health> {
+async function read(env: Env): Promise<Heard> {
   if (cached !== null && cached.untilMs > Date.now()) return cached.health;
   const health = await ask(env);
   cached = { health, untilMs: Date.now() + CACHE_MS };
   return health;
 }
 
-async function ask(env: Env): Promise<Health> {
+async function ask(env: Env): Promise<Heard> {
   const [database, alarm, fleet, webhooks, models] = await Promise.all([
     said('database', env.DB.prepare('SELECT 1 FROM jobs LIMIT 1').run()),
     said('scheduler', scheduler(env).ensure()),

@@ -1,7 +1,9 @@
 /** The typed SDK: the whole public API over `fetch`, for Node, browsers and Workers. */
 import type { ChatChunk, ChatCompletion, ChatRequest, InputTokens } from '../contract/chat.ts';
 import type { Deleted, FileObject, FilePurpose, List } from '../contract/files.ts';
+import type { Health, Version } from '../contract/health.ts';
 import type { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent, JobStatus } from '../contract/jobs.ts';
+import type { Limits } from '../contract/limits.ts';
 import type { Model } from '../contract/models.ts';
 import type { ScoreRequest, ScoreResponse } from '../contract/score.ts';
 import type { BucketWidth, UsageGroup, UsagePage, UsageRecord } from '../contract/usage.ts';
@@ -67,9 +69,21 @@ export class MantisClient {
   readonly score = (request: ScoreRequest, call: Call = {}): Promise<ScoreResponse> =>
     this.#post('/v1/score', request, call);
 
+  /** Every limit that is enforced. */
+  readonly limits = (): Promise<Limits> => this.#http.json('/v1/limits');
+
+  /** What is there and what is wrong, in words; answered without a key too. */
+  readonly health = (): Promise<Health> => this.#http.json('/health');
+
+  /** The product's name and version, and the edge's clock, Unix ms. */
+  readonly version = (): Promise<Version> => this.#http.json('/version');
+
   readonly models = {
     list: (): Promise<List<Model>> => this.#http.json('/v1/models'),
     retrieve: (id: string): Promise<Model> => this.#http.json(`/v1/models/${encodeURIComponent(id)}`),
+    /** A fine-tune of one's own, with its checkpoints. */
+    delete: (id: string): Promise<Deleted> =>
+      this.#http.json(`/v1/models/${encodeURIComponent(id)}`, { method: 'DELETE' }),
   };
 
   readonly files = {
@@ -130,6 +144,7 @@ export class MantisClient {
     create: (url: string, events?: WebhookEventType[]): Promise<WebhookEndpoint & { secret: string }> =>
       this.#post('/v1/webhook_endpoints', events === undefined ? { url } : { url, events }, {}),
     list: (query: Page = {}): Promise<List<WebhookEndpoint>> => this.#http.json('/v1/webhook_endpoints', { query }),
+    retrieve: (id: string): Promise<WebhookEndpoint> => this.#http.json(path('/v1/webhook_endpoints', id)),
     delete: (id: string): Promise<Deleted> => this.#http.json(path('/v1/webhook_endpoints', id), { method: 'DELETE' }),
   };
 

@@ -305,7 +305,7 @@ export const OPERATIONS: readonly Operation[] = [
     id: 'health',
     summary: 'State of the parts',
     tag: 'Health',
-    answer: 'any',
+    answer: 'Health',
     open: true,
   },
   {
@@ -323,7 +323,7 @@ export const OPERATIONS: readonly Operation[] = [
     id: 'healthReady',
     summary: 'All parts answer',
     tag: 'Health',
-    answer: 'any',
+    answer: 'Readiness',
     open: true,
   },
   {
@@ -332,7 +332,7 @@ export const OPERATIONS: readonly Operation[] = [
     id: 'version',
     summary: "The product's name and version, and the edge's time",
     tag: 'Health',
-    answer: 'any',
+    answer: 'Version',
     open: true,
   },
   {

@@ -3,6 +3,7 @@ import { Batch, CreateBatchRequest } from '../contract/batches.ts';
 import { ChatChunk, ChatCompletion, ChatRequest, InputTokens } from '../contract/chat.ts';
 import { ErrorEnvelope } from '../contract/errors.ts';
 import { Deleted, FileObject } from '../contract/files.ts';
+import { Health, Readiness, Version } from '../contract/health.ts';
 import { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent } from '../contract/jobs.ts';
 import {
   ApiKey,
@@ -54,6 +55,9 @@ export const SCHEMAS = {
   AuditVerdict,
   UsagePage,
   UsageRecord,
+  Health,
+  Readiness,
+  Version,
   ErrorEnvelope,
 } as const;
 export type SchemaName = keyof typeof SCHEMAS;
