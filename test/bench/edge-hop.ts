@@ -3,6 +3,7 @@
  * product's own start code; the upstream and the load are processes of their own on the same machine. The last line is JSON.
  *
  *     npm run bench -- edge-hop [--parts latency,throughput,streams,bundle] [--rounds 5] [--seconds 5] [--rate 200] [--connections 16]
+ *         [--warm-up 10]
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -23,6 +24,7 @@ const { values: flags } = parseArgs({
     seconds: { type: 'string', default: '5' },
     rate: { type: 'string', default: '200' },
     connections: { type: 'string', default: '16' },
+    'warm-up': { type: 'string', default: '10' },
   },
 });
 const parts = new Set(flags.parts.split(','));
@@ -52,6 +54,7 @@ const upstream = child('upstream.ts', [url, SECRET]);
 const load = child('load.ts');
 const result: Record<string, unknown> = {};
 let ok = true;
+let failures = 0;
 
 type Cpu = { workerd: number; upstream: number; load: number };
 const cpuNow = (): Cpu => ({
@@ -68,6 +71,7 @@ async function ask(task: Omit<Task, 'apiKey' | 'secret' | 'port'>): Promise<Outc
   const [outcome] = (await once(load, 'message')) as [Outcome];
   if (outcome.failures > 0) {
     ok = false;
+    failures += outcome.failures;
     console.error(`${task.kind} ${task.target}: ${outcome.failures} failures, the first: ${outcome.firstFailure}`);
   }
   const after = cpuNow();
@@ -84,7 +88,8 @@ function judge(name: string, value: number, holds: boolean, bar: string): void {
 const [{ port: upstreamPort }] = (await once(upstream, 'message')) as [{ port: number }];
 try {
   // Compilers on both sides of the wire need to see the path a few thousand times.
-  for (const target of ['direct', 'edge'] as const) await ask({ kind: 'closed', target, seconds: 3, connections: 8 });
+  for (const target of ['direct', 'edge'] as const)
+    await ask({ kind: 'closed', target, seconds: Number(flags['warm-up']), connections: 8 });
   if (parts.has('latency')) await latency();
   if (parts.has('throughput')) await throughput();
   if (parts.has('streams')) await streams();
@@ -100,6 +105,7 @@ try {
     JSON.stringify({
       bench: 'edge-hop',
       ok,
+      failures,
       ...result,
       logBytes: statSync(logFile).size,
       memory: { edge: memoryOf(workerd), upstream: memoryOf(upstream.pid ?? 0) },
