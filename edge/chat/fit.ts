@@ -71,16 +71,17 @@ export function checkFit(
   const text = promptTokens - sum(imageTokens);
   const answer = optionTokens === undefined ? (wanted.maxNewTokens ?? 1) : Math.max(0, ...optionTokens);
   if (promptTokens + answer <= card.contextTokens) return null;
-  const prompt = `${promptTokens} (${text} of text${ofImages(imageTokens)})`;
-  if (optionTokens !== undefined) return tooLong(id, card, 'messages', `${prompt} and ${answer} of the longest option`);
+  const prompt = `a prompt of ${promptTokens} tokens (${text} of text${ofImages(imageTokens)})`;
+  if (optionTokens !== undefined)
+    return tooLong(id, card, 'messages', `${prompt} and ${answer} more of the longest option`);
   // Where the prompt leaves some room, it is the answer that is too long.
   if (promptTokens < card.contextTokens)
-    return tooLong(id, card, wanted.field, `a prompt of ${prompt} and ${answer} for the answer`, answer);
+    return tooLong(id, card, wanted.field, `${prompt} and ${answer} more for the answer`, answer);
   return tooLong(
     id,
     card,
     'messages',
-    `a prompt of ${prompt}${wanted.maxNewTokens === null ? '' : ` and ${answer} for the answer`}`,
+    `${prompt}${wanted.maxNewTokens === null ? '' : ` and ${answer} more for the answer`}`,
   );
 }
 
@@ -94,7 +95,7 @@ export function farTooLong(
     id,
     card,
     'messages',
-    `at least ${text.least + sum(imageTokens)} (${text.least} of text${ofImages(imageTokens)})`,
+    `at least ${text.least + sum(imageTokens)} tokens (${text.least} of text${ofImages(imageTokens)})`,
   );
 }
 
@@ -103,7 +104,7 @@ function tooLong(id: string, card: ModelCard, param: string, received: string, a
     answer === undefined ? 'Send fewer images or less text.' : `Send fewer images or less text, or lower ${param}.`;
   return violation('context_length_exceeded', param, {
     expected: `prompt and answer within the ${card.contextTokens} tokens of ${id}'s context`,
-    received: `${received} tokens`.replace(/ tokens tokens$/, ' tokens'),
+    received,
     remedy,
   });
 }
