@@ -41,6 +41,26 @@ type Opened =
   | { bytes: Uint8Array; declared: string | null; sha256: string | null; isRemote: boolean }
   | ((param: string) => Violation);
 
+/** Of a URL: itself, or a number. An engine copies strings that are keys of a Map or Set, and data URLs are megabytes. */
+type Key = string | number;
+const LONG_CHARS = 256;
+
+/** @returns the key of each reference, equal for equal URLs, and each URL by its key */
+function distinct(references: readonly ImageReference[]): { keys: Key[]; urls: Map<Key, string> } {
+  const urls = new Map<Key, string>();
+  const long: string[] = [];
+  const keys = references.map(({ url }): Key => {
+    let key: Key = url;
+    if (url.length > LONG_CHARS && /^data:/i.test(url)) {
+      key = long.indexOf(url);
+      if (key < 0) key = long.push(url) - 1;
+    }
+    urls.set(key, url);
+    return key;
+  });
+  return { keys, urls };
+}
+
 /**
  * Every picture in the order of `references`, or every violation. The same URL named twice is read once; equal bytes share their digest and count once.
  * @param signal ends downloads: the client has left
@@ -52,14 +72,15 @@ export async function resolveImages(
   signal?: AbortSignal,
 ): Promise<ResolvedImage[] | Violation[]> {
   if (references.length === 0) return [];
-  const opened = await openAll(references, store, signal);
-  const digests = new Map<string, string>();
+  const { keys, urls } = distinct(references);
+  const opened = await openAll(urls, store, signal);
+  const digests = new Map<Key, string>();
   await Promise.all(
-    [...opened].map(async ([url, found]) => {
+    [...opened].map(async ([key, found]) => {
       if (typeof found === 'function') return;
       const sha256 = found.sha256 ?? (await sha256Hex(found.bytes));
-      digests.set(url, `sha256:${sha256}`);
-      store.memory?.set(url, { ...found, sha256 });
+      digests.set(key, `sha256:${sha256}`);
+      store.memory?.set(urls.get(key) ?? '', { ...found, sha256 });
     }),
   );
   const wrong: Violation[] = [];
@@ -67,14 +88,15 @@ export async function resolveImages(
   const known = new Map<string, ResolvedImage>();
   let totalBytes = 0;
   let totalPixels = 0;
-  for (const { param, url } of references) {
-    const found = opened.get(url);
+  for (const [i, { param }] of references.entries()) {
+    const key = keys[i] ?? '';
+    const found = opened.get(key);
     if (found === undefined) throw new Error('resolveImages: a reference was not opened');
     if (typeof found === 'function') {
       wrong.push(found(param));
       continue;
     }
-    const digest = digests.get(url) ?? '';
+    const digest = digests.get(key) ?? '';
     // What a data URL declares is checked for each of them, even where the bytes are known.
     const seen = found.declared === null ? known.get(digest) : undefined;
     const info = seen?.info ?? checkOpened(found, param);
@@ -105,27 +127,26 @@ function checkOpened(found: Exclude<Opened, (param: string) => Violation>, param
 
 /** Opens every distinct URL: first what is at hand, then what is stored, then what must be fetched, within the bytes that are left. */
 async function openAll(
-  references: readonly ImageReference[],
+  urls: ReadonlyMap<Key, string>,
   store: ImageStore,
   signal: AbortSignal | undefined,
-): Promise<Map<string, Opened>> {
-  const opened = new Map<string, Opened>();
-  const urls = [...new Set(references.map(({ url }) => url))];
+): Promise<Map<Key, Opened>> {
+  const opened = new Map<Key, Opened>();
   const stored: string[] = [];
   const remote: string[] = [];
   let leftBytes: number = L.maxTotalBytes;
-  for (const url of urls) {
+  for (const [key, url] of urls) {
     const remembered = store.memory?.get(url);
     if (remembered !== undefined) {
       leftBytes -= remembered.bytes.byteLength;
-      opened.set(url, remembered);
+      opened.set(key, remembered);
     } else if (/^data:/i.test(url)) {
       const found = openDataUrl(url);
       if (typeof found !== 'function') leftBytes -= found.bytes.byteLength;
-      opened.set(url, found);
+      opened.set(key, found);
     } else if (FILE_REFERENCE.test(url) || (store.egress !== undefined && DIGEST_REFERENCE.test(url))) stored.push(url);
     else if (/^https?:/i.test(url) && store.egress !== undefined) remote.push(url);
-    else opened.set(url, (param) => unknownReference(url, param, store.egress !== undefined));
+    else opened.set(key, (param) => unknownReference(url, param, store.egress !== undefined));
   }
   if (stored.length > 0) leftBytes -= await openStored(stored, store, leftBytes, opened);
   if (remote.length > 0 && store.egress !== undefined)
@@ -148,7 +169,7 @@ async function openStored(
   urls: readonly string[],
   store: StoredPictures,
   leftBytes: number,
-  opened: Map<string, Opened>,
+  opened: Map<Key, Opened>,
 ): Promise<number> {
   const rows = await findStored(urls, store);
   const wanted = new Map<string, FileRow>();
@@ -184,7 +205,7 @@ async function openRemote(
   egress: Egress,
   budget: ByteBudget,
   signal: AbortSignal | undefined,
-  opened: Map<string, Opened>,
+  opened: Map<Key, Opened>,
 ): Promise<void> {
   const { maxPerRequest, maxConcurrent, requestMs } = L.remote;
   for (const url of urls.slice(maxPerRequest)) {

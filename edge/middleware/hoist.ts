@@ -7,6 +7,8 @@
 const LEAST_CHARS = 4_096;
 /** A body of more strings than this is not mostly pictures: looking at each would cost more than it saves. */
 const MOST_STRINGS = 10_000;
+/** A mark and a number. */
+const LONGEST_NAME = 64;
 const BACKSLASH = 0x5c;
 
 export type Hoisted = {
@@ -53,24 +55,32 @@ export function restore(value: unknown, strings: Hoisted['strings']): unknown {
     if (Array.isArray(node)) {
       for (let i = 0; i < node.length; i++)
         if (typeof node[i] !== 'string') stack.push(node[i] ?? null);
-        else node[i] = strings.get(node[i]) ?? node[i];
+        else node[i] = contentOf(node[i], strings) ?? node[i];
     } else if (typeof node === 'object' && node !== null)
       restoreFields(node as Record<string, unknown>, strings, stack);
   }
-  return typeof value === 'string' ? (strings.get(value) ?? value) : value;
+  return typeof value === 'string' ? (contentOf(value, strings) ?? value) : value;
 }
 
 function restoreFields(fields: Record<string, unknown>, strings: Hoisted['strings'], stack: unknown[]): void {
   for (const key of Object.keys(fields)) {
     const field = fields[key];
-    const name = strings.get(key);
+    const name = contentOf(key, strings);
     if (name !== undefined) {
       delete fields[key];
       fields[name] = field;
     }
     if (typeof field !== 'string') stack.push(field ?? null);
-    else if (strings.has(field)) fields[name ?? key] = strings.get(field);
+    else {
+      const content = contentOf(field, strings);
+      if (content !== undefined) fields[name ?? key] = content;
+    }
   }
+}
+
+/** What a name stands for. A long string is none; to look it up, the engine would copy it. */
+function contentOf(text: string, strings: Hoisted['strings']): string | undefined {
+  return text.length > LONGEST_NAME ? undefined : strings.get(text);
 }
 
 /** Where the string that begins at `from` ends, at a quote with an even number of backslashes before it; -1 if it does not. */
