@@ -3,9 +3,9 @@ import type { BatchError } from '../../shared/contract/batches.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { type Env, scheduler } from '../env.ts';
+import { objectParts } from '../files/read.ts';
 import { resolveModel } from '../fleet/models.ts';
 import { splitLines } from '../jobs/lines.ts';
-import { largeChunks } from '../middleware/body.ts';
 import { type BatchRow, countBatch, findBatch, moveBatch } from '../store/batches.ts';
 import { fileKey, findFile } from '../store/files.ts';
 import { InputCheck } from './check.ts';
@@ -93,14 +93,16 @@ export class BatchRunner extends DurableObject<Env> {
     const { DB: db, BLOBS: blobs } = this.env;
     this.#ledger.clear();
     const file = await findFile(db, batch.input_file_id);
-    const object = file === null ? null : await blobs.get(fileKey(file));
-    if (object === null)
+    if (file === null || (await blobs.head(fileKey(file))) === null)
       return this.#fail(batch, [
         { code: 'file_not_found', message: 'The input file was deleted.', param: 'input_file_id', line: null },
       ]);
     const input = new InputCheck(batch.endpoint);
     let lines: Omit<LedgerLine, 'attempts'>[] = [];
-    for await (const line of splitLines(largeChunks(object.body), B.maxLineBytes)) {
+    for await (const line of splitLines(
+      objectParts(blobs, fileKey(file), { offset: 0, length: file.bytes }),
+      B.maxLineBytes,
+    )) {
       const custom_id = input.take(line);
       if (input.isHopeless) break;
       if (custom_id === null || input.errors.length > 0) continue;

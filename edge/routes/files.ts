@@ -19,6 +19,7 @@ import { LIMITS } from '../../shared/contract/limits.ts';
 import { type AppEnv, actorOf, type Env, scheduler } from '../env.ts';
 import { adopt } from '../files/adopt.ts';
 import { contentRange } from '../files/range.ts';
+import { objectBody } from '../files/read.ts';
 import { receiveFile } from '../files/receive.ts';
 import { mimeOf } from '../files/vision.ts';
 import { deleteFile, type FileRow, fileKey, filePrefix, getFile, listFiles, showFile } from '../store/files.ts';
@@ -126,19 +127,20 @@ export async function fileContent(c: Context<AppEnv>): Promise<Response> {
 export async function contentOf(env: Env, file: FileRow, asked?: Headers): Promise<Response> {
   const etag = `"${file.sha256}"`;
   const range = asked === undefined ? null : contentRange(asked, file.bytes, etag);
-  const object = await env.BLOBS.get(fileKey(file), range === null ? {} : { range });
-  if (object === null) throw fileNotFound(file.id);
+  const { offset, length } = range ?? { offset: 0, length: file.bytes };
+  const body = await objectBody(env.BLOBS, fileKey(file), { offset, length });
+  if (body === null) throw fileNotFound(file.id);
   const headers = new Headers({
     'accept-ranges': 'bytes',
     'content-type': file.mime,
-    'content-length': String(range === null ? object.size : range.length),
+    'content-length': String(length),
     'content-disposition': `attachment; filename*=UTF-8''${encodeURIComponent(file.filename)}`,
     etag,
     'x-content-type-options': 'nosniff',
   });
-  if (range === null) return new Response(object.body, { headers });
-  headers.set('content-range', `bytes ${range.offset}-${range.offset + range.length - 1}/${file.bytes}`);
-  return new Response(object.body, { status: 206, headers });
+  if (range === null) return new Response(body, { headers });
+  headers.set('content-range', `bytes ${offset}-${offset + length - 1}/${file.bytes}`);
+  return new Response(body, { status: 206, headers });
 }
 
 export async function removeFile(c: Context<AppEnv>): Promise<Response> {

@@ -120,11 +120,10 @@ export async function completeUploadFile(c: Context<AppEnv>): Promise<Response> 
 
   async function complete() {
     try {
-      const staged = await assemble(
-        store,
-        parts.map(({ object_key }) => object_key),
-        { prefix: filePrefix(upload.tenant), md5: asked.md5 != null },
-      );
+      const staged = await assemble(store, parts, {
+        prefix: filePrefix(upload.tenant),
+        md5: asked.md5 != null,
+      });
       await checkDigest(staged);
       const sniffed = await mimeOf(store, staged, upload.purpose, 'part_ids');
       const file = await adopt(
