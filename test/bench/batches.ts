@@ -1,7 +1,7 @@
 /**
  * A batch against the same lines sent by parallel clients, through the whole product with the shipped model. The last line is JSON.
  *
- *     npm run bench -- batches [--lines 400] [--clients 16] [--rounds 3] [--max-tokens 16] [--images 0]
+ *     npm run bench -- batches [--lines 1000] [--clients 16] [--rounds 3] [--max-tokens 16] [--images 0]
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,7 +11,7 @@ import { startProduct, stopAndForget } from '../wire/e2e/product.ts';
 
 const { values } = parseArgs({
   options: {
-    lines: { type: 'string', default: '400' },
+    lines: { type: 'string', default: '1000' },
     clients: { type: 'string', default: '16' },
     rounds: { type: 'string', default: '3' },
     'max-tokens': { type: 'string', default: '16' },
