@@ -10,6 +10,7 @@ import { imageTokens } from '../../shared/contract/models.ts';
 import { ScoreRequest } from '../../shared/contract/score.ts';
 import type { Env } from '../env.ts';
 import { type KnownModel, resolveModel } from '../fleet/models.ts';
+import { awaitBackend } from '../fleet/presence.ts';
 import type { ImageMemory } from '../images/memory.ts';
 import { imageStore, type ResolvedImage, resolveImages } from '../images/resolve.ts';
 import { shrinkImages } from '../images/shrink.ts';
@@ -91,14 +92,21 @@ export async function countChat(
 ): Promise<InputTokens> {
   const { walked, model, wrong, facts } = await examineChat(env, caller, body);
   const { chat, known } = settled(walked, model, wrong, body);
-  const { request } = writePrompt(
+  const { request, blobs } = writePrompt(
     chat.messages,
     facts.images,
     known,
     { ...options, tenant: caller.tenant },
     sampling(chat),
   );
-  const count = await countPrompt(env, known, request, sizesOf(facts));
+  const ask = () => countPrompt(env, known, request, sizesOf(facts));
+  let count = await ask();
+  if (count === null) {
+    // Nobody is there: a fleet that sleeps is woken, one that starts is waited for, as for an answer.
+    const held = blobs.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+    await awaitBackend(env, request, known.card.id, held);
+    count = await ask();
+  }
   if (count === null)
     throw new ApiError(
       'no_backend',

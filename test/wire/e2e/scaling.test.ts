@@ -34,6 +34,15 @@ describe('an installation without a backend', () => {
     assert.deepEqual(await backends(there()), []);
   });
 
+  it('counts tokens though it finds nobody', async () => {
+    const counted = await there().client.post<{ input_tokens: number }>('/chat/completions/input_tokens', {
+      body: { model: 'mantis-nano', messages: [{ role: 'user', content: 'describe image 1' }] },
+      maxRetries: 0,
+    });
+    assert.ok(counted.input_tokens > 0, JSON.stringify(counted));
+    await untilAsleep(there());
+  });
+
   it('answers a burst that finds nobody', async () => {
     const question = QUESTIONS[0] ?? assert.fail();
     const answers = await Promise.all(
