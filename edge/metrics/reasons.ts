@@ -36,7 +36,8 @@ export function judge(said: Said, noneReadySinceMs: number | null): Verdict {
       if (!isAsleep) broken.push(`no backend is ready${since}`);
     }
     const draining = backends.filter(({ state }) => state === 'draining').length;
-    if (ready.length === 0 && draining > 0) worse.push(`${counted(draining, 'backend is', 'backends are')} draining`);
+    if (ready.length === 0 && draining > 0 && !isAsleep)
+      worse.push(`${counted(draining, 'backend is', 'backends are')} draining`);
     const avoided = backends.filter(({ state, breaker }) => state === 'ready' && breaker !== 'closed').length;
     if (avoided > 0) worse.push(`${counted(avoided, 'backend is', 'backends are')} avoided after failures`);
     if (queue.limit > 0 && queue.length >= queue.limit)

@@ -118,7 +118,7 @@ function wanted(
   const tokens = there.reduce((sum, { costTokens }) => sum + costTokens, queue.costTokens);
   const running = Math.max(jobs.running, there.filter(({ hasJob }) => hasJob).length);
   const reasons: readonly (readonly [number, string])[] = [
-    [Math.ceil(rows / (config.rowsPerBackend * config.targetLoad)), `${rows} answers`],
+    [Math.ceil(rows / (config.rowsPerBackend * config.targetLoad)), `${rows} ${rows === 1 ? 'answer' : 'answers'}`],
     [Math.ceil(tokens / (config.tokensPerBackend * config.targetLoad)), `${tokens} decoder positions`],
     [jobs.queued + running, `${jobs.queued} jobs wait, ${running} run`],
     [queue.oldestWaitMs > config.maxWaitMs ? ready + 1 : 0, `the first has waited ${queue.oldestWaitMs} ms`],
