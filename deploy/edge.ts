@@ -1,10 +1,11 @@
 /** The Worker in workerd on this machine: `deploy/wrangler.jsonc` read by wrangler, run by Miniflare, with its stores under one folder. */
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import { Log, LogLevel, Miniflare, type Request, Response } from 'miniflare';
+import { Log, LogLevel, Miniflare, type Request, Response, type WorkerOptions } from 'miniflare';
 import { unstable_getMiniflareWorkerOptions, unstable_splitSqlQuery } from 'wrangler';
 import { ALL_SCOPES, DEFAULT_TENANT } from '../shared/contract/keys.ts';
 import { newId } from '../shared/wire/ids.ts';
@@ -14,6 +15,9 @@ import { guardWorkerd } from './guard.ts';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const MIGRATIONS = join(HERE, '..', 'edge', 'store', 'migrations');
+
+/** File beside the stores: what the database has been brought up to. */
+const MIGRATED = 'migrations';
 
 const WORKER = 'mantis-edge';
 
@@ -73,6 +77,8 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
   await mkdir(storeDir, { recursive: true });
   const bootstrap = await bootstrapHash(options.dataDir, options.apiKey);
   const { workerOptions } = unstable_getMiniflareWorkerOptions(join(HERE, 'wrangler.jsonc'));
+  const migrations = await migrationNames();
+  if (await isOlder(storeDir, migrations)) await migrateAlone(storeDir, workerOptions.d1Databases, migrations);
   const miniflare = new Miniflare({
     // Miniflare's own entry is for its tools; requests go straight to the Worker, which is quicker and tells it when a client hangs up.
     host: '127.0.0.1',
@@ -120,7 +126,8 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     const url = (await miniflare.unsafeGetDirectURL(WORKER)).href.replace(/\/$/, '');
     const guard = await guardWorkerd();
     const db = await miniflare.getD1Database('DB');
-    await migrate(db);
+    await migrate(db, migrations);
+    await writeFile(join(storeDir, MIGRATED), migrations.join('\n'));
     if (options.apiKey === undefined && (await adoptOldKey(db, options.dataDir, bootstrap))) {
       guard.release();
       await miniflare.dispose();
@@ -150,8 +157,47 @@ function nodeService(service: LocalService) {
   };
 }
 
+async function migrationNames(): Promise<string[]> {
+  return (await readdir(MIGRATIONS)).filter((name) => name.endsWith('.sql')).sort();
+}
+
+/** Whether another version has kept things here: its clients may ask, and its jobs go on, as soon as the Worker is there. */
+async function isOlder(storeDir: string, migrations: readonly string[]): Promise<boolean> {
+  if (!existsSync(join(storeDir, 'd1'))) return false;
+  const migrated = await readFile(join(storeDir, MIGRATED), 'utf8').catch(() => '');
+  return migrated !== migrations.join('\n');
+}
+
+/** Brings the database up to date while nobody uses it: the Worker must never see tables of another version. Takes half a second. */
+async function migrateAlone(
+  storeDir: string,
+  d1Databases: WorkerOptions['d1Databases'],
+  migrations: readonly string[],
+): Promise<void> {
+  const alone = new Miniflare({
+    host: '127.0.0.1',
+    port: 0,
+    cf: false,
+    log: new Log(LogLevel.WARN),
+    defaultPersistRoot: storeDir,
+    workers: [
+      {
+        name: WORKER,
+        modules: true,
+        script: 'export default { fetch: () => new Response() };',
+        ...(d1Databases === undefined ? {} : { d1Databases }),
+      },
+    ],
+  });
+  try {
+    await migrate(await alone.getD1Database('DB'), migrations);
+  } finally {
+    await alone.dispose();
+  }
+}
+
 /** Applies the SQL files that have not been applied, each in one transaction, in the table wrangler uses too. */
-async function migrate(db: Database): Promise<void> {
+async function migrate(db: Database, names: readonly string[]): Promise<void> {
   await db
     .prepare(
       'CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)',
@@ -159,7 +205,6 @@ async function migrate(db: Database): Promise<void> {
     .run();
   const { results } = await db.prepare('SELECT name FROM d1_migrations').all<{ name: string }>();
   const applied = new Set(results.map(({ name }) => name));
-  const names = (await readdir(MIGRATIONS)).filter((name) => name.endsWith('.sql')).sort();
   for (const name of names) {
     if (applied.has(name)) continue;
     const statements = unstable_splitSqlQuery(await readFile(join(MIGRATIONS, name), 'utf8'));
