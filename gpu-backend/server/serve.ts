@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { serve as listen } from '@hono/node-server';
 import { type Logger, pino } from 'pino';
 import { ApiError } from '../../shared/contract/errors.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
 import type { AdapterMode } from '../engine/adapter-mode.ts';
 import { FeatureStore, type FeatureTier } from '../engine/feature-store.ts';
 import { DiskTier } from '../engine/feature-store-disk.ts';
@@ -188,6 +189,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
 
   await pool.start();
   const server = listen({ fetch: app.fetch, hostname: options.host, port: options.port });
+  // The edge closes idle connections after 5 s; a server that does the same may close one on which a request is just coming.
+  if ('keepAliveTimeout' in server) server.keepAliveTimeout = LIMITS.backends.keepAliveMs;
   await new Promise<void>((resolve, reject) => {
     server.once('listening', resolve);
     server.once('error', reject);

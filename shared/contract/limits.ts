@@ -208,6 +208,8 @@ export const LIMITS = {
   backends: {
     heartbeatEveryMs: 2_000,
     goneAfterMs: 10_000,
+    /** Idle connections of the edge are kept by a backend, longer than the edge itself does. */
+    keepAliveMs: 75_000,
     /** Clocks may be this far apart; a signature's nonce is remembered as long. */
     signatureToleranceS: 60,
     /** Nonces that a receiver remembers; calls beyond are refused, never accepted unseen. */
