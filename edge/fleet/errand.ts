@@ -12,6 +12,7 @@ import { metrics } from '../metrics/metrics.ts';
 import { callBackend } from './call.ts';
 import type { Ask, Decision, Grant, Outcome } from './dispatcher.ts';
 import { clientLeft, deadlinePassed, refusalOf, refused } from './failure.ts';
+import { throttle } from './throttle.ts';
 
 const SILENCE_SLACK_MS = 5_000;
 
@@ -208,6 +209,9 @@ export class Errand {
     } finally {
       signal.removeEventListener('abort', cancel);
     }
+    if (decision.type === 'refusal' && (decision.reason === 'queue_full' || decision.reason === 'wait_too_long'))
+      throttle.refused(decision.retryAfterMs);
+    else throttle.accepted(Date.now());
     if (decision.type === 'refusal') {
       if (this.#last !== null && decision.reason === 'retry_budget') throw this.#last;
       throw refused(decision, request.adapter?.id ?? base, request);

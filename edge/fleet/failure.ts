@@ -66,6 +66,15 @@ export function deadlinePassed({ requestId }: Pick<GenerateRequest, 'requestId'>
   return new ApiError('deadline_exceeded', `No answer within ${deadlineMs} ms. Request id: ${requestId}.`);
 }
 
+/** Said before anything of the request was looked at. */
+export function overloadedFor(retryAfterMs: number): ApiError {
+  return new ApiError(
+    'overloaded',
+    `More requests come than can be answered. Try again in ${Math.ceil(retryAfterMs / 1000)} s.`,
+    { retryAfterMs },
+  );
+}
+
 /** For the log: nobody reads it. */
 export function clientLeft(): ApiError {
   return new ApiError('client_closed_request', 'The client has left.');
