@@ -77,6 +77,8 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
   await mkdir(storeDir, { recursive: true });
   const bootstrap = await bootstrapHash(options.dataDir, options.apiKey);
   const { workerOptions } = unstable_getMiniflareWorkerOptions(join(HERE, 'wrangler.jsonc'));
+  // workerd stands still while the system's resolver looks up a name: everybody would wait 10 s and more for one picture of a domain whose servers are mute.
+  process.env.RES_OPTIONS ??= 'timeout:1 attempts:1';
   const migrations = await migrationNames();
   if (await isOlder(storeDir, migrations)) await migrateAlone(storeDir, workerOptions.d1Databases, migrations);
   const miniflare = new Miniflare({
