@@ -5,6 +5,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { KeyLimitsInput } from '../shared/contract/keys.ts';
 import { LIMITS } from '../shared/contract/limits.ts';
 import { type LocalService, startEdge } from './edge.ts';
 import { keepMeasured, takeMeasured } from './measured.ts';
@@ -60,7 +61,7 @@ async function backendSecret(dataDir: string): Promise<string> {
 /** What the door itself reads of our environment, under its own names. */
 function edgeVars(env: NodeJS.ProcessEnv): Record<string, string> {
   return {
-    KEY_LIMITS: env.MANTIS_KEY_LIMITS ?? '',
+    KEY_LIMITS: keyLimits(env.MANTIS_KEY_LIMITS),
     CORS_ORIGINS: env.MANTIS_CORS_ORIGINS ?? '',
     CLIENT_ADDRESS_HEADER: env.MANTIS_CLIENT_ADDRESS_HEADER ?? '',
     BATCH_WINDOW_S: env.MANTIS_BATCH_WINDOW_S ?? '',
@@ -70,6 +71,19 @@ function edgeVars(env: NodeJS.ProcessEnv): Record<string, string> {
     METRICS_TOKEN: env.MANTIS_METRICS_TOKEN ?? '',
     EDGE_IMAGES: onOrOff('MANTIS_EDGE_IMAGES', env.MANTIS_EDGE_IMAGES),
   };
+}
+
+/** @throws Error in words: the door would start, say that it is ready, and fail every request */
+function keyLimits(text: string | undefined): string {
+  if (text === undefined || text === '') return '';
+  try {
+    if (KeyLimitsInput.safeParse(JSON.parse(text)).success) return text;
+  } catch {
+    // told below
+  }
+  throw new Error(
+    `MANTIS_KEY_LIMITS: expected JSON such as {"requestsPerMinute": 600, "concurrent": 20}, whole numbers or null for ${Object.keys(KeyLimitsInput.shape).join(', ')}; received ${JSON.stringify(text.slice(0, 200))}`,
+  );
 }
 
 function onOrOff(name: string, text: string | undefined): 'on' | 'off' {
