@@ -149,7 +149,10 @@ test('a wrong setting ends the start with one sentence and exit code 1', async (
     return stderr;
   };
   assert.match(start({ PORT: 'eighty' }), /PORT: expected .* received "eighty"/);
-  assert.match(start({ MANTIS_KEY_LIMITS: '{"requests":1}' }), /MANTIS_KEY_LIMITS: expected JSON .*requestsPerMinute.*received/);
+  assert.match(
+    start({ MANTIS_KEY_LIMITS: '{"requests":1}' }),
+    /MANTIS_KEY_LIMITS: expected JSON .*requestsPerMinute.*received/,
+  );
   const binding = start({ MANTIS_BINDING: 'ffi' });
   assert.equal(
     binding.match(/MANTIS_BINDING: expected one of .*, received "ffi"/g)?.length,
