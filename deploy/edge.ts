@@ -217,11 +217,20 @@ async function migrate(db: Database, names: readonly string[]): Promise<void> {
   }
 }
 
+/** A key that may make others. */
+const MANAGING = `SELECT 1 FROM api_keys k JOIN tenants t ON t.id = k.tenant
+ WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?) AND k.scopes LIKE ? AND t.disabled_at IS NULL LIMIT 1`;
+
 /** The given key replaces the bootstrap key of earlier starts; without one, the first start makes one. Only hashes are stored. */
 async function bootstrapKey(db: Database, given: string | undefined): Promise<string | null> {
   if (given === undefined) {
     const usable = 'SELECT 1 FROM api_keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?) LIMIT 1';
-    if ((await db.prepare(usable).bind(Date.now()).first()) !== null) return null;
+    if ((await db.prepare(usable).bind(Date.now()).first()) !== null) {
+      // Made by nobody unasked: who revoked the last one may have meant it.
+      if ((await db.prepare(MANAGING).bind(Date.now(), '%"admin"%').first()) === null)
+        console.error('no key may manage keys any more: start with MANTIS_API_KEY=<yours> to have one that may');
+      return null;
+    }
   }
   const key = given ?? newApiKey();
   const hash = sha256(key);
