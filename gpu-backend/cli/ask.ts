@@ -28,6 +28,7 @@ const MIME_OF: Readonly<Record<string, string>> = {
   '.jpeg': 'image/jpeg',
   '.webp': 'image/webp',
   '.gif': 'image/gif',
+  '.avif': 'image/avif',
 };
 
 /** `mantis ask`: one question about any number of images, answered as it is written. */
@@ -64,7 +65,8 @@ async function* askApi(api: MantisClient, question: string, options: AskOptions)
   const images = await Promise.all(
     options.image.map(async (file) => {
       const mime = MIME_OF[extname(file).toLowerCase()];
-      if (mime === undefined) throw new CliError(`${file}: expected an image named .png, .jpg, .webp or .gif`, 2);
+      if (mime === undefined)
+        throw new CliError(`${file}: expected an image named .png, .jpg, .webp, .gif or .avif`, 2);
       const base64 = (await readUserFile(file)).toString('base64');
       return { type: 'image_url' as const, image_url: { url: `data:${mime};base64,${base64}` } };
     }),

@@ -19,6 +19,11 @@ import { verifyCommand } from './verify.ts';
 
 /** Runs one command line. Mistakes of the user end with one sentence and exit code 2, failures with 1. */
 export async function main(argv: readonly string[]): Promise<void> {
+  // Whoever reads has read enough, as `| head` does.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit();
+  });
   const program = new Command('mantis')
     .description('Ask, tune, train, evaluate and serve multi-image vision-language models.')
     .showHelpAfterError('(run with --help for the options)')
