@@ -1,7 +1,7 @@
 /** What is wrong with a batch's input, line by line; nothing is kept of a line but its custom id. */
 import { type BatchEndpoint, type BatchError, BatchLine } from '../../shared/contract/batches.ts';
 import { ChatRequest, UNSUPPORTED_CHAT_FIELDS } from '../../shared/contract/chat.ts';
-import { describe, type Violation, violation, violationsOf } from '../../shared/contract/errors.ts';
+import { describe, errorMessage, type Violation, violation, violationsOf } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { ScoreRequest } from '../../shared/contract/score.ts';
 import type { Line } from '../jobs/lines.ts';
@@ -132,7 +132,8 @@ export function readLine(bytes: Uint8Array): { json: unknown } | { problem: Viol
   } catch (error) {
     const reason = error instanceof SyntaxError ? error.message : 'not UTF-8';
     const received = `text that is not JSON (${reason.slice(0, 200)})`;
-    return { problem: violation('invalid_json', null, { expected: 'one JSON object a line', received }) };
+    const message = errorMessage('line', { expected: 'a JSON object', received });
+    return { problem: { code: 'invalid_json', param: null, message } };
   }
 }
 
