@@ -241,7 +241,7 @@ export const LIMITS = {
     standingAfterMs: 5_000,
     standingWaitMs: 1_000,
     /** An isolate lets this many times as many requests through as lately found room, once it has seen so many; what it has seen halves in this time. */
-    throttleRatio: 2,
+    throttleRatio: 1.5,
     throttleMinRequests: 50,
     throttleHalfLifeMs: 1_000,
     /** Share of each backend's places that batches leave to interactive requests. */

@@ -34,7 +34,7 @@ describe('throttle', () => {
     const seconds = run(new Throttle(), 0, 30, 1_600, 160).slice(10);
     for (const { through, taken } of seconds) {
       assert.ok(through < 2.6 * 160, `${through} of 1600 asked the fleet`);
-      assert.ok(taken >= 0.97 * 160, `${taken} of 160 were answered`);
+      assert.ok(taken >= 0.95 * 160, `${taken} of 160 were answered`);
     }
   });
 
