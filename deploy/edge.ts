@@ -66,6 +66,8 @@ export type RunningEdge = {
   url: string;
   /** The key made at this start, to be shown once; null where one was given or stored before. */
   newApiKey: string | null;
+  /** False once workerd has ended by itself. */
+  isAlive(): boolean;
   dispose(): Promise<void>;
 };
 
@@ -140,7 +142,7 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
       guard.release();
       await miniflare.dispose();
     };
-    return { url, newApiKey: firstKey, dispose };
+    return { url, newApiKey: firstKey, isAlive: () => guard.areAlive(), dispose };
   } catch (error) {
     await miniflare.dispose();
     throw error;

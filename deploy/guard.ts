@@ -5,6 +5,8 @@ import { promisify } from 'node:util';
 export type Guard = {
   /** Ends the guard without harm, for orderly stops. */
   release(): void;
+  /** Whether those who are guarded still run. */
+  areAlive(): boolean;
 };
 
 /** Guards this process' children named `workerd`. */
@@ -19,7 +21,15 @@ export async function guardWorkerd(): Promise<Guard> {
   child.on('error', () => {});
   child.stdin.on('error', () => {});
   child.unref();
-  return { release: () => child.stdin.end('release\n') };
+  return { release: () => child.stdin.end('release\n'), areAlive: () => pids.every(isAlive) };
+}
+
+function isAlive(pid: string): boolean {
+  try {
+    return process.kill(Number(pid), 0);
+  } catch {
+    return false;
+  }
 }
 
 async function childrenNamed(name: string): Promise<string[]> {

@@ -124,6 +124,13 @@ async function main(): Promise<void> {
     throw error;
   });
   takeSignals(stop);
+  setInterval(() => {
+    if (stop.signal.aborted || edge.isAlive()) return;
+    // Nothing is lost that is kept, and whoever supervises this process starts it again.
+    console.error('the door (workerd) ended by itself; its reason may stand above. Stopping: start again.');
+    process.exitCode = 1;
+    stop.abort();
+  }, 500).unref();
   if (edge.newApiKey !== null) console.log(`api key ${edge.newApiKey} (shown this once; MANTIS_API_KEY replaces it)`);
 
   while (!stop.signal.aborted && !(await isReady(edge.url, scaling))) {
