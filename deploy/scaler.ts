@@ -22,6 +22,8 @@ export type PoolState = {
   starting: number;
   ids: string[];
   problem: string | null;
+  /** Nobody is started any more. */
+  isStopping: boolean;
 };
 
 export class BackendPool {
@@ -43,6 +45,7 @@ export class BackendPool {
       starting: this.#backends.length - running,
       ids: this.#backends.flatMap(({ id }) => (id === '' ? [] : [id])),
       problem: this.#problem(),
+      isStopping: this.#isStopping,
     };
   }
 

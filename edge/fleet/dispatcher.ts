@@ -52,7 +52,12 @@ export type Decision = Grant | Refusal;
 export type Outcome = 'done' | 'unreachable' | 'failed' | 'refused' | 'aborted';
 
 /** What an outside scaler can do for requests that find no backend. */
-export type StartOutlook = { canStart: boolean; coldStartMs: number | null };
+export type StartOutlook = {
+  canStart: boolean;
+  coldStartMs: number | null;
+  /** The installation ends: nobody comes any more. */
+  isStopping?: boolean;
+};
 
 type Waiter = Ask & { sinceMs: number };
 type Lease = { ask: Ask; place: Place; sinceMs: number };
@@ -253,7 +258,8 @@ export class Dispatcher {
 
   /** How long a request may wait while nobody serves its model. */
   #holdMs(): number {
-    const { canStart, coldStartMs } = this.outlook;
+    const { canStart, coldStartMs, isStopping } = this.outlook;
+    if (isStopping) return 0;
     return canStart ? Math.max(F.holdMs, 2 * (coldStartMs ?? 0)) : F.restartHoldMs;
   }
 
@@ -326,7 +332,8 @@ export class Dispatcher {
     if (line.lengthOf(ask.tenant) >= F.maxQueued / 2 && line.tenants > 1) return 'queue_full';
     if (ask.deadlineAtMs <= nowMs) return 'deadline';
     if (!this.#isServed(ask.model, nowMs)) {
-      const { canStart, coldStartMs } = this.outlook;
+      const { canStart, coldStartMs, isStopping } = this.outlook;
+      if (isStopping) return 'no_backend';
       const wasThere = nowMs - this.#lastAliveAtMs < F.restartHoldMs + LIMITS.backends.goneAfterMs;
       return (canStart && (coldStartMs ?? 0) <= F.holdMs) || wasThere ? null : 'no_backend';
     }

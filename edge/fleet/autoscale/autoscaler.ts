@@ -97,7 +97,11 @@ export class Autoscaler {
       const isQuiet =
         plan.desired === 0 || (plan.desired === config.min && observed.starting === 0 && fleet.queue.length === 0);
       this.#outcome = {
-        outlook: { canStart: config.max > 0 && this.#problem === null, coldStartMs: median(this.#coldStartsMs) },
+        outlook: {
+          canStart: config.max > 0 && this.#problem === null,
+          coldStartMs: median(this.#coldStartsMs),
+          ...(observed.isStopping === true ? { isStopping: true } : {}),
+        },
         retiring: plan.retiring,
         nextTickMs: isQuiet && plan.retiring.length === 0 && !isWorking(own) ? S.idleTickMs : S.busyTickMs,
       };

@@ -9,6 +9,8 @@ export type Observed = {
   ids?: readonly string[];
   /** Why it cannot start any now, for people; null: it can. */
   problem?: string | null;
+  /** The installation ends: nobody is started any more, whoever waits. */
+  isStopping?: boolean;
 };
 
 /** Changes the number of backends. Calls may be repeated; what stands at the end of the last one counts. */

@@ -34,7 +34,7 @@ export type FleetSnapshot = {
 /** What one tick of the autoscaler tells the fleet. */
 export type ScalingOutcome = {
   /** Whether a backend is being or can be started for requests that find none, and how long that is seen to take (null: never seen). */
-  outlook: { canStart: boolean; coldStartMs: number | null };
+  outlook: { canStart: boolean; coldStartMs: number | null; isStopping?: boolean };
   /** Backends that are to end: they are sent nothing new; they are ended when what they work on is done. The list is whole: who is off it stays. */
   retiring: readonly string[];
   /** Look again at the latest after this time, ms: 500 while anything goes on, seconds when idle. */

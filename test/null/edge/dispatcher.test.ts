@@ -181,6 +181,23 @@ describe('dispatcher', () => {
     assert.ok(simulation.finished[1]!.endedAtMs - simulation.finished[1]!.arrivedAtMs >= F.holdMs);
   });
 
+  it('refuses whoever waits and whoever comes once the installation ends', () => {
+    const simulation = new Simulation([
+      steady('a', { capacity: 1, stopsAtMs: 500, serve: () => ({ afterMs: 1e6, outcome: 'done' }) }),
+    ]);
+    simulation.run(100);
+    for (let i = 0; i < 3; i++) simulation.request();
+    assert.equal(simulation.dispatcher.waiting, 2);
+    simulation.dispatcher.outlook = { canStart: false, coldStartMs: null, isStopping: true };
+    simulation.dispatcher.report(report('a', { capacity: 1, state: 'draining' }), simulation.nowMs);
+    simulation.run(200);
+    simulation.request();
+    assert.deepEqual(
+      simulation.finished.map(({ result }) => result),
+      ['no_backend', 'no_backend', 'no_backend'],
+    );
+  });
+
   it('waits for the restart of a backend that has just died', () => {
     const simulation = new Simulation([
       steady('a', { stopsAtMs: 1_000, ...failing('unreachable', 1) }),
