@@ -7,6 +7,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KeyLimitsInput } from '../shared/contract/keys.ts';
 import { LIMITS } from '../shared/contract/limits.ts';
+import { parseOrigins } from '../shared/wire/origins.ts';
 import { type LocalService, startEdge } from './edge.ts';
 import { keepMeasured, takeMeasured } from './measured.ts';
 import { BackendPool } from './scaler.ts';
@@ -62,12 +63,12 @@ async function backendSecret(dataDir: string): Promise<string> {
 function edgeVars(env: NodeJS.ProcessEnv): Record<string, string> {
   return {
     KEY_LIMITS: keyLimits(env.MANTIS_KEY_LIMITS),
-    CORS_ORIGINS: env.MANTIS_CORS_ORIGINS ?? '',
+    CORS_ORIGINS: corsOrigins(env.MANTIS_CORS_ORIGINS ?? ''),
     CLIENT_ADDRESS_HEADER: env.MANTIS_CLIENT_ADDRESS_HEADER ?? '',
     BATCH_WINDOW_S: env.MANTIS_BATCH_WINDOW_S ?? '',
     LOG_LEVEL: env.MANTIS_LOG_LEVEL ?? '',
     LOG_SAMPLE: env.MANTIS_LOG_SAMPLE ?? '',
-    HEDGE_MS: env.MANTIS_HEDGE_MS ?? '',
+    HEDGE_MS: String(wholeNumber('MANTIS_HEDGE_MS', env.MANTIS_HEDGE_MS, 0, 0, 60_000) || ''),
     METRICS_TOKEN: env.MANTIS_METRICS_TOKEN ?? '',
     EDGE_IMAGES: onOrOff('MANTIS_EDGE_IMAGES', env.MANTIS_EDGE_IMAGES),
   };
@@ -84,6 +85,12 @@ function keyLimits(text: string | undefined): string {
   throw new Error(
     `MANTIS_KEY_LIMITS: expected JSON such as {"requestsPerMinute": 600, "concurrent": 20}, whole numbers or null for ${Object.keys(KeyLimitsInput.shape).join(', ')}; received ${JSON.stringify(text.slice(0, 200))}`,
   );
+}
+
+/** @throws Error in words, for the same reason */
+function corsOrigins(text: string): string {
+  parseOrigins(text);
+  return text;
 }
 
 function onOrOff(name: string, text: string | undefined): 'on' | 'off' {

@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { parseOrigins } from '../../../edge/middleware/cors.ts';
 import { errorResponse, shouldRetry } from '../../../edge/middleware/errors.ts';
 import { serverTiming, traceOf } from '../../../edge/middleware/trace.ts';
 import { ApiError, ERRORS, type ErrorCode } from '../../../shared/contract/errors.ts';
+import { parseOrigins } from '../../../shared/wire/origins.ts';
 
 const SETTING =
   'https://app.example.com, https://*.example.org,http://localhost:*,http://127.0.0.1:3000,https://[::1]:8443, https://*.dev.test:*, http://plain.test:80';
