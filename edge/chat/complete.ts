@@ -115,11 +115,13 @@ export function costOf({ model, request }: Pick<ValidChat, 'model' | 'request'>)
   return images * model.card.tokensPerImage + Math.ceil(chars / 4) + answer;
 }
 
-function identityOf({ id, card }: KnownModel): Identity {
+/** Weights that answer alike have the same fingerprint: those of the base, or those laid over it. */
+function identityOf({ id, card, adapter }: KnownModel): Identity {
+  const weights = adapter?.files[0]?.sha256 ?? card.digest.replace(/^sha256:/, '');
   return {
     id: newId('chatcmpl-'),
     created: Math.floor(Date.now() / 1000),
     model: id,
-    fingerprint: `fp_${card.digest.replace(/^sha256:/, '').slice(0, 12)}`,
+    fingerprint: `fp_${weights.slice(0, 12)}`,
   };
 }
