@@ -132,7 +132,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     maxRows: options.maxRows,
     tables: join(options.dataDir, 'precision'),
   });
-  for (const line of lines) log.info(line);
+  // The choice; what it was chosen from is for who asks (`mantis precision` prints it too).
+  for (const [i, line] of lines.entries()) log[i === 0 ? 'info' : 'debug'](line);
   const edge = options.edgeUrl === null ? null : new EdgeClient({ url: options.edgeUrl, secret: options.secret });
   const overlays = edge === null ? null : new OverlayStore(edge, options.dataDir);
   const pool = new ModelPool({
