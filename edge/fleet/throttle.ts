@@ -8,33 +8,37 @@ import { LIMITS } from '../../shared/contract/limits.ts';
 const F = LIMITS.fleet;
 
 export class Throttle {
-  /** Recent requests and those of them that found room: sums that halve every `throttleHalfLifeMs`. */
+  /** Requests that lately wanted room, and those of them that found it: sums that halve every `throttleHalfLifeMs`. What was refused for its content wanted none. */
   #requests = 0;
   #accepts = 0;
   #atMs = 0;
   #retryAfterMs = 1_000;
 
   /**
-   * Counts a request.
+   * Whether a request is turned away now; one that goes on is counted when the fleet has decided.
    * @param roll in [0, 1)
    * @returns null to go on, or after how long the client may come back
    */
   refuses(nowMs: number, roll: number): number | null {
     this.#decay(nowMs);
-    this.#requests++;
     if (this.#requests < F.throttleMinRequests) return null;
     const share = (this.#requests - F.throttleRatio * this.#accepts) / (this.#requests + 1);
-    return roll < share ? this.#retryAfterMs : null;
+    if (roll >= share) return null;
+    this.#requests++;
+    return this.#retryAfterMs;
   }
 
-  /** It found room, or was refused for another reason than want of it. */
+  /** The fleet had room for it, or refused it for another reason than want of room. */
   accepted(nowMs: number): void {
     this.#decay(nowMs);
+    this.#requests++;
     this.#accepts++;
   }
 
   /** The fleet had no room for it. */
-  refused(retryAfterMs: number): void {
+  refused(nowMs: number, retryAfterMs: number): void {
+    this.#decay(nowMs);
+    this.#requests++;
     this.#retryAfterMs = retryAfterMs;
   }
 

@@ -19,7 +19,7 @@ function run(throttle: Throttle, fromS: number, seconds: number, perSecond: numb
       if (taken < ((i + 1) / perSecond) * room) {
         taken++;
         throttle.accepted(nowMs);
-      } else throttle.refused(2_000);
+      } else throttle.refused(nowMs, 2_000);
     }
     return { through, taken };
   });
@@ -48,11 +48,14 @@ describe('throttle', () => {
     );
   });
 
+  it('does not take requests for want of room that never asked for any', () => {
+    const throttle = new Throttle();
+    for (let i = 0; i < 1_000; i++) assert.equal(throttle.refuses(i, 0), null);
+  });
+
   it('says when to come back as the fleet has said', () => {
     const throttle = new Throttle();
-    throttle.refused(7_000);
-    let said: number | null = null;
-    for (let i = 0; i < 2 * F.throttleMinRequests; i++) said = throttle.refuses(1, 0) ?? said;
-    assert.equal(said, 7_000);
+    for (let i = 0; i < F.throttleMinRequests; i++) throttle.refused(1, 7_000);
+    assert.equal(throttle.refuses(1, 0), 7_000);
   });
 });
