@@ -11,41 +11,48 @@ export class Throttle {
   /** Requests that lately wanted room, and those of them that found it: sums that halve every `throttleHalfLifeMs`. What was refused for its content wanted none. */
   #requests = 0;
   #accepts = 0;
+  /** Those that the fleet itself refused: without some of them there is no overload, only a burst that is not decided yet. */
+  #refusals = 0;
   #atMs = 0;
   #retryAfterMs = 1_000;
 
   /**
-   * Whether a request is turned away now; one that goes on is counted when the fleet has decided.
+   * Counts a request when it comes, not when the fleet has decided: by then as many more have come as a decision takes.
    * @param roll in [0, 1)
    * @returns null to go on, or after how long the client may come back
    */
   refuses(nowMs: number, roll: number): number | null {
     this.#decay(nowMs);
-    if (this.#requests < F.throttleMinRequests) return null;
-    const share = (this.#requests - F.throttleRatio * this.#accepts) / (this.#requests + 1);
-    if (roll >= share) return null;
     this.#requests++;
-    return this.#retryAfterMs;
+    if (this.#refusals < F.throttleMinRefusals) return null;
+    const share = (this.#requests - F.throttleRatio * this.#accepts) / (this.#requests + 1);
+    return roll < share ? this.#retryAfterMs : null;
   }
 
   /** The fleet had room for it, or refused it for another reason than want of room. */
   accepted(nowMs: number): void {
     this.#decay(nowMs);
-    this.#requests++;
     this.#accepts++;
   }
 
   /** The fleet had no room for it. */
   refused(nowMs: number, retryAfterMs: number): void {
     this.#decay(nowMs);
-    this.#requests++;
+    this.#refusals++;
     this.#retryAfterMs = retryAfterMs;
+  }
+
+  /** It was refused for its content, and wanted no room. */
+  withdrew(nowMs: number): void {
+    this.#decay(nowMs);
+    this.#requests = Math.max(0, this.#requests - 1);
   }
 
   #decay(nowMs: number): void {
     const factor = 0.5 ** (Math.max(0, nowMs - this.#atMs) / F.throttleHalfLifeMs);
     this.#requests *= factor;
     this.#accepts *= factor;
+    this.#refusals *= factor;
     this.#atMs = nowMs;
   }
 }

@@ -50,12 +50,23 @@ describe('throttle', () => {
 
   it('does not take requests for want of room that never asked for any', () => {
     const throttle = new Throttle();
-    for (let i = 0; i < 1_000; i++) assert.equal(throttle.refuses(i, 0), null);
+    for (let i = 0; i < 1_000; i++) {
+      assert.equal(throttle.refuses(i, 0), null);
+      throttle.withdrew(i);
+    }
+  });
+
+  it('lets a burst in whose decisions are still to come', () => {
+    const throttle = new Throttle();
+    for (let i = 0; i < 1_000; i++) assert.equal(throttle.refuses(i / 100, 0), null);
   });
 
   it('says when to come back as the fleet has said', () => {
     const throttle = new Throttle();
-    for (let i = 0; i < F.throttleMinRequests; i++) throttle.refused(1, 7_000);
+    for (let i = 0; i < F.throttleMinRefusals; i++) {
+      throttle.refuses(1, 0);
+      throttle.refused(1, 7_000);
+    }
     assert.equal(throttle.refuses(1, 0), 7_000);
   });
 });
