@@ -210,7 +210,7 @@ export class Errand {
       signal.removeEventListener('abort', cancel);
     }
     if (decision.type === 'refusal' && (decision.reason === 'queue_full' || decision.reason === 'wait_too_long'))
-      throttle.refused(Date.now(), decision.retryAfterMs);
+      throttle.refused(decision.retryAfterMs);
     else throttle.accepted(Date.now());
     if (decision.type === 'refusal') {
       if (this.#last !== null && decision.reason === 'retry_budget') throw this.#last;

@@ -11,8 +11,6 @@ export class Throttle {
   /** Requests that lately wanted room, and those of them that found it: sums that halve every `throttleHalfLifeMs`. What was refused for its content wanted none. */
   #requests = 0;
   #accepts = 0;
-  /** Those that the fleet itself refused: without some of them there is no overload, only a burst that is not decided yet. */
-  #refusals = 0;
   #atMs = 0;
   #retryAfterMs = 1_000;
 
@@ -24,7 +22,8 @@ export class Throttle {
   refuses(nowMs: number, roll: number): number | null {
     this.#decay(nowMs);
     this.#requests++;
-    if (this.#refusals < F.throttleMinRefusals) return null;
+    // Fewer may be a burst that is not decided yet.
+    if (this.#requests < F.throttleMinRequests) return null;
     const share = (this.#requests - F.throttleRatio * this.#accepts) / (this.#requests + 1);
     return roll < share ? this.#retryAfterMs : null;
   }
@@ -36,9 +35,7 @@ export class Throttle {
   }
 
   /** The fleet had no room for it. */
-  refused(nowMs: number, retryAfterMs: number): void {
-    this.#decay(nowMs);
-    this.#refusals++;
+  refused(retryAfterMs: number): void {
     this.#retryAfterMs = retryAfterMs;
   }
 
@@ -52,7 +49,6 @@ export class Throttle {
     const factor = 0.5 ** (Math.max(0, nowMs - this.#atMs) / F.throttleHalfLifeMs);
     this.#requests *= factor;
     this.#accepts *= factor;
-    this.#refusals *= factor;
     this.#atMs = nowMs;
   }
 }

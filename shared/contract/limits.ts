@@ -240,9 +240,9 @@ export const LIMITS = {
     /** A queue that has not been empty for this long is no burst: who would wait longer than `standingWaitMs` (or than one answer takes) is refused. */
     standingAfterMs: 5_000,
     standingWaitMs: 1_000,
-    /** An isolate lets this many times as many requests through as lately found room, once so many found none; what it has seen halves in this time. */
+    /** An isolate lets this many times as many requests through as lately found room, once it has seen so many; what it has seen halves in this time. */
     throttleRatio: 1.5,
-    throttleMinRefusals: 20,
+    throttleMinRequests: 400,
     throttleHalfLifeMs: 1_000,
     /** Share of each backend's places that batches leave to interactive requests. */
     interactiveReserve: 0.25,
