@@ -211,7 +211,8 @@ export class Errand {
     }
     if (decision.type === 'refusal' && (decision.reason === 'queue_full' || decision.reason === 'wait_too_long'))
       throttle.refused(decision.retryAfterMs);
-    else throttle.accepted(Date.now());
+    // Each request that came through the door, once: lines of batches did not, and further attempts are the same request.
+    else if (priority === 'interactive' && this.#attempts === 0) throttle.accepted(Date.now());
     if (decision.type === 'refusal') {
       if (this.#last !== null && decision.reason === 'retry_budget') throw this.#last;
       throw refused(decision, request.adapter?.id ?? base, request);
