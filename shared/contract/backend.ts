@@ -3,9 +3,11 @@
  * camelCase, times Unix milliseconds where named `…At` or `…Ms`.
  */
 import * as z from 'zod/mini';
-import { CheckpointMetrics, Hyperparameters, JobError, MantisOptions } from './jobs.ts';
+import { DatasetReport, Subset } from './datasets.ts';
+import { CheckpointMetrics, JobError } from './jobs.ts';
 import { LIMITS } from './limits.ts';
 import { ModelCard, TrainStage } from './models.ts';
+import { Stage } from './training.ts';
 
 // ── Generation: edge → backend ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -215,20 +217,40 @@ export const CheckpointManifest = z.object({
 });
 export type CheckpointManifest = z.infer<typeof CheckpointManifest>;
 
+/** A file of a dataset with its bytes' whereabouts, and what is taken of it. */
+export const DataFile = z.extend(Subset, { file: StoredFile, filename: z.string() });
+export type DataFile = z.infer<typeof DataFile>;
+
+/** A list of examples: one file, or a dataset's mixture as it was when the job was made. */
+export const DataSpec = z.object({ files: z.array(DataFile), balancing: z.boolean() });
+export type DataSpec = z.infer<typeof DataSpec>;
+
+/** What validation decided: the examples that are trained on are all but these lines of each file, in order. */
+export const LeftOut = z.array(
+  z.object({ data: z.union([z.int(), z.literal('validation')]), file: z.string(), lines: z.array(z.int()) }),
+);
+export type LeftOut = z.infer<typeof LeftOut>;
+
 export const JobSpec = z.object({
   id: z.string(),
   baseModel: z.string(),
   suffix: z.nullable(z.string()),
   seed: z.int(),
-  hyperparameters: Hyperparameters,
-  mantis: z.extend(MantisOptions, { stage: TrainStage }),
-  trainingFile: StoredFile,
-  validationFile: z.nullable(StoredFile),
-  /** Number of valid examples, counted by the edge. */
-  trainingExamples: z.int(),
+  /** `Stage.data` is an index into it. */
+  training: z.array(DataSpec).check(z.minLength(1)),
+  validation: z.nullable(DataSpec),
+  stages: z.array(Stage).check(z.minLength(1)),
+  checkpointEvery: z.nullable(z.int()),
+  checkpointsKept: z.nullable(z.int()),
+  maxDurationS: z.nullable(z.int()),
+  leftOut: LeftOut,
+  /** Usable examples by list, counted by validation. */
+  trainingExamples: z.array(z.int()),
   /** Present when the base is itself a fine-tuned model. */
   adapter: z.nullable(z.object({ id: z.string(), base: z.string(), kind: TrainStage, files: z.array(WeightFile) })),
   resume: z.nullable(z.object({ step: z.int(), checkpoint: CheckpointManifest })),
+  /** Older checkpoints, newest first: what a broken newest one falls back to. */
+  earlier: z.array(CheckpointManifest),
 });
 export type JobSpec = z.infer<typeof JobSpec>;
 
@@ -240,7 +262,12 @@ export const ClaimResponse = z.object({ job: JobSpec, lease: Lease });
 export type ClaimResponse = z.infer<typeof ClaimResponse>;
 
 export const JobHeartbeatRequest = z.object({ token: z.int() });
-export const JobHeartbeatResponse = z.object({ cancel: z.boolean(), expiresAt: z.int() });
+/** `cancel`: no more of it. `pause`: save a checkpoint and give the job back as paused. */
+export const JobHeartbeatResponse = z.object({
+  cancel: z.boolean(),
+  pause: z.optional(z.boolean()),
+  expiresAt: z.int(),
+});
 export type JobHeartbeatResponse = z.infer<typeof JobHeartbeatResponse>;
 
 /** `key` dedupes: the same key of a job is stored once, however often it is sent (`step-120`, `started`). */
@@ -269,8 +296,8 @@ export type CheckpointRequest = z.infer<typeof CheckpointRequest>;
 
 export const FinishRequest = z.object({
   token: z.int(),
-  /** `released`: the worker drains and gives the job back, to be resumed elsewhere. */
-  status: z.enum(['succeeded', 'failed', 'cancelled', 'released']),
+  /** `released`: the worker drains and gives the job back, to be resumed elsewhere. `paused`: as the heartbeat asked. */
+  status: z.enum(['succeeded', 'failed', 'cancelled', 'released', 'paused']),
   trainedTokens: z.nullable(z.int()),
   error: z.nullable(JobError),
   /** The checkpoint that becomes the model; it must have been posted before. Required for `succeeded`. */
@@ -286,3 +313,69 @@ export const ModelManifest = z.object({
   files: z.array(z.extend(WeightFile, { url: z.string() })),
 });
 export type ModelManifest = z.infer<typeof ModelManifest>;
+
+// ── Tasks: shorter work that is leased as jobs are: validating data, comparing two models, deleting objects ───────────────────────────────────
+
+export const ValidateTask = z.object({
+  kind: z.literal('validate'),
+  baseModel: z.string(),
+  adapter: z.nullable(z.object({ id: z.string(), base: z.string(), kind: TrainStage, files: z.array(WeightFile) })),
+  training: z.array(DataSpec),
+  validation: z.nullable(DataSpec),
+  stages: z.array(Stage),
+  maxBadShare: z.number(),
+});
+export type ValidateTask = z.infer<typeof ValidateTask>;
+
+/** Answers of two models to the same questions: the gate of a schedule. Null for the base model itself. */
+export const CompareTask = z.object({
+  kind: z.literal('compare'),
+  baseModel: z.string(),
+  current: z.string(),
+  candidate: z.string(),
+  /** Held-out examples; the last assistant turn is the reference. */
+  heldOut: DataSpec,
+  maxExamples: z.nullable(z.int()),
+});
+export type CompareTask = z.infer<typeof CompareTask>;
+
+export const TaskSpec = z.discriminatedUnion('kind', [ValidateTask, CompareTask]);
+export type TaskSpec = z.infer<typeof TaskSpec>;
+
+/** `POST /internal/tasks/claim`: the oldest queued task that the backend can do, or 204. */
+export const TaskClaim = z.object({ id: z.string(), tenant: z.string(), spec: TaskSpec, lease: Lease });
+export type TaskClaim = z.infer<typeof TaskClaim>;
+
+/** `POST /internal/tasks/{id}/finish`. `result` is JSON that the task's kind defines: `ValidateResult`, `CompareResult`. */
+export const TaskFinishRequest = z.object({
+  token: z.int(),
+  status: z.enum(['succeeded', 'failed', 'released']),
+  result: z.nullable(z.unknown()),
+  error: z.nullable(JobError),
+});
+export type TaskFinishRequest = z.infer<typeof TaskFinishRequest>;
+
+export const ValidateResult = z.object({
+  report: DatasetReport,
+  leftOut: LeftOut,
+  trainingExamples: z.array(z.int()),
+  /** All problems, as JSON Lines, where there are more than the report lists. */
+  allProblems: z.nullable(z.string()),
+});
+export type ValidateResult = z.infer<typeof ValidateResult>;
+
+/** Counts of a paired comparison by exact answers. */
+export const CompareResult = z.object({
+  examples: z.int(),
+  currentRight: z.int(),
+  candidateRight: z.int(),
+  /** Right by the one and wrong by the other. */
+  onlyCurrent: z.int(),
+  onlyCandidate: z.int(),
+  /** Accuracy of the candidate less that of the current model, with its 95 % interval. */
+  difference: z.number(),
+  interval95: z.tuple([z.number(), z.number()]),
+  /** Exact two-sided sign test (McNemar). */
+  pValue: z.number(),
+});
+export type CompareResult = z.infer<typeof CompareResult>;

@@ -1,10 +1,20 @@
 import * as z from 'zod/mini';
 import { LIMITS } from './limits.ts';
-import { TrainStage } from './models.ts';
+import { MantisOptions } from './training.ts';
 
 const J = LIMITS.jobs;
 
-export const JobStatus = z.enum(['validating_files', 'queued', 'running', 'succeeded', 'failed', 'cancelled']);
+/** OpenAI's six, and `pausing` (the worker saves a checkpoint), `paused`. */
+export const JobStatus = z.enum([
+  'validating_files',
+  'queued',
+  'running',
+  'pausing',
+  'paused',
+  'succeeded',
+  'failed',
+  'cancelled',
+]);
 export type JobStatus = z.infer<typeof JobStatus>;
 
 const auto = z.literal('auto');
@@ -21,31 +31,6 @@ export const Hyperparameters = z.object({
   learning_rate_multiplier: z.number(),
 });
 export type Hyperparameters = z.infer<typeof Hyperparameters>;
-
-/** What only this product knows: which weights move, and how. Lives under `method.supervised.mantis`. */
-export const MantisOptions = z.strictObject({
-  /** Default `lora`. */
-  stage: z.optional(TrainStage),
-  /** Rank and alpha of the adapters, read with `stage: lora` only. Default r 16, alpha 32. */
-  lora: z.optional(
-    z.strictObject({
-      r: z.int().check(z.minimum(1), z.maximum(256)),
-      alpha: z.number().check(z.gt(0)),
-      dora: z.optional(
-        z
-          .boolean()
-          .check(
-            z.describe(
-              'Weight-decomposed adapters (DoRA): each row of an adapted weight also learns its length. Slower to train. Default false.',
-            ),
-          ),
-      ),
-    }),
-  ),
-  /** Optimizer steps between checkpoints. Default: ten checkpoints a job. */
-  checkpoint_every: z.optional(z.int().check(z.minimum(1))),
-});
-export type MantisOptions = z.infer<typeof MantisOptions>;
 
 export const MethodRequest = z.strictObject({
   type: z.literal('supervised'),
@@ -107,6 +92,10 @@ export const FineTuningJob = z.object({
   integrations: z.array(z.never()),
   metadata: z.nullable(Metadata),
   user_provided_suffix: z.nullable(z.string()),
+  /** Id of the dataset validation whose report says what the job trains on; null before there is one. */
+  validation: z.nullable(z.string()),
+  /** The schedule that made it, or null. */
+  schedule: z.nullable(z.string()),
 });
 export type FineTuningJob = z.infer<typeof FineTuningJob>;
 

@@ -145,10 +145,16 @@ export const LIMITS = {
     maxPending: 100,
   },
   dataset: {
-    maxLines: 50_000,
+    /** Examples of one file. Mantis-Instruct as a whole has 720,548. */
+    maxLines: 1_000_000,
     maxLineBytes: 20 * MIB,
     maxImagesPerExample: 64,
-    maxReportedErrors: 100,
+    /** Problems that a report lists; all of them are in its file. */
+    maxReportedErrors: 1_000,
+    /** Left-out lines that a report lists, by file. */
+    maxListedLines: 10_000,
+    maxSubsets: 100,
+    maxPerTenant: 1_000,
   },
   jobs: {
     leaseMs: 15_000,
@@ -163,6 +169,10 @@ export const LIMITS = {
     maxMetadataPairs: 16,
     maxCheckpointFileBytes: 1024 * MIB,
     maxEventMessageChars: 4_096,
+    /** Stages of one job. */
+    maxStages: 4,
+    /** Share of bad lines up to which a job trains on the good ones, where it does not say. */
+    defaultMaxBadShare: 0.1,
   },
   webhooks: {
     /** Standard Webhooks 1.0 sample schedule: 10 attempts over 75 h 35 min, each gap ± `jitter`. */

@@ -1,0 +1,123 @@
+/** How a fine-tuning job trains: its stages, and what each of them moves and how. Lives under `method.supervised.mantis`. */
+import * as z from 'zod/mini';
+import { LIMITS } from './limits.ts';
+import { TrainStage } from './models.ts';
+
+const J = LIMITS.jobs;
+
+/** Parts of a model that may have a rate of their own. `decoder` is its layers, `adapters` what is laid over them. */
+export const ModelPart = z.enum(['vision', 'projector', 'embeddings', 'decoder', 'head', 'adapters']);
+export type ModelPart = z.infer<typeof ModelPart>;
+
+export const LoraOptions = z.strictObject({
+  r: z.int().check(z.minimum(1), z.maximum(256)),
+  alpha: z.number().check(z.gt(0)),
+  dora: z.optional(
+    z
+      .boolean()
+      .check(
+        z.describe(
+          'Weight-decomposed adapters (DoRA): each row of an adapted weight also learns its length. Slower to train. Default false.',
+        ),
+      ),
+  ),
+});
+export type LoraOptions = z.infer<typeof LoraOptions>;
+
+/** How the weights that do not move are held while adapters or a projector train (QLoRA's idea). */
+export const BasePrecision = z.enum(['f32', 'f16', 'int8', 'int4']);
+export type BasePrecision = z.infer<typeof BasePrecision>;
+
+export const LearningRateSchedule = z.strictObject({
+  kind: z.enum(['cosine', 'linear', 'constant']),
+  /** Share of the stage's steps over which the rate rises from zero. Default 0.05. */
+  warmup_ratio: z.optional(z.number().check(z.minimum(0), z.maximum(1))),
+  /** Share of the peak that is left at the end; read by cosine and linear. Default 0.02. */
+  floor_ratio: z.optional(z.number().check(z.minimum(0), z.maximum(1))),
+});
+
+/**
+ * Several examples in one row of a micro-batch, none of which sees another (block-diagonal masks, positions from zero). Rows are filled until either
+ * budget is used up; an example is never cut.
+ */
+export const PackingOptions = z.strictObject({
+  /** Decoder positions of a row. Default: the micro-batch's. */
+  max_tokens: z.optional(z.int().check(z.minimum(1))),
+  /** Pictures of a row. Default 64. */
+  max_images: z.optional(z.int().check(z.minimum(1))),
+});
+
+/** Ends a stage when the validation loss no longer falls. Needs a validation file. */
+export const EarlyStopping = z.strictObject({
+  /** Measurements (one a checkpoint) without a new best after which the stage ends. */
+  patience: z.int().check(z.minimum(1), z.maximum(100)),
+  /** What counts as better, nats a token. Default 0. */
+  min_delta: z.optional(z.number().check(z.minimum(0))),
+});
+
+/** Settings of a stage; all optional. At the top of `mantis` they are the defaults of every stage. */
+const stageSettings = {
+  /** Rank and alpha of the adapters, read with `lora` only. Default r 16, alpha 32. */
+  lora: z.optional(LoraOptions),
+  base_precision: z.optional(BasePrecision),
+  /** Peak, before the multiplier. Default: by what is trained and the decoder's width. */
+  learning_rate: z.optional(z.number().check(z.gt(0), z.maximum(1))),
+  /** Factors on the rate by part; 0 freezes the part. */
+  part_rates: z.optional(z.partialRecord(ModelPart, z.number().check(z.minimum(0), z.maximum(1000)))),
+  schedule: z.optional(LearningRateSchedule),
+  weight_decay: z.optional(z.number().check(z.minimum(0), z.maximum(10))),
+  /** Largest global norm of a gradient; longer ones are scaled down to it. Default 1. */
+  max_grad_norm: z.optional(z.number().check(z.gt(0))),
+  packing: z.optional(z.union([z.boolean(), PackingOptions])),
+  /** Examples of more decoder positions are left out and said so; never cut. Default: the model's context. */
+  max_tokens: z.optional(z.int().check(z.minimum(1))),
+  /** Decoder positions, padding included, that one forward and backward pass takes; a step's gradients are accumulated over as many passes as it needs. */
+  micro_batch_tokens: z.optional(z.int().check(z.minimum(1))),
+  /** Activations are recomputed layer by layer instead of kept. Default: where the decoder is wide. */
+  gradient_checkpointing: z.optional(z.boolean()),
+  early_stopping: z.optional(EarlyStopping),
+};
+
+/** One stage of a job. What it does not say, the job says. */
+export const StageRequest = z.strictObject({
+  /** Which weights move. */
+  train: TrainStage,
+  /** File or dataset of this stage. Default: the job's. */
+  training_file: z.optional(z.string().check(z.minLength(1))),
+  n_epochs: z.optional(z.int().check(z.minimum(1), z.maximum(J.maxEpochs))),
+  batch_size: z.optional(z.int().check(z.minimum(1), z.maximum(J.maxBatchSize))),
+  learning_rate_multiplier: z.optional(z.number().check(z.gt(0), z.maximum(1000))),
+  ...stageSettings,
+});
+export type StageRequest = z.infer<typeof StageRequest>;
+
+/** What only this product knows. One stage by `stage`, several by `stages`, Mantis's published recipe by `preset`. */
+export const MantisOptions = z.strictObject({
+  /** `mantis`: the paper's two stages, projector alignment and then instruction tuning. Whatever is said beside it wins. */
+  preset: z.optional(z.literal('mantis')),
+  /** The single stage of a job without `stages`. Default `lora`. */
+  stage: z.optional(TrainStage),
+  stages: z.optional(z.array(StageRequest).check(z.minLength(1), z.maxLength(J.maxStages))),
+  ...stageSettings,
+  /** Optimizer steps between checkpoints. Default: ten checkpoints a job. */
+  checkpoint_every: z.optional(z.int().check(z.minimum(1))),
+  /** Newest checkpoints that are kept, the last of the job not counted. Default: all. */
+  checkpoints_kept: z.optional(z.int().check(z.minimum(1), z.maximum(1000))),
+  /** Largest share of lines with errors; beyond it the job fails, up to it exactly the good lines are trained on. Default 0.1. */
+  max_bad_share: z.optional(z.number().check(z.minimum(0), z.maximum(1))),
+  /** The job fails (`time_limit`) when it has run for so many seconds; its checkpoints stay. Default: no limit. */
+  max_duration_s: z.optional(z.int().check(z.minimum(1))),
+});
+export type MantisOptions = z.infer<typeof MantisOptions>;
+
+/** A stage with everything decided that does not depend on the backend. */
+export const Stage = z.object({
+  ...stageSettings,
+  train: TrainStage,
+  n_epochs: z.int(),
+  batch_size: z.int(),
+  learning_rate_multiplier: z.number(),
+  /** Index into the job's list of training data. */
+  data: z.int(),
+});
+export type Stage = z.infer<typeof Stage>;
