@@ -22,6 +22,7 @@ import { contentRange } from '../files/range.ts';
 import { objectBody } from '../files/read.ts';
 import { receiveFile } from '../files/receive.ts';
 import { mimeOf } from '../files/vision.ts';
+import { datasetOfFile } from '../store/datasets.ts';
 import { deleteFile, type FileRow, fileKey, filePrefix, getFile, listFiles, showFile } from '../store/files.ts';
 import { listQuery } from './query.ts';
 
@@ -148,11 +149,12 @@ export async function removeFile(c: Context<AppEnv>): Promise<Response> {
   if (!(await deleteFile({ db: c.env.DB, blobs: c.env.BLOBS }, actorOf(c), file))) {
     // Somebody else may have been quicker.
     await existingFile(c, file.id);
-    throw new ApiError(
-      'file_in_use',
-      `File ${file.id} is needed by a fine-tuning job or a batch that has not ended. Cancel it first.`,
-      { param: 'id' },
-    );
+    const named = await datasetOfFile(c.env.DB, file.id);
+    const why =
+      named === null
+        ? 'is needed by a fine-tuning job or a batch that has not ended. Cancel it first.'
+        : `is part of the dataset ${named.dataset_id}. Take it out of that, or delete the dataset.`;
+    throw new ApiError('file_in_use', `File ${file.id} ${why}`, { param: 'id' });
   }
   return c.json({ id: file.id, object: 'file', deleted: true });
 }

@@ -30,9 +30,11 @@ export function filePrefix(tenant: string): string {
   return `blobs/${tenant}/`;
 }
 
-/** Work that may still read a file: it is not deleted until then. */
-const IN_USE = `(EXISTS (SELECT 1 FROM jobs WHERE status IN ('validating_files', 'queued', 'running') AND (training_file = files.id OR validation_file = files.id))
-  OR EXISTS (SELECT 1 FROM batches WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') AND input_file_id = files.id))`;
+/** Work that may still read a file, and datasets that name it: it is not deleted until then. */
+const IN_USE = `(EXISTS (SELECT 1 FROM work_files w WHERE w.file_id = files.id
+    AND (EXISTS (SELECT 1 FROM jobs WHERE id = w.work_id AND finished_at IS NULL) OR EXISTS (SELECT 1 FROM tasks WHERE id = w.work_id AND finished_at IS NULL)))
+  OR EXISTS (SELECT 1 FROM batches WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') AND input_file_id = files.id)
+  OR EXISTS (SELECT 1 FROM dataset_files WHERE file_id = files.id))`;
 
 /**
  * The row of a file whose bytes lie at `object_key`, loose. Where the tenant has a file with equal bytes, the new one shares its object, and the loose

@@ -38,6 +38,8 @@ export const ERRORS = {
   job_not_found: { status: 404, type: 'invalid_request_error' },
   upload_not_found: { status: 404, type: 'invalid_request_error' },
   batch_not_found: { status: 404, type: 'invalid_request_error' },
+  dataset_not_found: { status: 404, type: 'invalid_request_error' },
+  dataset_validation_not_found: { status: 404, type: 'invalid_request_error' },
   webhook_endpoint_not_found: { status: 404, type: 'invalid_request_error' },
   key_not_found: { status: 404, type: 'invalid_request_error' },
   tenant_not_found: { status: 404, type: 'invalid_request_error' },

@@ -15,7 +15,9 @@ export type IdPrefix =
   | 'upload_'
   | 'part_'
   | 'batch_'
-  | 'batch_req_';
+  | 'batch_req_'
+  | 'dataset_'
+  | 'dsval_';
 
 /** A new id: prefix and 24 base-62 characters (about 142 bits) from the platform's cryptographic source. */
 export function newId(prefix: IdPrefix): string {
