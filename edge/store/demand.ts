@@ -1,10 +1,13 @@
 import type { JobDemand } from '../fleet/autoscale/plan.ts';
 
-/** Fine-tuning jobs that could be taken now, and those that run. */
+/** Fine-tuning jobs and tasks that could be taken now, and those that run. */
 export async function jobDemand(db: D1Database, nowMs: number): Promise<JobDemand> {
   const { results } = await db
     .prepare(
-      `SELECT status, COUNT(*) AS n FROM jobs WHERE status = 'running' OR (status = 'queued' AND not_before <= ?) GROUP BY status`,
+      `SELECT status, COUNT(*) AS n FROM
+         (SELECT CASE status WHEN 'pausing' THEN 'running' ELSE status END AS status, not_before FROM jobs WHERE status IN ('queued', 'running', 'pausing')
+          UNION ALL SELECT status, not_before FROM tasks WHERE status IN ('queued', 'running'))
+       WHERE status = 'running' OR not_before <= ? GROUP BY status`,
     )
     .bind(nowMs)
     .all<{ status: string; n: number }>();

@@ -1,5 +1,7 @@
-import type { FineTuningJob, Hyperparameters, JobError, JobStatus, MantisOptions } from '../../shared/contract/jobs.ts';
+import type { DataSpec } from '../../shared/contract/backend.ts';
+import type { FineTuningJob, Hyperparameters, JobError, JobStatus } from '../../shared/contract/jobs.ts';
 import type { TrainStage } from '../../shared/contract/models.ts';
+import type { MantisOptions, Stage } from '../../shared/contract/training.ts';
 import type { WebhookEventType } from '../../shared/contract/webhooks.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { type JobAct, type JobState, type Outcome, TERMINAL, transition } from '../jobs/state.ts';
@@ -35,36 +37,48 @@ export type JobRow = {
   fruitless_claims: number;
   not_before: number;
   revision: string;
+  training: string;
+  validation: string | null;
+  stages: string;
+  left_out: string;
+  examples: string;
+  validation_task: string | null;
+  validated: number;
+  schedule_id: string | null;
 };
 
-/** Options of a stored job: the stage is always decided. */
+/** Options of a stored job: `stage` is what the job makes, by its last stage. */
 export type StoredMantisOptions = MantisOptions & { stage: TrainStage };
 
-export function insertJob(
-  db: D1Database,
-  job: Pick<
-    JobRow,
-    | 'id'
-    | 'tenant'
-    | 'created_at'
-    | 'model'
-    | 'base_model'
-    | 'suffix'
-    | 'seed'
-    | 'metadata'
-    | 'training_file'
-    | 'validation_file'
-    | 'training_examples'
-  > & {
-    hyperparameters: Hyperparameters;
-    mantis: StoredMantisOptions;
-  },
-): D1PreparedStatement {
+export type NewJob = Pick<
+  JobRow,
+  | 'id'
+  | 'tenant'
+  | 'created_at'
+  | 'model'
+  | 'base_model'
+  | 'suffix'
+  | 'seed'
+  | 'metadata'
+  | 'training_file'
+  | 'validation_file'
+  | 'schedule_id'
+> & {
+  hyperparameters: Hyperparameters;
+  mantis: StoredMantisOptions;
+  training: DataSpec[];
+  validation: DataSpec | null;
+  stages: (Omit<Stage, 'batch_size'> & { batch_size: number | null })[];
+  validation_task: string;
+};
+
+/** A new job, whose data a task validates. @param guard SQL: the row is written only where it is true */
+export function insertJob(db: D1Database, job: NewJob, guard = 'TRUE'): D1PreparedStatement {
   return db
     .prepare(
       `INSERT INTO jobs (id, tenant, seq, created_at, status, model, base_model, suffix, seed, hyperparameters, mantis, metadata, training_file,
-         validation_file, training_examples, revision)
-       VALUES (?, ?, ${nextSeq('jobs')}, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+         validation_file, training_examples, training, validation, stages, validation_task, schedule_id, revision)
+       SELECT ?, ?, ${nextSeq('jobs')}, ?, 'validating_files', ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ? WHERE ${guard}`,
     )
     .bind(
       job.id,
@@ -79,7 +93,11 @@ export function insertJob(
       job.metadata,
       job.training_file,
       job.validation_file,
-      job.training_examples,
+      JSON.stringify(job.training),
+      job.validation === null ? null : JSON.stringify(job.validation),
+      JSON.stringify(job.stages),
+      job.validation_task,
+      job.schedule_id,
       crypto.randomUUID(),
     );
 }
@@ -122,7 +140,9 @@ export async function queuedJobs(
 
 export async function expiredJobs(db: D1Database, nowMs: number): Promise<JobRow[]> {
   const { results } = await db
-    .prepare(`SELECT * FROM jobs WHERE status = 'running' AND lease_expires_at <= ? ORDER BY seq LIMIT 100`)
+    .prepare(
+      `SELECT * FROM jobs WHERE status IN ('running', 'pausing') AND lease_expires_at <= ? ORDER BY seq LIMIT 100`,
+    )
     .bind(nowMs)
     .all<JobRow>();
   return results;
@@ -130,12 +150,38 @@ export async function expiredJobs(db: D1Database, nowMs: number): Promise<JobRow
 
 /** Whether anything waits for a sweep. */
 export async function countRunning(db: D1Database): Promise<number> {
-  const row = await db.prepare(`SELECT COUNT(*) AS n FROM jobs WHERE status = 'running'`).first<{ n: number }>();
+  const row = await db
+    .prepare(
+      `SELECT (SELECT COUNT(*) FROM jobs WHERE status IN ('validating_files', 'running', 'pausing'))
+         + (SELECT COUNT(*) FROM tasks WHERE status = 'running') AS n`,
+    )
+    .first<{ n: number }>();
   return row?.n ?? 0;
 }
 
 /** What else is written in the same transaction, if the change happens. `guard` is true only then. */
 export type Along = (guard: { sql: string; revision: string }) => D1PreparedStatement[];
+
+/** Jobs whose validation has ended and that have not heard of it. */
+export async function jobsToAdvance(db: D1Database, limit: number): Promise<JobRow[]> {
+  const { results } = await db
+    .prepare(
+      `SELECT jobs.* FROM jobs JOIN tasks ON tasks.id = jobs.validation_task
+       WHERE jobs.status IN ('validating_files', 'paused') AND jobs.validated = 0 AND tasks.status IN ('succeeded', 'failed', 'cancelled')
+       ORDER BY jobs.seq LIMIT ?`,
+    )
+    .bind(limit)
+    .all<JobRow>();
+  return results;
+}
+
+/** Columns that the end of validation sets. */
+export type ValidatedColumns = {
+  leftOut: string;
+  examples: readonly number[];
+  stages: readonly Stage[];
+  hyperparameters: Hyperparameters;
+};
 
 /** Columns that only the end of a job sets. */
 export type EndColumns = { trainedTokens: number | null; fineTunedModel: string | null; resultFiles: string[] };
@@ -157,7 +203,7 @@ export async function applyToJob(
   id: string,
   act: JobAct,
   nowMs: number,
-  options: { along?: Along; end?: EndColumns; actor?: JobActor } = {},
+  options: { along?: Along; end?: EndColumns; validated?: ValidatedColumns; actor?: JobActor } = {},
 ): Promise<Applied | null> {
   for (let round = 0; round < MAX_ROUNDS; round++) {
     const row = await findJob(db, id);
@@ -171,7 +217,8 @@ export async function applyToJob(
       .prepare(
         `UPDATE jobs SET status = ?, lease_token = ?, lease_backend = ?, lease_expires_at = ?, fruitless_claims = ?, not_before = ?, error = ?, revision = ?,
            finished_at = ?, trained_tokens = COALESCE(?, trained_tokens), fine_tuned_model = COALESCE(?, fine_tuned_model),
-           result_files = COALESCE(?, result_files)
+           result_files = COALESCE(?, result_files), validated = ?, left_out = COALESCE(?, left_out), examples = COALESCE(?, examples),
+           training_examples = COALESCE(?, training_examples), stages = COALESCE(?, stages), hyperparameters = COALESCE(?, hyperparameters)
          WHERE id = ? AND revision = ? RETURNING *`,
       )
       .bind(
@@ -187,6 +234,12 @@ export async function applyToJob(
         options.end?.trainedTokens ?? null,
         options.end?.fineTunedModel ?? null,
         options.end === undefined ? null : JSON.stringify(options.end.resultFiles),
+        next.isValidated ? 1 : 0,
+        options.validated?.leftOut ?? null,
+        options.validated === undefined ? null : JSON.stringify(options.validated.examples),
+        options.validated?.examples[0] ?? null,
+        options.validated === undefined ? null : JSON.stringify(options.validated.stages),
+        options.validated === undefined ? null : JSON.stringify(options.validated.hyperparameters),
         id,
         row.revision,
       );
@@ -205,7 +258,8 @@ export async function applyToJob(
       sql: `EXISTS (SELECT 1 FROM jobs WHERE id = '${id.replaceAll("'", "''")}' AND revision = '${revision}')`,
       revision,
     };
-    if (ended) statements.push(insertDeliveries(db, terminalEvent(row, next.status, nowMs), guard.sql, nowMs));
+    if (ended || next.status === 'paused')
+      statements.push(insertDeliveries(db, statusEvent(row, next.status, nowMs), guard.sql, nowMs));
     if (next.status !== row.status) {
       const { keyId, requestId } = options.actor ?? { keyId: 'system', requestId: null };
       statements.push(
@@ -225,7 +279,7 @@ export async function applyToJob(
   throw new Error(`job ${id}: ${MAX_ROUNDS} others wrote first`);
 }
 
-function terminalEvent(job: JobRow, status: JobStatus, nowMs: number) {
+function statusEvent(job: JobRow, status: JobStatus, nowMs: number) {
   return {
     id: newId('evt_'),
     tenant: job.tenant,
@@ -238,6 +292,7 @@ function terminalEvent(job: JobRow, status: JobStatus, nowMs: number) {
 function stateOf(row: JobRow): JobState {
   return {
     status: row.status,
+    isValidated: row.validated === 1,
     leaseToken: row.lease_token,
     leaseBackend: row.lease_backend,
     leaseExpiresAtMs: row.lease_expires_at,
@@ -272,5 +327,7 @@ export function showJob(row: JobRow): FineTuningJob {
     integrations: [],
     metadata: row.metadata === null ? null : (JSON.parse(row.metadata) as Record<string, string>),
     user_provided_suffix: row.suffix,
+    validation: row.validation_task,
+    schedule: row.schedule_id,
   };
 }

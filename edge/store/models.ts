@@ -46,7 +46,7 @@ export async function findModel(db: D1Database, tenant: string | null, id: strin
 }
 
 /** Statuses in which a job still needs the model that it tunes. */
-const UNFINISHED = `('validating_files', 'queued', 'running')`;
+const UNFINISHED = `('validating_files', 'queued', 'running', 'pausing', 'paused')`;
 
 /** Removes a tuned model with all names of its job's checkpoints, unless an unfinished job starts from one of them. */
 export async function deleteModel(

@@ -1,0 +1,197 @@
+/** Tasks: shorter work for backends than jobs, leased in the same way. Truth is the row; wake-ups may be lost. */
+import type { TaskSpec } from '../../shared/contract/backend.ts';
+import type { JobError } from '../../shared/contract/jobs.ts';
+import { nowMs } from '../clock.ts';
+import { type JobAct, type JobState, type Outcome, TERMINAL, transition } from '../jobs/state.ts';
+import { nextSeq } from './sequence.ts';
+
+export type TaskStatus = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
+
+export type TaskRow = {
+  /** `dsval_…` of a validation, `cmp_…` of a comparison. */
+  id: string;
+  tenant: string;
+  seq: number;
+  kind: TaskSpec['kind'];
+  subject: string | null;
+  base_model: string;
+  request: string;
+  spec: string;
+  input_digest: string | null;
+  created_at: number;
+  finished_at: number | null;
+  status: TaskStatus;
+  result_key: string | null;
+  error: string | null;
+  lease_token: number;
+  lease_backend: string | null;
+  lease_expires_at: number | null;
+  fruitless_claims: number;
+  not_before: number;
+  revision: string;
+};
+
+export type NewTask = {
+  id: string;
+  tenant: string;
+  /** The job or schedule run that waits for it; null: nobody but who asked. */
+  subject: string | null;
+  spec: TaskSpec;
+  /** What the client asked for, as the object shows it. */
+  request: Record<string, unknown>;
+  inputDigest?: string | null;
+  /** Files that it reads, which are kept until it has ended. */
+  fileIds: readonly string[];
+};
+
+/** @param guard SQL that is true only if the change was made which the task belongs to */
+export function insertTask(db: D1Database, task: NewTask, guard = 'TRUE'): D1PreparedStatement[] {
+  return [
+    db
+      .prepare(
+        `INSERT INTO tasks (id, tenant, seq, kind, subject, base_model, request, spec, input_digest, created_at, status, revision)
+         SELECT ?, ?, ${nextSeq('tasks')}, ?, ?, ?, ?, ?, ?, ?, 'queued', ? WHERE ${guard}`,
+      )
+      .bind(
+        task.id,
+        task.tenant,
+        task.spec.kind,
+        task.subject,
+        task.spec.baseModel,
+        JSON.stringify(task.request),
+        JSON.stringify(task.spec),
+        task.inputDigest ?? null,
+        nowMs(),
+        crypto.randomUUID(),
+      ),
+    holdFiles(db, task.id, task.fileIds, guard),
+  ];
+}
+
+/** Keeps files from being deleted until the work has ended. */
+export function holdFiles(
+  db: D1Database,
+  workId: string,
+  fileIds: readonly string[],
+  guard = 'TRUE',
+): D1PreparedStatement {
+  return db
+    .prepare(`INSERT OR IGNORE INTO work_files (work_id, file_id) SELECT ?1, value FROM json_each(?2) WHERE ${guard}`)
+    .bind(workId, JSON.stringify(fileIds));
+}
+
+/** Whoever's it is: for backends and the sweeper only. */
+export function findTask(db: D1Database, id: string): Promise<TaskRow | null> {
+  return db.prepare('SELECT * FROM tasks WHERE id = ?').bind(id).first<TaskRow>();
+}
+
+export function getTask(db: D1Database, tenant: string, kind: TaskRow['kind'], id: string): Promise<TaskRow | null> {
+  return db
+    .prepare('SELECT * FROM tasks WHERE id = ? AND tenant = ? AND kind = ?')
+    .bind(id, tenant, kind)
+    .first<TaskRow>();
+}
+
+/** Tasks that a backend with these base models could take, oldest first. */
+export async function queuedTasks(
+  db: D1Database,
+  baseModels: readonly string[],
+  atMs: number,
+  limit: number,
+): Promise<TaskRow[]> {
+  const { results } = await db
+    .prepare(
+      `SELECT * FROM tasks WHERE status = 'queued' AND not_before <= ?2 AND base_model IN (SELECT value FROM json_each(?1)) ORDER BY seq LIMIT ?3`,
+    )
+    .bind(JSON.stringify(baseModels), atMs, limit)
+    .all<TaskRow>();
+  return results;
+}
+
+export async function expiredTasks(db: D1Database, atMs: number): Promise<TaskRow[]> {
+  const { results } = await db
+    .prepare(`SELECT * FROM tasks WHERE status = 'running' AND lease_expires_at <= ? ORDER BY seq LIMIT 100`)
+    .bind(atMs)
+    .all<TaskRow>();
+  return results;
+}
+
+/** A finished task, newest first, whose inputs were equal; null where there is none. */
+export function equalTask(db: D1Database, tenant: string, inputDigest: string): Promise<TaskRow | null> {
+  return db
+    .prepare(
+      `SELECT * FROM tasks WHERE input_digest = ? AND tenant = ? AND status = 'succeeded' ORDER BY seq DESC LIMIT 1`,
+    )
+    .bind(inputDigest, tenant)
+    .first<TaskRow>();
+}
+
+export type AppliedTask = { outcome: Outcome; task: TaskRow | null; row: TaskRow };
+
+const MAX_ROUNDS = 8;
+
+/**
+ * Applies an act to a task: reads, decides, writes if the row is still the one read, else begins again.
+ * @param options.resultKey object that holds the result of a success
+ * @param options.along what else is written in the same transaction; `guard` is true only if the change happened
+ * @returns null where there is no such task. `task` is the row after a change.
+ */
+export async function applyToTask(
+  db: D1Database,
+  id: string,
+  act: JobAct,
+  atMs: number,
+  options: { resultKey?: string; along?: (next: TaskStatus, guard: string) => D1PreparedStatement[] } = {},
+): Promise<AppliedTask | null> {
+  for (let round = 0; round < MAX_ROUNDS; round++) {
+    const row = await findTask(db, id);
+    if (row === null) return null;
+    const outcome = transition(stateOf(row), act, atMs);
+    if (outcome.kind !== 'change') return { outcome, task: null, row };
+    const { next } = outcome;
+    const status = next.status as TaskStatus;
+    const revision = crypto.randomUUID();
+    const update = db
+      .prepare(
+        `UPDATE tasks SET status = ?, lease_token = ?, lease_backend = ?, lease_expires_at = ?, fruitless_claims = ?, not_before = ?, error = ?,
+           finished_at = ?, result_key = COALESCE(?, result_key), revision = ? WHERE id = ? AND revision = ? RETURNING *`,
+      )
+      .bind(
+        status,
+        next.leaseToken,
+        next.leaseBackend,
+        next.leaseExpiresAtMs,
+        next.fruitlessClaims,
+        next.notBeforeMs,
+        next.error === null ? null : JSON.stringify(next.error),
+        TERMINAL.has(status) ? atMs : null,
+        options.resultKey ?? null,
+        revision,
+        id,
+        row.revision,
+      );
+    const guard = `EXISTS (SELECT 1 FROM tasks WHERE id = '${id.replaceAll("'", "''")}' AND revision = '${revision}')`;
+    const [updated] = await db.batch<TaskRow>([update, ...(options.along?.(status, guard) ?? [])]);
+    const task = updated?.results[0];
+    if (task !== undefined) return { outcome, task, row };
+  }
+  throw new Error(`task ${id}: ${MAX_ROUNDS} others wrote first`);
+}
+
+function stateOf(row: TaskRow): JobState {
+  return {
+    status: row.status,
+    isValidated: true,
+    leaseToken: row.lease_token,
+    leaseBackend: row.lease_backend,
+    leaseExpiresAtMs: row.lease_expires_at,
+    fruitlessClaims: row.fruitless_claims,
+    notBeforeMs: row.not_before,
+    error: row.error === null ? null : (JSON.parse(row.error) as JobError),
+  };
+}
+
+/** Where a task's result lies. The token keeps a late worker from writing over its successor's. */
+export function taskResultKey(id: string, token: number): string {
+  return `tasks/${id}/${token}/result.json`;
+}
