@@ -1,15 +1,6 @@
 /** SQL of the next list position in a table; evaluated inside the INSERT, so two writers cannot get the same. */
 export function nextSeq(
-  table:
-    | 'files'
-    | 'jobs'
-    | 'datasets'
-   
-    | 'webhook_endpoints'
-    | 'api_keys'
-    | 'tenants'
-    | 'uploads'
-    | 'batches',
+  table: 'files' | 'jobs' | 'datasets' | 'webhook_endpoints' | 'api_keys' | 'tenants' | 'uploads' | 'batches',
 ): string {
   return `(SELECT COALESCE(MAX(seq), 0) + 1 FROM ${table})`;
 }

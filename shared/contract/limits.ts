@@ -174,6 +174,40 @@ export const LIMITS = {
     /** Share of bad lines up to which a job trains on the good ones, where it does not say. */
     defaultMaxBadShare: 0.1,
   },
+  schedules: {
+    maxPerTenant: 100,
+    maxNameChars: 128,
+    maxCronChars: 256,
+    /** `GET /v1/schedules/{id}/next?count=`. */
+    maxNextRuns: 100,
+    /** A slot that is seen later than this has misfired; what happens then is the schedule's misfire policy. */
+    lateMs: 300_000,
+    /** Runs that `run_all` makes up for. */
+    maxCatchUp: 24,
+    /** Missed slots that are counted after an outage; of more the count is a lower bound. */
+    maxCountedMisses: 20_000,
+    /** A start that fails for a reason that may pass (no backend, database) is tried again after this pause, doubled up to the most… */
+    retryPauseMs: 1_000,
+    maxRetryPauseMs: 300_000,
+    /** …and given up after so many tries, about a day. */
+    maxStartTries: 300,
+    maxKeptModels: 1_000,
+    /** Records of a schedule's ended runs that are kept, newest first. */
+    maxRuns: 1_000,
+    /** Held-out examples of a gate. */
+    maxGateExamples: 10_000,
+    defaultGateMargin: 0.05,
+    defaultGateConfidence: 0.95,
+  },
+  aliases: {
+    maxPerTenant: 1_000,
+    maxNameChars: 64,
+    maxReasonChars: 512,
+    /** An isolate reads an alias again beside the request that uses it when it has known it for this long… */
+    refreshAfterMs: 1_000,
+    /** …and before it where it is this old: a promotion is everywhere after that. */
+    staleAfterMs: 2_000,
+  },
   webhooks: {
     /** Standard Webhooks 1.0 sample schedule: 10 attempts over 75 h 35 min, each gap ± `jitter`. */
     retryAfterMs: [
