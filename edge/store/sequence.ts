@@ -1,6 +1,21 @@
 /** SQL of the next list position in a table; evaluated inside the INSERT, so two writers cannot get the same. */
 export function nextSeq(
-  table: 'files' | 'jobs' | 'datasets' | 'webhook_endpoints' | 'api_keys' | 'tenants' | 'uploads' | 'batches',
+  table:
+    | 'files'
+    | 'jobs'
+    | 'tasks'
+    | 'datasets'
+    | 'validations'
+    | 'webhook_endpoints'
+    | 'webhook_events'
+    | 'api_keys'
+    | 'tenants'
+    | 'uploads'
+    | 'batches'
+    | 'schedules'
+    | 'schedule_runs'
+    | 'aliases'
+    | 'alias_changes',
 ): string {
   return `(SELECT COALESCE(MAX(seq), 0) + 1 FROM ${table})`;
 }
