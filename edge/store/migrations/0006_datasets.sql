@@ -25,16 +25,19 @@ CREATE TABLE dataset_files (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX dataset_files_by_dataset ON dataset_files (dataset_id);
 
--- Pictures that training data names, as they were when first read: who trains later reads what was validated. Of a tenant and the bytes of the file that
--- names them; they go with the last file of these bytes.
+-- Pictures that training data names (uploads, addresses on the web), as they were when first read: who trains reads what was validated. `scope` is the
+-- validation, or the other work, that read them first; an object may also be that of a file, and goes with the last row that names it.
 CREATE TABLE pinned_images (
+  scope       TEXT NOT NULL,
+  digest      TEXT NOT NULL,              -- SHA-256 of the reference, hex
   tenant      TEXT NOT NULL,
-  file_sha256 TEXT NOT NULL,
-  reference   TEXT NOT NULL,              -- https URL, file-… or sha256:…; long ones by their digest
+  reference   TEXT NOT NULL,              -- https URL, file-… or sha256:…
   object_key  TEXT NOT NULL,
   bytes       INTEGER NOT NULL,
   sha256      TEXT NOT NULL,
-  created_at  INTEGER NOT NULL,
-  PRIMARY KEY (tenant, file_sha256, reference)
+  pinned_at   INTEGER NOT NULL,
+  PRIMARY KEY (scope, digest)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX pinned_images_by_object ON pinned_images (object_key);
+CREATE INDEX pinned_images_by_content ON pinned_images (tenant, sha256);
+CREATE INDEX pinned_images_by_age ON pinned_images (pinned_at);
