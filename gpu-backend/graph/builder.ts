@@ -57,6 +57,10 @@ export const linear = (g: Graph, x: Value, weight: Value, bias?: Value): Value =
     }),
   );
 
+/** The weight [rows, width] of codes and scales as in ops/planes.ts, in f32. */
+export const dequantizePlanes = (g: Graph, codes: Value, scales: Value, attrs: OpAttrs['dequantizePlanes']): Value =>
+  one(g.emit('dequantizePlanes', [codes, scales], attrs));
+
 /** The same over a block-wise quantised weight: packed and scales as in ops/quantized.ts, bias [out]. */
 export const linearNBits = (
   g: Graph,

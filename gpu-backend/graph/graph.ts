@@ -55,6 +55,7 @@ export class Graph {
   readonly outputs: { name: string; value: Value }[] = [];
   readonly regions: Region[] = [];
   private nextId = 0;
+  private readonly producers = new Map<number, Node>();
   private scopeStack: string[] = [];
   private currentRegion = -1;
   private readonly constantCache = new Map<string, Value>();
@@ -105,15 +106,22 @@ export class Graph {
       );
     }
     const outputs = types.map((t) => this.newValue(t));
-    this.nodes.push({
+    const node = {
       op,
       attrs,
       inputs,
       outputs,
       scope: this.scopeStack.join('/'),
       region: this.currentRegion,
-    } as Node);
+    } as Node;
+    this.nodes.push(node);
+    for (const { id } of outputs) this.producers.set(id, node);
     return outputs;
+  }
+
+  /** The node that makes a value; undefined for inputs and constants. */
+  producerOf(value: Value): Node | undefined {
+    return this.producers.get(value.id);
   }
 
   /** Runs `body` with `name` appended to the scope of the nodes it emits. */

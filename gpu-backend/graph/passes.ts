@@ -1,6 +1,7 @@
 import { dimKey, sameShape, showShape, symbolsOf } from './dim.ts';
 import type { Graph, Node, Value } from './graph.ts';
 import type { OpName } from './ops/attrs.ts';
+import { widensWeight } from './ops/infer.ts';
 import type { OpRow } from './ops/row.ts';
 import { OPS } from './ops/table.ts';
 
@@ -21,11 +22,17 @@ export function liveNodes(graph: Graph): Node[] {
  * Orders nodes so that ONNX Runtime really frees memory. It walks depth-first from the leaves (nodes nobody consumes,
  * such as weight gradients), last leaf first; in natural order it would run the whole dx chain before any dW and keep
  * every activation. So leaves go last, in reverse order (measured: 868 MB live → 188 MB with checkpointing).
+ *
+ * Of a node's inputs it visits those made by late nodes first. Weights that are widened from how they are stored go first, so that
+ * each is made right before it is read and not before everything else.
  */
 export function orderForRelease(nodes: readonly Node[]): Node[] {
   const consumed = new Set(nodes.flatMap((n) => n.inputs.map((v) => v.id)));
+  const produced = new Set(nodes.flatMap((n) => n.outputs.map((v) => v.id)));
   const isLeaf = (n: Node): boolean => !n.outputs.some((o) => consumed.has(o.id));
-  return [...nodes.filter((n) => !isLeaf(n)), ...nodes.filter(isLeaf).reverse()];
+  const isWidening = (n: Node): boolean => widensWeight(n) && !n.inputs.some((v) => produced.has(v.id));
+  const rest = nodes.filter((n) => !isLeaf(n));
+  return [...rest.filter(isWidening), ...rest.filter((n) => !isWidening(n)), ...nodes.filter(isLeaf).reverse()];
 }
 
 /**

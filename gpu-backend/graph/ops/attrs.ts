@@ -47,6 +47,13 @@ export interface OpAttrs {
   matmul: { readonly transA: boolean; readonly transB: boolean; readonly alpha: number };
   /** (packed [out, blocks, blockSize·bits/8] u8, scales [out, blocks]) → weight [out, width]; see quantized.ts. */
   dequantizeBlocks: { readonly bits: 4 | 8; readonly blockSize: number; readonly width: number };
+  /** (codes [P, blockSize] u8, scales [rows·blocks]) → weight [rows, width]; see planes.ts. */
+  dequantizePlanes: {
+    readonly bits: 4 | 8;
+    readonly blockSize: number;
+    readonly rows: number;
+    readonly width: number;
+  };
   /**
    * (x [N, in], packed, scales, bias? [out]) → [N, out]. accuracyLevel 0: products in f32; 4: the kernel may round each block of
    * x to int8 first, which is several times faster.

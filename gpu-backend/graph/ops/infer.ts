@@ -1,5 +1,5 @@
 import { broadcastShapes, dimKey, type Shape, sameDim, showShape } from '../dim.ts';
-import type { DType, Graph, TensorType, Value } from '../graph.ts';
+import type { DType, Graph, Node, TensorType, Value } from '../graph.ts';
 
 /** Helpers that op rows share: argument checks and gradient plumbing. */
 
@@ -54,6 +54,22 @@ export function broadcastType(a: TensorType, b: TensorType): TensorType[] {
 /** Emits a single-output node. */
 export function one(values: readonly Value[]): Value {
   return arg(values, 0, 'output');
+}
+
+/** Whether a node widens a weight from how it is stored, by op and types alone. */
+export function widensWeight(node: Node): boolean {
+  return node.op === 'dequantizePlanes' || (node.op === 'cast' && node.inputs[0]?.dtype === 'f16');
+}
+
+/**
+ * A weight for another use far from the first: one that is stored in fewer bits is widened again. Kept, it would take the memory of
+ * f32 from the forward to the backward pass.
+ */
+export function widenedAgain(graph: Graph, weight: Value): Value {
+  const node = graph.producerOf(weight);
+  if (node === undefined || !widensWeight(node)) return weight;
+  if (node.inputs.some((v) => graph.producerOf(v) !== undefined)) return weight;
+  return one(graph.emit(node.op, node.inputs, node.attrs));
 }
 
 /** An f32 scalar literal. */

@@ -1,7 +1,7 @@
 import { type Dim, sameShape, showShape } from '../dim.ts';
 import type { Graph, Value } from '../graph.ts';
 import { at, broadcastIndex, forEachIndex, type NdArray, nd, sizeOf, stridesOf } from '../nd.ts';
-import { arg, expectDtype, expectRank, expectSame, one, scalar, unbroadcast } from './infer.ts';
+import { arg, expectDtype, expectRank, expectSame, one, scalar, unbroadcast, widenedAgain } from './infer.ts';
 import type { OpRow } from './row.ts';
 
 function gemmOf(graph: Graph, a: Value, b: Value, transA: boolean, transB: boolean, alpha: number): Value {
@@ -50,8 +50,12 @@ export const gemm: OpRow<'gemm'> = {
     const { transA, transB, alpha, beta } = c.attrs;
     const [a, b, bias] = [arg(c.inputs, 0, 'a'), arg(c.inputs, 1, 'b'), c.inputs[2]];
     // y = op(a) op(b): d op(a) = g op(b)^T, d op(b) = op(a)^T g; a transposed operand swaps the product.
-    const da = () =>
-      transA ? gemmOf(c.graph, b, c.g, transB, true, alpha) : gemmOf(c.graph, c.g, b, false, !transB, alpha);
+    const da = () => {
+      const weight = widenedAgain(c.graph, b);
+      return transA
+        ? gemmOf(c.graph, weight, c.g, transB, true, alpha)
+        : gemmOf(c.graph, c.g, weight, false, !transB, alpha);
+    };
     const db = () =>
       transB ? gemmOf(c.graph, c.g, a, true, transA, alpha) : gemmOf(c.graph, a, c.g, !transA, false, alpha);
     const grads: (Value | undefined)[] = [c.wants[0] ? da() : undefined, c.wants[1] ? db() : undefined];

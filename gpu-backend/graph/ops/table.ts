@@ -26,6 +26,7 @@ import { concat, expand, fill, gather, pad, reshape, scatterRows, slice, split, 
 import { gemm, logSoftmax, matmul, softmax } from './linalg.ts';
 import { crossEntropy, crossEntropyGrad } from './loss.ts';
 import { addRmsNorm, layerNorm, rmsNorm } from './norm.ts';
+import { dequantizePlanes } from './planes.ts';
 import { dequantizeBlocks, linearNBits } from './quantized.ts';
 import { argmax, reduceMean, reduceSum } from './reduce.ts';
 import type { OpRow } from './row.ts';
@@ -63,6 +64,7 @@ export const OPS: { readonly [K in OpName]: OpRow<K> } = {
   gemm,
   matmul,
   dequantizeBlocks,
+  dequantizePlanes,
   linearNBits,
   quantizeRows,
   matmulInt8,
