@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { faultPoint } from './fault-point.ts';
 import { bytesOf, DTYPE_BYTES, elementCount, type StoredDtype } from './tensor.ts';
 
 /** A tensor to write; `data` may be a function, called only when its turn comes, so that one tensor at a time is in memory. */
@@ -74,6 +75,7 @@ export function encodeHeader(
 
 async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let done = 0; done < bytes.byteLength; ) {
+    faultPoint('file.write');
     const { bytesWritten } = await file.write(bytes, done, Math.min(1 << 26, bytes.byteLength - done));
     done += bytesWritten;
   }
@@ -85,14 +87,17 @@ async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
  */
 export async function replaceFile(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
   const temporary = `${path}.${process.pid}-${randomBytes(4).toString('hex')}.tmp`;
+  faultPoint('file.open');
   const file = await open(temporary, 'wx');
   try {
     try {
       await write(file);
+      faultPoint('file.sync');
       await file.sync();
     } finally {
       await file.close();
     }
+    faultPoint('file.rename');
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { force: true });
@@ -100,6 +105,7 @@ export async function replaceFile(path: string, write: (file: FileHandle) => Pro
   }
   const folder = await open(dirname(path), 'r');
   try {
+    faultPoint('file.folder');
     await folder.sync();
   } finally {
     await folder.close();

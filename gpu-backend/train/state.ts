@@ -142,6 +142,16 @@ export class ParameterState {
     return Math.sqrt(sum);
   }
 
+  /** Name of a tensor that holds, or whose moments hold, something that is not a finite number; undefined where all is well. */
+  nonFinite(): string | undefined {
+    // A sum of squares in double precision is finite exactly when every float32 is.
+    const isWhole = (p: Parameter): boolean =>
+      [p.value, p.firstMoment, p.secondMoment, ...(p.average === undefined ? [] : [p.average])].every((x) =>
+        Number.isFinite(p.kernels.sumSquares(x)),
+      );
+    return this.parameters.find((p) => !isWhole(p))?.name;
+  }
+
   /**
    * One AdamW update of every tensor from the gradients held, clipped to a global norm. A non-finite gradient changes
    * nothing and does not count as a step.
