@@ -41,7 +41,17 @@ import {
   putCheckpointFile,
 } from './routes/internalJobs.ts';
 import { internalFileContent, modelFile, modelManifest } from './routes/internalStore.ts';
-import { cancelJob, createJob, jobCheckpoints, jobEvents, listAllJobs, retrieveJob } from './routes/jobs.ts';
+import { claimTask, finishTask, heartbeatTask } from './routes/internalTasks.ts';
+import {
+  cancelJob,
+  createJob,
+  jobCheckpoints,
+  jobEvents,
+  listAllJobs,
+  pauseJob,
+  resumeJob,
+  retrieveJob,
+} from './routes/jobs.ts';
 import { metricsAccess, showMetrics } from './routes/metrics.ts';
 import { listAllModels, removeModel, retrieveModel } from './routes/models.ts';
 import { openApi } from './routes/openapi.ts';
@@ -97,6 +107,8 @@ export function createApp(): Hono<AppEnv> {
   app.get('/v1/fine_tuning/jobs', listAllJobs);
   app.get('/v1/fine_tuning/jobs/:id', retrieveJob);
   app.post('/v1/fine_tuning/jobs/:id/cancel', cancelJob);
+  app.post('/v1/fine_tuning/jobs/:id/pause', pauseJob);
+  app.post('/v1/fine_tuning/jobs/:id/resume', resumeJob);
   app.get('/v1/fine_tuning/jobs/:id/events', jobEvents);
   app.get('/v1/fine_tuning/jobs/:id/checkpoints', jobCheckpoints);
   app.post('/v1/webhook_endpoints', createWebhookEndpoint);
@@ -127,6 +139,9 @@ export function createApp(): Hono<AppEnv> {
   app.get('/internal/jobs/:id/checkpoints/:step/:name', getCheckpointFile);
   app.post('/internal/jobs/:id/checkpoints', addCheckpoint);
   app.post('/internal/jobs/:id/finish', finishJob);
+  app.post('/internal/tasks/claim', claimTask);
+  app.post('/internal/tasks/:id/heartbeat', heartbeatTask);
+  app.post('/internal/tasks/:id/finish', finishTask);
   app.get('/internal/files/:id/content', internalFileContent);
   app.get('/internal/models/:id', modelManifest);
   app.get('/internal/models/:id/files/:name', modelFile);

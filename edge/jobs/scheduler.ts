@@ -4,6 +4,7 @@ import { sweepFiles, wakeBatches } from '../files/sweep.ts';
 import { sweepFeatures } from '../store/features.ts';
 import { countRunning } from '../store/jobs.ts';
 import { nextDeliveryAt } from '../store/webhooks.ts';
+import { advanceAll } from '../tasks/advance.ts';
 import { deliverDue } from '../webhooks/deliver.ts';
 import { sweepLeases } from './sweep.ts';
 
@@ -40,6 +41,7 @@ export class Scheduler extends DurableObject<Env> {
     let gapMs = BUSY_GAP_MS;
     try {
       await sweepLeases(this.env, Date.now());
+      await advanceAll(this.env);
       this.#deliver();
       this.#chainAudit();
       await this.#sweepFiles(Date.now());

@@ -4,23 +4,27 @@ import {
   CheckpointRequest,
   ClaimRequest,
   type ClaimResponse,
+  type DataSpec,
   FinishRequest,
   JobHeartbeatRequest,
+  type JobHeartbeatResponse,
   type JobSpec,
   LEASE_HEADER,
-  type StoredFile,
+  type LeftOut,
   TrainerEventsRequest,
 } from '../../shared/contract/backend.ts';
 import { ApiError, errorMessage } from '../../shared/contract/errors.ts';
-import type { Hyperparameters } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import type { Stage } from '../../shared/contract/training.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { hex, UNSIGNED_PAYLOAD } from '../../shared/wire/signature.ts';
+import { nowMs } from '../clock.ts';
 import { type AppEnv, type Env, scheduler } from '../env.ts';
 import { servedModels } from '../fleet/pick.ts';
 import { liveBackends } from '../fleet/registry.ts';
 import { checkpointModelName, tunedModelName } from '../jobs/names.ts';
 import { metricsFile } from '../jobs/results.ts';
+import { LEASED, TERMINAL } from '../jobs/state.ts';
 import { readSignedJson } from '../middleware/signed.ts';
 import {
   checkpointKey,
@@ -28,12 +32,11 @@ import {
   insertCheckpoint,
   insertModel,
   manifestOf,
-  newestCheckpoint,
+  newestCheckpoints,
   recordCheckpointFile,
   uploadedFiles,
 } from '../store/checkpoints.ts';
 import { insertEvent } from '../store/events.ts';
-import { findFile } from '../store/files.ts';
 import {
   type Applied,
   applyToJob,
@@ -53,9 +56,9 @@ export async function claimJob(c: Context<AppEnv>): Promise<Response> {
   );
   const models = [...servedModels(mine).keys()];
   if (models.length === 0) return c.body(null, 204);
-  for (const { id } of await queuedJobs(c.env.DB, models, Date.now(), 8)) {
+  for (const { id } of await queuedJobs(c.env.DB, models, nowMs(), 8)) {
     // Another backend may be quicker; then the next one is tried.
-    const applied = await applyToJob(c.env.DB, id, { type: 'claim', backendId }, Date.now());
+    const applied = await applyToJob(c.env.DB, id, { type: 'claim', backendId }, nowMs());
     if (applied?.job == null) continue;
     const { job } = applied;
     const answer: ClaimResponse = {
@@ -69,41 +72,48 @@ export async function claimJob(c: Context<AppEnv>): Promise<Response> {
 }
 
 async function jobSpec(env: Env, job: JobRow): Promise<JobSpec> {
-  const checkpoint = await newestCheckpoint(env.DB, job.id);
-  const training = await storedFile(env, job.training_file);
-  if (training === null) throw new Error(`job ${job.id}: training file ${job.training_file} is gone`);
+  const [checkpoint, ...earlier] = await newestCheckpoints(env.DB, job.id, 4);
+  const mantis = JSON.parse(job.mantis) as StoredMantisOptions;
   return {
     id: job.id,
     baseModel: job.base_model,
     suffix: job.suffix,
     seed: job.seed,
-    hyperparameters: JSON.parse(job.hyperparameters) as Hyperparameters,
-    mantis: JSON.parse(job.mantis) as StoredMantisOptions,
-    trainingFile: training,
-    validationFile: job.validation_file === null ? null : await storedFile(env, job.validation_file),
-    trainingExamples: job.training_examples,
+    training: JSON.parse(job.training) as DataSpec[],
+    validation: job.validation === null ? null : (JSON.parse(job.validation) as DataSpec),
+    stages: JSON.parse(job.stages) as Stage[],
+    checkpointEvery: mantis.checkpoint_every ?? null,
+    checkpointsKept: mantis.checkpoints_kept ?? null,
+    maxDurationS: mantis.max_duration_s ?? null,
+    leftOut: JSON.parse(job.left_out) as LeftOut,
+    trainingExamples: JSON.parse(job.examples) as number[],
     adapter: job.model === job.base_model ? null : await findModel(env.DB, job.tenant, job.model),
-    resume: checkpoint === null ? null : { step: checkpoint.step, checkpoint: manifestOf(checkpoint) },
+    resume: checkpoint === undefined ? null : { step: checkpoint.step, checkpoint: manifestOf(checkpoint) },
+    earlier: earlier.map(manifestOf),
   };
-}
-
-async function storedFile(env: Env, id: string): Promise<StoredFile | null> {
-  const row = await findFile(env.DB, id);
-  return row === null ? null : { id, bytes: row.bytes, sha256: row.sha256 };
 }
 
 /** `POST /internal/jobs/{id}/heartbeat`. */
 export async function heartbeatJob(c: Context<AppEnv>): Promise<Response> {
   const { token } = await readSignedJson(c, JobHeartbeatRequest);
-  const { job, row } = must(c, await applyToJob(c.env.DB, jobId(c), { type: 'heartbeat', token }, Date.now()));
-  return c.json({ cancel: (job ?? row).status === 'cancelled', expiresAt: (job ?? row).lease_expires_at ?? 0 });
+  const { job, row } = must(c, await applyToJob(c.env.DB, jobId(c), { type: 'heartbeat', token }, nowMs()));
+  return c.json(heardBy(job ?? row));
+}
+
+/** What a worker hears with every answer. */
+function heardBy(job: JobRow): JobHeartbeatResponse {
+  return {
+    cancel: TERMINAL.has(job.status),
+    pause: job.status === 'pausing' || job.status === 'paused',
+    expiresAt: job.lease_expires_at ?? 0,
+  };
 }
 
 /** `POST /internal/jobs/{id}/events`. Checked and written under the lease; repeats are dropped by their keys. */
 export async function addEvents(c: Context<AppEnv>): Promise<Response> {
   const { token, events } = await readSignedJson(c, TrainerEventsRequest);
   const id = jobId(c);
-  const applied = await applyToJob(c.env.DB, id, { type: 'heartbeat', token }, Date.now(), {
+  const applied = await applyToJob(c.env.DB, id, { type: 'heartbeat', token }, nowMs(), {
     along: ({ revision }) =>
       events.map(({ key, level, message, type, data, createdAt }) =>
         insertEvent(
@@ -122,7 +132,7 @@ export async function addEvents(c: Context<AppEnv>): Promise<Response> {
       ),
   });
   const { job, row } = must(c, applied);
-  return c.json({ cancel: (job ?? row).status === 'cancelled', expiresAt: (job ?? row).lease_expires_at ?? 0 });
+  return c.json(heardBy(job ?? row));
 }
 
 /** `PUT /internal/jobs/{id}/checkpoints/{step}/{name}`: one blob, streamed to the store and hashed on the way. */
@@ -131,7 +141,7 @@ export async function putCheckpointFile(c: Context<AppEnv>): Promise<Response> {
   const { id, step, name } = checkpointPath(c);
   const row = await findJob(c.env.DB, id);
   if (row === null) throw unknownJob(id);
-  if (row.lease_token !== token || row.status !== 'running') throw staleLease(id);
+  if (row.lease_token !== token || !LEASED.has(row.status)) throw staleLease(id);
   const bytes = Number(c.req.header('content-length') ?? Number.NaN);
   if (!Number.isInteger(bytes) || bytes < 1 || bytes > LIMITS.jobs.maxCheckpointFileBytes || c.req.raw.body === null) {
     throw new ApiError(
@@ -194,10 +204,10 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
       );
     }
   }
-  const nowMs = Date.now();
+  const atMs = nowMs();
   const model = checkpointModelName(tunedModelName(row, c.env.ORGANIZATION), body.step);
   const mantis = JSON.parse(row.mantis) as StoredMantisOptions;
-  const applied = await applyToJob(c.env.DB, id, { type: 'checkpoint', token: body.token }, nowMs, {
+  const applied = await applyToJob(c.env.DB, id, { type: 'checkpoint', token: body.token }, atMs, {
     along: ({ sql }) => [
       insertCheckpoint(
         c.env.DB,
@@ -206,7 +216,7 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
           job_id: id,
           step: body.step,
           token: body.token,
-          created_at: nowMs,
+          created_at: atMs,
           metrics: JSON.stringify(body.metrics),
           files: JSON.stringify(body.files),
           model,
@@ -221,7 +231,7 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
           kind: mantis.stage,
           jobId: id,
           step: body.step,
-          createdAtMs: nowMs,
+          createdAtMs: atMs,
           listed: false,
         },
         sql,
@@ -238,10 +248,10 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
   const id = jobId(c);
   const row = await findJob(c.env.DB, id);
   if (row === null) throw unknownJob(id);
-  const nowMs = Date.now();
+  const atMs = nowMs();
   let end: EndColumns | undefined;
   let name = '';
-  if (body.status === 'succeeded' && row.status === 'running' && row.lease_token === body.token) {
+  if (body.status === 'succeeded' && LEASED.has(row.status) && row.lease_token === body.token) {
     if (body.finalStep === null || (await getCheckpoint(c.env.DB, id, body.finalStep)) === null) {
       throw new ApiError(
         'invalid_value',
@@ -261,7 +271,7 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
     c.env.DB,
     id,
     { type: 'finish', token: body.token, status: body.status, error: body.error },
-    nowMs,
+    atMs,
     {
       ...(end === undefined ? {} : { end }),
       along: ({ sql }) =>
@@ -276,7 +286,7 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
                   kind: stage,
                   jobId: id,
                   step: body.finalStep,
-                  createdAtMs: nowMs,
+                  createdAtMs: atMs,
                   listed: true,
                 },
                 sql,

@@ -65,11 +65,13 @@ export function getCheckpoint(db: D1Database, jobId: string, step: number): Prom
   return db.prepare('SELECT * FROM checkpoints WHERE job_id = ? AND step = ?').bind(jobId, step).first<CheckpointRow>();
 }
 
-export function newestCheckpoint(db: D1Database, jobId: string): Promise<CheckpointRow | null> {
-  return db
-    .prepare('SELECT * FROM checkpoints WHERE job_id = ? ORDER BY step DESC LIMIT 1')
-    .bind(jobId)
-    .first<CheckpointRow>();
+/** Newest first. */
+export async function newestCheckpoints(db: D1Database, jobId: string, limit: number): Promise<CheckpointRow[]> {
+  const { results } = await db
+    .prepare('SELECT * FROM checkpoints WHERE job_id = ? ORDER BY step DESC LIMIT ?')
+    .bind(jobId, limit)
+    .all<CheckpointRow>();
+  return results;
 }
 
 /** Newest first. */

@@ -1,7 +1,7 @@
 import type { DataSpec } from '../../shared/contract/backend.ts';
 import type { FineTuningJob, Hyperparameters, JobError, JobStatus } from '../../shared/contract/jobs.ts';
 import type { TrainStage } from '../../shared/contract/models.ts';
-import type { MantisOptions, Stage } from '../../shared/contract/training.ts';
+import type { MantisOptions, Stage, StageDraft } from '../../shared/contract/training.ts';
 import type { WebhookEventType } from '../../shared/contract/webhooks.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { type JobAct, type JobState, type Outcome, TERMINAL, transition } from '../jobs/state.ts';
@@ -68,8 +68,9 @@ export type NewJob = Pick<
   mantis: StoredMantisOptions;
   training: DataSpec[];
   validation: DataSpec | null;
-  stages: (Omit<Stage, 'batch_size'> & { batch_size: number | null })[];
+  stages: StageDraft[];
   validation_task: string;
+  revision: string;
 };
 
 /** A new job, whose data a task validates. @param guard SQL: the row is written only where it is true */
@@ -98,7 +99,7 @@ export function insertJob(db: D1Database, job: NewJob, guard = 'TRUE'): D1Prepar
       JSON.stringify(job.stages),
       job.validation_task,
       job.schedule_id,
-      crypto.randomUUID(),
+      job.revision,
     );
 }
 

@@ -42,6 +42,8 @@ export type NewTask = {
   inputDigest?: string | null;
   /** Files that it reads, which are kept until it has ended. */
   fileIds: readonly string[];
+  /** A task that has found the same already: this one begins as succeeded, with its result. */
+  equal?: TaskRow | null;
 };
 
 /** @param guard SQL that is true only if the change was made which the task belongs to */
@@ -49,8 +51,8 @@ export function insertTask(db: D1Database, task: NewTask, guard = 'TRUE'): D1Pre
   return [
     db
       .prepare(
-        `INSERT INTO tasks (id, tenant, seq, kind, subject, base_model, request, spec, input_digest, created_at, status, revision)
-         SELECT ?, ?, ${nextSeq('tasks')}, ?, ?, ?, ?, ?, ?, ?, 'queued', ? WHERE ${guard}`,
+        `INSERT INTO tasks (id, tenant, seq, kind, subject, base_model, request, spec, input_digest, created_at, status, result_key, finished_at, revision)
+         SELECT ?, ?, ${nextSeq('tasks')}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE ${guard}`,
       )
       .bind(
         task.id,
@@ -62,6 +64,9 @@ export function insertTask(db: D1Database, task: NewTask, guard = 'TRUE'): D1Pre
         JSON.stringify(task.spec),
         task.inputDigest ?? null,
         nowMs(),
+        task.equal == null ? 'queued' : 'succeeded',
+        task.equal?.result_key ?? null,
+        task.equal == null ? null : nowMs(),
         crypto.randomUUID(),
       ),
     holdFiles(db, task.id, task.fileIds, guard),

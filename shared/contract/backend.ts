@@ -7,7 +7,7 @@ import { DatasetReport, Subset } from './datasets.ts';
 import { CheckpointMetrics, JobError } from './jobs.ts';
 import { LIMITS } from './limits.ts';
 import { ModelCard, TrainStage } from './models.ts';
-import { Stage } from './training.ts';
+import { Stage, StageDraft } from './training.ts';
 
 // ── Generation: edge → backend ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -322,7 +322,7 @@ export const ValidateTask = z.object({
   adapter: z.nullable(z.object({ id: z.string(), base: z.string(), kind: TrainStage, files: z.array(WeightFile) })),
   training: z.array(DataSpec),
   validation: z.nullable(DataSpec),
-  stages: z.array(Stage),
+  stages: z.array(StageDraft),
   maxBadShare: z.number(),
 });
 export type ValidateTask = z.infer<typeof ValidateTask>;

@@ -25,9 +25,10 @@ export const HyperparametersRequest = z.strictObject({
   learning_rate_multiplier: z.optional(z.union([auto, z.number().check(z.gt(0), z.maximum(1000))])),
 });
 
+/** As decided; `batch_size` is `auto` until validation has counted the examples. */
 export const Hyperparameters = z.object({
   n_epochs: z.int(),
-  batch_size: z.int(),
+  batch_size: z.union([z.int(), auto]),
   learning_rate_multiplier: z.number(),
 });
 export type Hyperparameters = z.infer<typeof Hyperparameters>;

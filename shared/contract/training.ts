@@ -121,3 +121,17 @@ export const Stage = z.object({
   data: z.int(),
 });
 export type Stage = z.infer<typeof Stage>;
+
+/** A stage before validation has counted the examples: `batch_size` null is `autoBatchSize` of their number. */
+export const StageDraft = z.extend(Stage, { batch_size: z.nullable(z.int()) });
+export type StageDraft = z.infer<typeof StageDraft>;
+
+/** Batches of at most 8 that give every epoch at least eight steps where there are examples for it. */
+export function autoBatchSize(examples: number): number {
+  return Math.min(8, Math.max(1, Math.floor(examples / 8)));
+}
+
+/** @param examples usable ones of each list of training data */
+export function decideStages(stages: readonly StageDraft[], examples: readonly number[]): Stage[] {
+  return stages.map((stage) => ({ ...stage, batch_size: stage.batch_size ?? autoBatchSize(examples[stage.data] ?? 0) }));
+}

@@ -1,0 +1,35 @@
+/** The task that validates data, for a job or for a client that asks for it alone. */
+import type { DataSpec, ValidateTask } from '../../shared/contract/backend.ts';
+import type { StageDraft } from '../../shared/contract/training.ts';
+import { sha256Hex } from '../../shared/wire/signature.ts';
+import type { Env } from '../env.ts';
+import type { KnownModel } from '../fleet/models.ts';
+import { equalTask, type NewTask, type TaskRow } from '../store/tasks.ts';
+import { dataDigest } from './spec.ts';
+
+/** Everything of a validation's row but its id, its subject and what the client asked. `equal`: one that has found the same already. */
+export type PreparedValidation = Pick<NewTask, 'spec' | 'fileIds'> & { inputDigest: string; equal: TaskRow | null };
+
+export async function prepareValidation(
+  env: Env,
+  tenant: string,
+  { card, adapter }: Pick<KnownModel, 'card' | 'adapter'>,
+  asked: {
+    training: DataSpec[];
+    validation: DataSpec | null;
+    stages: StageDraft[];
+    maxBadShare: number;
+  },
+): Promise<PreparedValidation> {
+  const lists = [...asked.training, ...(asked.validation === null ? [] : [asked.validation])];
+  const spec: ValidateTask = { kind: 'validate', baseModel: card.id, adapter: adapter ?? null, ...asked };
+  const digests = await Promise.all(lists.map(dataDigest));
+  const seen = [digests, asked.validation !== null, card.digest, adapter?.id ?? null, asked.stages, asked.maxBadShare];
+  const inputDigest = await sha256Hex(new TextEncoder().encode(JSON.stringify(seen)));
+  return {
+    spec,
+    inputDigest,
+    fileIds: [...new Set(lists.flatMap(({ files }) => files.map(({ file }) => file.id)))],
+    equal: await equalTask(env.DB, tenant, inputDigest),
+  };
+}

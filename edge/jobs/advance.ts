@@ -1,0 +1,105 @@
+/**
+ * Moves jobs on whose validation has ended. The end of a task and the change of its job are two transactions: what is lost between them the sweeper finds,
+ * and doing it twice changes nothing.
+ */
+import { ValidateResult } from '../../shared/contract/backend.ts';
+import type { Hyperparameters, JobError } from '../../shared/contract/jobs.ts';
+import { decideStages, type StageDraft } from '../../shared/contract/training.ts';
+import { nowMs } from '../clock.ts';
+import type { Env } from '../env.ts';
+import { insertEvent } from '../store/events.ts';
+import { applyToJob, type JobRow, jobsToAdvance, type ValidatedColumns } from '../store/jobs.ts';
+import { findTask, type TaskRow } from '../store/tasks.ts';
+
+/** @returns how many jobs may be claimed now that could not before */
+export async function advanceJobs(env: Env): Promise<number> {
+  let queued = 0;
+  for (const job of await jobsToAdvance(env.DB, 100)) if (await advanceJob(env, job)) queued++;
+  return queued;
+}
+
+async function advanceJob(env: Env, job: JobRow): Promise<boolean> {
+  const task = job.validation_task === null ? null : await findTask(env.DB, job.validation_task);
+  if (task === null) return false;
+  const { error, result } = await endOf(env, task);
+  const validated = result === null || error !== null ? undefined : columns(job, result);
+  const applied = await applyToJob(env.DB, job.id, { type: 'validated', error }, nowMs(), {
+    ...(validated === undefined ? {} : { validated }),
+    along: ({ revision }) =>
+      result === null
+        ? []
+        : [
+            insertEvent(
+              env.DB,
+              {
+                jobId: job.id,
+                key: 'validated',
+                createdAtMs: nowMs(),
+                level: error === null ? 'info' : 'error',
+                message: summary(result),
+                type: 'message',
+                data: { ...numbersOf(result), validation: task.id },
+              },
+              revision,
+            ),
+          ],
+  });
+  return applied?.job?.status === 'queued';
+}
+
+async function endOf(env: Env, task: TaskRow): Promise<{ error: JobError | null; result: ValidateResult | null }> {
+  if (task.status !== 'succeeded') {
+    const known = task.error === null ? null : (JSON.parse(task.error) as JobError);
+    const message = known?.message ?? `validation was ${task.status}`;
+    return {
+      error: { code: known?.code ?? 'validation_failed', message, param: known?.param ?? 'training_file' },
+      result: null,
+    };
+  }
+  const object = task.result_key === null ? null : await env.BLOBS.get(task.result_key);
+  if (object === null)
+    return {
+      error: { code: 'validation_failed', message: 'the result of the validation is gone', param: 'training_file' },
+      result: null,
+    };
+  const result = ValidateResult.parse(await object.json());
+  if (result.report.verdict === 'accepted') return { error: null, result };
+  const first = result.report.problems.find(({ severity }) => severity === 'error');
+  const where =
+    first === undefined ? '' : ` The first: ${first.line === null ? '' : `line ${first.line}, `}${first.message}`;
+  const isValidation = first?.data === 'validation';
+  return {
+    error: {
+      code: 'invalid_training_file',
+      message: `${summary(result)}${where} ${task.id} has the whole report.`,
+      param: isValidation ? 'validation_file' : 'training_file',
+    },
+    result,
+  };
+}
+
+function columns(job: JobRow, result: ValidateResult): ValidatedColumns {
+  const stages = decideStages(JSON.parse(job.stages) as StageDraft[], result.trainingExamples);
+  const hyperparameters = JSON.parse(job.hyperparameters) as Hyperparameters;
+  if (hyperparameters.batch_size === 'auto') hyperparameters.batch_size = stages.at(-1)?.batch_size ?? 1;
+  return { leftOut: JSON.stringify(result.leftOut), examples: result.trainingExamples, stages, hyperparameters };
+}
+
+/** One sentence: what is trained on, what is not, and why. */
+function summary({ report }: ValidateResult): string {
+  const usable = report.training.reduce((sum, { usable: n }) => sum + n, 0);
+  const bad = report.training.reduce((sum, { bad: n }) => sum + n, 0);
+  const share = `${(100 * report.bad_share).toFixed(1)} %`;
+  if (report.verdict === 'refused')
+    return usable === 0
+      ? 'Files refused: there is no usable example.'
+      : `Files refused: ${share} of the lines are bad, at most ${(100 * report.max_bad_share).toFixed(1)} % may be.`;
+  if (bad === 0) return `Files validated: ${usable} examples.`;
+  return `Files validated: ${usable} examples; ${bad} bad lines (${share}) are left out.`;
+}
+
+/** The report without its lists: small enough for an event. */
+function numbersOf({ report }: ValidateResult): Record<string, unknown> {
+  const { problems: _problems, left_out, ...rest } = report;
+  return { ...rest, left_out: left_out.map(({ data, lines, total }) => ({ data, lines: lines.slice(0, 100), total })) };
+}

@@ -1,0 +1,122 @@
+/** Making a job: what a request and a schedule have in common. */
+import { ApiError } from '../../shared/contract/errors.ts';
+import type { CreateJobRequest } from '../../shared/contract/jobs.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import { newId } from '../../shared/wire/ids.ts';
+import { nowMs } from '../clock.ts';
+import { dataSpecOf } from '../datasets/spec.ts';
+import { prepareValidation } from '../datasets/task.ts';
+import type { Env } from '../env.ts';
+import { resolveModel } from '../fleet/models.ts';
+import { type Actor, auditEntry } from '../store/audit.ts';
+import { insertEvent } from '../store/events.ts';
+import { insertJob } from '../store/jobs.ts';
+import { holdFiles, insertTask } from '../store/tasks.ts';
+import { decideOptions } from './options.ts';
+
+export type PreparedJob = { id: string; statements: D1PreparedStatement[] };
+
+/**
+ * Checks a request and prepares the rows of its job and of the task that validates its data: one transaction makes the job. It begins as
+ * `validating_files`.
+ * @param options.guard SQL: the rows are written only where it is true
+ * @throws ApiError for what the request gets wrong: model, files, options
+ */
+export async function prepareJob(
+  env: Env,
+  actor: Actor,
+  request: CreateJobRequest,
+  options: { scheduleId?: string; guard?: string } = {},
+): Promise<PreparedJob> {
+  const { tenant } = actor;
+  const model = await resolveModel(env, tenant, request.model);
+  const decided = decideOptions(request, model);
+  const training = await Promise.all(decided.data.map(({ id, param }) => dataSpecOf(env, tenant, id, param)));
+  const validation =
+    request.validation_file == null ? null : await dataSpecOf(env, tenant, request.validation_file, 'validation_file');
+  const tooLarge = model.card.contextTokens;
+  const overlong = decided.stages.find(({ max_tokens }) => max_tokens !== undefined && max_tokens > tooLarge);
+  if (overlong !== undefined)
+    throw new ApiError(
+      'invalid_value',
+      `method.supervised.mantis.max_tokens: expected at most ${tooLarge}, the context of ${model.card.id}, received ${overlong.max_tokens}.`,
+      { param: 'method.supervised.mantis.max_tokens' },
+    );
+
+  const id = newId('ftjob-');
+  const taskId = newId('dsval_');
+  const guard = options.guard ?? 'TRUE';
+  const revision = crypto.randomUUID();
+  const prepared = await prepareValidation(env, tenant, model, {
+    training,
+    validation,
+    stages: decided.stages,
+    maxBadShare: decided.mantis.max_bad_share ?? LIMITS.jobs.defaultMaxBadShare,
+  });
+  const statements = [
+    insertJob(
+      env.DB,
+      {
+        id,
+        tenant,
+        created_at: nowMs(),
+        model: request.model,
+        base_model: model.card.id,
+        suffix: request.suffix ?? null,
+        seed: request.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]! >>> 1,
+        hyperparameters: decided.hyperparameters,
+        mantis: decided.mantis,
+        metadata: request.metadata == null ? null : JSON.stringify(request.metadata),
+        training_file: request.training_file,
+        validation_file: request.validation_file ?? null,
+        training,
+        validation,
+        stages: decided.stages,
+        validation_task: taskId,
+        schedule_id: options.scheduleId ?? null,
+        revision,
+      },
+      guard,
+    ),
+    ...insertTask(
+      env.DB,
+      {
+        id: taskId,
+        tenant,
+        subject: id,
+        ...prepared,
+        request: {
+          model: request.model,
+          training_file: request.training_file,
+          validation_file: request.validation_file ?? null,
+        },
+      },
+      guard,
+    ),
+    holdFiles(env.DB, id, prepared.fileIds, guard),
+    insertEvent(
+      env.DB,
+      {
+        jobId: id,
+        key: 'created',
+        createdAtMs: nowMs(),
+        level: 'info',
+        message: `Created fine-tuning job: ${id}`,
+        type: 'message',
+        data: null,
+      },
+      revision,
+    ),
+    auditEntry(
+      env.DB,
+      actor,
+      {
+        action: 'fine_tuning.job.created',
+        object: id,
+        data: { model: request.model, schedule: options.scheduleId ?? null },
+      },
+      guard,
+    ),
+  ];
+  return { id, statements };
+}

@@ -1,0 +1,88 @@
+/** What a backend calls about tasks: claim, heartbeat, finish. Every write carries the fencing token of its lease. */
+import type { Context } from 'hono';
+import {
+  ClaimRequest,
+  JobHeartbeatRequest,
+  type TaskClaim,
+  TaskFinishRequest,
+  type TaskSpec,
+} from '../../shared/contract/backend.ts';
+import { ApiError } from '../../shared/contract/errors.ts';
+import { nowMs } from '../clock.ts';
+import { type AppEnv, scheduler } from '../env.ts';
+import { servedModels } from '../fleet/pick.ts';
+import { liveBackends } from '../fleet/registry.ts';
+import { readSignedJson } from '../middleware/signed.ts';
+import { type AppliedTask, applyToTask, findTask, queuedTasks, taskResultKey } from '../store/tasks.ts';
+import { advanceAll } from '../tasks/advance.ts';
+import { taskEnd } from '../tasks/end.ts';
+
+/** `POST /internal/tasks/claim`: the oldest queued task that this backend can do, or 204. */
+export async function claimTask(c: Context<AppEnv>): Promise<Response> {
+  const { backendId } = await readSignedJson(c, ClaimRequest);
+  const mine = (await liveBackends(c.env, true)).filter(
+    ({ report }) => report.id === backendId && report.state === 'ready',
+  );
+  const models = [...servedModels(mine).keys()];
+  if (models.length === 0) return c.body(null, 204);
+  for (const { id } of await queuedTasks(c.env.DB, models, nowMs(), 8)) {
+    const applied = await applyToTask(c.env.DB, id, { type: 'claim', backendId }, nowMs());
+    if (applied?.task == null) continue;
+    const { task } = applied;
+    const answer: TaskClaim = {
+      id: task.id,
+      tenant: task.tenant,
+      spec: JSON.parse(task.spec) as TaskSpec,
+      lease: { token: task.lease_token, expiresAt: task.lease_expires_at ?? 0 },
+    };
+    c.executionCtx.waitUntil(scheduler(c.env).wake());
+    return c.json(answer);
+  }
+  return c.body(null, 204);
+}
+
+/** `POST /internal/tasks/{id}/heartbeat`. */
+export async function heartbeatTask(c: Context<AppEnv>): Promise<Response> {
+  const { token } = await readSignedJson(c, JobHeartbeatRequest);
+  const { task, row } = must(c, await applyToTask(c.env.DB, taskId(c), { type: 'heartbeat', token }, nowMs()));
+  return c.json({ cancel: (task ?? row).status === 'cancelled', expiresAt: (task ?? row).lease_expires_at ?? 0 });
+}
+
+/** `POST /internal/tasks/{id}/finish`: the result is stored first, under the lease's own key; then the row says so. Repeats are harmless. */
+export async function finishTask(c: Context<AppEnv>): Promise<Response> {
+  const body = await readSignedJson(c, TaskFinishRequest);
+  const id = taskId(c);
+  const row = await findTask(c.env.DB, id);
+  if (row === null) throw unknownTask(id);
+  const act = { type: 'finish' as const, token: body.token, status: body.status, error: body.error };
+  const isOurs = row.status === 'running' && row.lease_token === body.token;
+  const end = isOurs ? await taskEnd(c.env, row, body) : null;
+  if (end !== null && body.status === 'succeeded')
+    await c.env.BLOBS.put(taskResultKey(id, body.token), JSON.stringify(end.result));
+  const applied = await applyToTask(c.env.DB, id, act, nowMs(), {
+    ...(body.status === 'succeeded' ? { resultKey: taskResultKey(id, body.token) } : {}),
+    along: (status, guard) => end?.along(status, guard) ?? [],
+  });
+  const { task } = must(c, applied);
+  // Whoever waits for it hears of it now; the sweeper finds those that do not.
+  if (task !== null) await advanceAll(c.env);
+  c.executionCtx.waitUntil(scheduler(c.env).wake());
+  return c.json({ status: (task ?? row).status });
+}
+
+function taskId(c: Context<AppEnv>): string {
+  return c.req.param('id') ?? '';
+}
+
+function must(c: Context<AppEnv>, applied: AppliedTask | null): AppliedTask {
+  if (applied === null) throw unknownTask(taskId(c));
+  if (applied.outcome.kind === 'stale')
+    throw new ApiError('stale_lease', `Task ${taskId(c)}: the lease is not the newest one. Stop working on it.`);
+  if (applied.outcome.kind === 'refused')
+    throw new ApiError('invalid_state', `Task ${taskId(c)}: ${applied.outcome.reason}.`);
+  return applied;
+}
+
+function unknownTask(id: string): ApiError {
+  return new ApiError('job_not_found', `No task ${JSON.stringify(id.slice(0, 64))}.`);
+}
