@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { askCommand } from './ask.ts';
+import { checkpointCommand } from './checkpoint.ts';
 import { devicesCommand } from './devices.ts';
 import { doctorCommand } from './doctor.ts';
 import { CliError } from './error.ts';
@@ -42,6 +43,7 @@ Examples:
     askCommand(),
     finetuneCommand(),
     modelsCommand(),
+    checkpointCommand(),
     devicesCommand(),
     doctorCommand(),
     precisionCommand(),
