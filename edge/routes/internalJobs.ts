@@ -206,7 +206,6 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
   }
   const atMs = nowMs();
   const model = checkpointModelName(tunedModelName(row, c.env.ORGANIZATION), body.step);
-  const mantis = JSON.parse(row.mantis) as StoredMantisOptions;
   const applied = await applyToJob(c.env.DB, id, { type: 'checkpoint', token: body.token }, atMs, {
     along: ({ sql }) => [
       insertCheckpoint(
@@ -228,7 +227,7 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
         {
           id: model,
           base: row.base_model,
-          kind: mantis.stage,
+          kind: body.kind,
           jobId: id,
           step: body.step,
           createdAtMs: atMs,

@@ -3,18 +3,24 @@
  * an outcome for its parent, or without one when it is killed, which the parent then treats as a death. It never outlives
  * its parent, and never tries to save a lease that is gone.
  */
+import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { setPriority } from 'node:os';
 import { join } from 'node:path';
+import type { DataSpec } from '../../shared/contract/backend.ts';
 import type { CheckpointMetrics } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import { type FineTuneMetrics, type FineTuneResult, runFineTune } from '../train/finetune.ts';
+import { runFineTune } from '../train/finetune.ts';
+import type { FineTuneData, FineTuneMetrics, FineTuneResult } from '../train/finetune-spec.ts';
 import { EdgeClient } from './edge-client.ts';
 import { JobLink, LeaseLost } from './job-link.ts';
 import type { ChildStart, FromChild, JobOutcome, StopReason, ToChild } from './job-protocol.ts';
 import { OverlayStore } from './overlay-store.ts';
 
 let stopReason: StopReason | null = null;
+
+const STOPPED = { cancel: 'cancelled', pause: 'paused', drain: 'released' } as const;
+
 const stop = new AbortController();
 
 function tell(message: FromChild): Promise<void> {
@@ -33,10 +39,9 @@ async function work(start: ChildStart): Promise<JobOutcome> {
     // The lease numbers the tries, so the same sentence of a later try is a new event.
     link.event({ key: `try-${start.leaseToken}-${lines++}`, level, message, type: 'message', data: null });
 
-  const trainingFile = join(workDir, 'training.jsonl');
-  await link.fetchFile(job.trainingFile, trainingFile);
-  const validationFile = job.validationFile === null ? null : join(workDir, 'validation.jsonl');
-  if (job.validationFile !== null && validationFile !== null) await link.fetchFile(job.validationFile, validationFile);
+  const data: FineTuneData[] = [];
+  for (const spec of job.training) data.push(await fetchData(link, spec, workDir));
+  const validation = job.validation === null ? null : await fetchData(link, job.validation, workDir);
   const resumeDir = job.resume === null ? null : join(workDir, 'resume');
   if (job.resume !== null && resumeDir !== null) await link.fetchCheckpoint(job.resume.checkpoint, resumeDir);
   const tuned =
@@ -45,27 +50,24 @@ async function work(start: ChildStart): Promise<JobOutcome> {
       : await new OverlayStore(edge, workDir).fetch({ model: job.adapter.id, adapter: job.adapter });
 
   const outDir = join(workDir, 'checkpoints');
-  const { lora, checkpoint_every: checkpointEvery } = job.mantis;
   const result = await runFineTune(
     {
       baseDir: start.baseDir,
-      trainingFile,
-      epochs: job.hyperparameters.n_epochs,
-      batchSize: job.hyperparameters.batch_size,
-      learningRateMultiplier: job.hyperparameters.learning_rate_multiplier,
-      stage: job.mantis.stage,
+      data,
+      stages: job.stages,
+      leftOut: job.leftOut,
       seed: job.seed,
       threads: start.threads,
+      workDir,
       outDir,
       ...(tuned === null ? {} : { tunedDir: tuned.dir }),
-      ...(validationFile === null ? {} : { validationFile }),
-      ...(lora === undefined ? {} : { lora }),
-      ...(checkpointEvery === undefined ? {} : { checkpointEvery }),
+      ...(validation === null ? {} : { validation }),
+      ...(job.checkpointEvery === null ? {} : { checkpointEvery: job.checkpointEvery }),
       ...(resumeDir === null ? {} : { resumeDir }),
     },
     {
       signal: stop.signal,
-      readImage: (id) => link.readFile(id),
+      readImage: (reference) => link.readFile(reference),
       onEvent: say,
       onMetrics: async (metrics) => {
         link.event({
@@ -82,7 +84,7 @@ async function work(start: ChildStart): Promise<JobOutcome> {
         // A job that the user cancelled needs no more checkpoints, and its lease takes none.
         if (stopReason === 'cancel') return;
         const names = files.map(({ name }) => name);
-        await link.checkpoint(step, checkpointMetrics(metrics), dir, names);
+        await link.checkpoint(step, { kind: metrics.train, metrics: checkpointMetrics(metrics) }, dir, names);
         say('info', `Checkpoint of step ${step} saved.`);
         await link.flush();
       },
@@ -93,12 +95,23 @@ async function work(start: ChildStart): Promise<JobOutcome> {
   return outcomeOf(result);
 }
 
+/** Brings the files of a list here, each once, under names of their own. */
+async function fetchData(link: JobLink, spec: DataSpec, workDir: string): Promise<FineTuneData> {
+  const paths: string[] = [];
+  for (const { file } of spec.files) {
+    const path = join(workDir, `data-${file.sha256}`);
+    if (!existsSync(path)) await link.fetchFile(file, path);
+    paths.push(path);
+  }
+  return { spec, paths };
+}
+
 function outcomeOf(result: FineTuneResult): JobOutcome {
   switch (result.outcome) {
     case 'succeeded':
       return { status: 'succeeded', finalStep: result.finalStep, trainedTokens: result.trainedTokens };
     case 'stopped':
-      return { status: stopReason === 'cancel' ? 'cancelled' : 'released', trainedTokens: result.trainedTokens };
+      return { status: STOPPED[stopReason ?? 'drain'], trainedTokens: result.trainedTokens };
     case 'failed':
       return {
         status: 'failed',

@@ -4,6 +4,7 @@ import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CheckpointManifest, StoredFile, TrainerEvent } from '../../shared/contract/backend.ts';
 import type { CheckpointMetrics } from '../../shared/contract/jobs.ts';
+import type { TrainStage } from '../../shared/contract/models.ts';
 import { type EdgeClient, EdgeError } from './edge-client.ts';
 
 /** The edge no longer takes our writes: somebody else has the job, or it was ended. Everything must stop. */
@@ -66,7 +67,12 @@ export class JobLink {
   }
 
   /** Uploads the files of a checkpoint, then its manifest, which makes it visible as a whole. @throws LeaseLost */
-  async checkpoint(step: number, metrics: CheckpointMetrics, dir: string, names: readonly string[]): Promise<void> {
+  async checkpoint(
+    step: number,
+    { kind, metrics }: { kind: TrainStage; metrics: CheckpointMetrics },
+    dir: string,
+    names: readonly string[],
+  ): Promise<void> {
     const files: CheckpointManifest['files'] = [];
     for (const name of names) {
       const bytes = await readFile(join(dir, name));
@@ -74,7 +80,7 @@ export class JobLink {
       await this.#again(() => this.#edge.upload(path, bytes, this.#token));
       files.push({ name, bytes: bytes.byteLength, sha256: createHash('sha256').update(bytes).digest('hex') });
     }
-    const body = { token: this.#token, step, metrics, files };
+    const body = { token: this.#token, step, kind, metrics, files };
     await this.#again(() => this.#edge.post(`/internal/jobs/${this.#jobId}/checkpoints`, body));
   }
 

@@ -15,15 +15,15 @@ export interface ChildStart {
   readonly threads: number;
 }
 
-/** `cancel`: the user wants no more of it. `drain`: the server is going down; save what there is. */
-export type StopReason = 'cancel' | 'drain';
+/** `cancel`: the user wants no more of it. `pause`: not now; save what there is. `drain`: the server is going down; likewise. */
+export type StopReason = 'cancel' | 'pause' | 'drain';
 
 export type ToChild = ChildStart | { readonly type: 'stop'; readonly reason: StopReason };
 
 export type JobOutcome =
   | { readonly status: 'succeeded'; readonly finalStep: number; readonly trainedTokens: number }
   | { readonly status: 'failed'; readonly error: JobError; readonly trainedTokens: number | null }
-  | { readonly status: 'cancelled' | 'released'; readonly trainedTokens: number | null };
+  | { readonly status: 'cancelled' | 'released' | 'paused'; readonly trainedTokens: number | null };
 
 export type FromChild =
   | { readonly type: 'progress'; readonly step: number; readonly totalSteps: number }

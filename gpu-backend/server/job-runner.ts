@@ -104,7 +104,10 @@ export class JobRunner {
 
   async #work({ job, lease }: ClaimResponse): Promise<void> {
     const log = this.#o.log.child({ job: job.id, lease: lease.token });
-    log.info({ base: job.baseModel, stage: job.mantis.stage, resumeStep: job.resume?.step ?? null }, 'job claimed');
+    log.info(
+      { base: job.baseModel, stages: job.stages.map(({ train }) => train), resumeStep: job.resume?.step ?? null },
+      'job claimed',
+    );
     const workDir = join(this.#o.dataDir, 'jobs', job.id);
     this.#o.observe({ running: 1, step: job.resume?.step ?? 0 });
     let outcome: JobOutcome | 'lost';
@@ -170,6 +173,7 @@ export class JobRunner {
 
     const heart = this.#keepLease(job.id, lease, log, {
       onCancel: () => stop('cancel'),
+      onPause: () => stop('pause'),
       onLost: () => {
         lostLease = true;
         child.kill('SIGKILL');
@@ -202,7 +206,7 @@ export class JobRunner {
     jobId: string,
     lease: Lease,
     log: Logger,
-    on: { readonly onCancel: () => void; readonly onLost: () => void },
+    on: { readonly onCancel: () => void; readonly onPause: () => void; readonly onLost: () => void },
   ): { stop: () => void } {
     let expiresAt = lease.expiresAt;
     const beat = async () => {
@@ -211,6 +215,7 @@ export class JobRunner {
         const parsed = JobHeartbeatResponse.parse(answer);
         expiresAt = parsed.expiresAt;
         if (parsed.cancel) on.onCancel();
+        else if (parsed.pause === true) on.onPause();
       } catch (error) {
         const refused = error instanceof EdgeError && error.status >= 400 && error.status < 500;
         if (!refused && Date.now() < expiresAt) return; // the edge may be restarting; the lease still holds

@@ -289,6 +289,8 @@ export const LEASE_HEADER = 'x-mantis-lease';
 export const CheckpointRequest = z.object({
   token: z.int(),
   step: z.int(),
+  /** What the stage of this step trains: an early stage's checkpoint is served as that. */
+  kind: TrainStage,
   metrics: CheckpointMetrics,
   files: z.array(WeightFile).check(z.minLength(1)),
 });
