@@ -57,10 +57,58 @@ export interface Sequence {
   readonly batch: Dim;
   /** S, the padded length of every row; S = blocks · blockLength. */
   readonly length: Dim;
+  /** Present where the B·S rows are examples one behind the other, none of which sees another. */
+  readonly packed?: Packed;
 }
 
 /** How one decoder layer turns queries, keys and values [B, heads, S, D] into attention outputs [B, H, S, D]. */
 export type Attend = (layer: number, q: Value, k: Value, v: Value) => Value;
+
+/** Examples of a packed row that attend together, each filled up to the longest among them: E examples of L positions. */
+export interface PackedGroup {
+  readonly batch: Dim;
+  readonly length: Dim;
+  /** [E·L] row of the packed row that stands at each place; any where an example is filled up. */
+  readonly rows: Value;
+  readonly rope: RopeTables;
+  readonly attend: Attend;
+}
+
+/**
+ * Examples without padding, one behind the other, in T rows. Everything but attention works row by row; attention works on groups
+ * of examples of about the same length, so that its cost is that of the examples and not of the row. This is the block-diagonal
+ * causal mask with its empty blocks left out.
+ */
+export interface Packed {
+  readonly groups: readonly PackedGroup[];
+  /** [T] place of each row among the E·L of the first group, of the second, … */
+  readonly places: Value;
+}
+
+/**
+ * Attention of a layer over what it needs of its rows.
+ * @param inputs [B·S, …] each
+ * @param body from rows of equally long sequences, [batch·length, …] each, to their outputs [batch·length, …]
+ */
+export function bySequence(
+  graph: Graph,
+  seq: Sequence,
+  rope: RopeTables,
+  attend: Attend,
+  inputs: readonly Value[],
+  body: (inputs: readonly Value[], part: Pick<PackedGroup, 'batch' | 'length' | 'rope' | 'attend'>) => Value,
+): Value {
+  const { packed } = seq;
+  if (packed === undefined) return body(inputs, { batch: seq.batch, length: seq.length, rope, attend });
+  // Places where an example is filled up are read by nobody, so they have no gradient either.
+  const outputs = packed.groups.map((group) =>
+    body(
+      inputs.map((x) => g.gather(graph, x, group.rows)),
+      group,
+    ),
+  );
+  return g.gather(graph, g.concat(graph, outputs, 0), packed.places);
+}
 
 /**
  * Causal self-attention in query blocks: block i of n attends keys 0 … (i+1)·C only, so half of the scores are never
@@ -178,22 +226,30 @@ export function llamaLayer(
   const { graph } = w;
   const { heads, kvHeads, headDim } = text;
   const layer = layerName(index);
-  const toParts = (v: Value, count: number): Value => toHeads(graph, v, seq.batch, seq.length, count, headDim);
-  const rotate = (v: Value): Value => g.rope(graph, v, rope.positions_BS, rope.cos, rope.sin);
   return llamaBlock(w, text, layer, x, (h) => {
-    const part = (name: string, count: number): Value =>
-      toParts(w.linear(h, `${layer}.self_attn.${name}`, count * headDim), count);
-    const ofOne = (): Value[] => {
-      const all = toParts(joinedQkv(w, text, layer, h), heads + 2 * kvHeads);
-      const [qk, v] = g.split(graph, all, 1, [heads + kvHeads, kvHeads]) as [Value, Value];
-      return [...g.split(graph, rotate(qk), 1, [heads, kvHeads]), v];
-    };
-    const [q, k, v] = (
-      w.joins ? ofOne() : [rotate(part('q_proj', heads)), rotate(part('k_proj', kvHeads)), part('v_proj', kvHeads)]
-    ) as [Value, Value, Value];
-    const o = attend(index, q, k, v);
-    const rows = mulDims(seq.batch, seq.length);
-    return g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [rows, heads * headDim]);
+    const wide = w.joins
+      ? [joinedQkv(w, text, layer, h)]
+      : (['q_proj', 'k_proj', 'v_proj'] as const).map((name) =>
+          w.linear(h, `${layer}.self_attn.${name}`, (name === 'q_proj' ? heads : kvHeads) * headDim),
+        );
+    return bySequence(graph, seq, rope, attend, wide, (inputs, part) => {
+      const toParts = (v: Value, count: number): Value => toHeads(graph, v, part.batch, part.length, count, headDim);
+      const rotate = (v: Value): Value => g.rope(graph, v, part.rope.positions_BS, part.rope.cos, part.rope.sin);
+      const ofOne = (all: Value): Value[] => {
+        const [qk, v] = g.split(graph, toParts(all, heads + 2 * kvHeads), 1, [heads + kvHeads, kvHeads]) as [
+          Value,
+          Value,
+        ];
+        return [...g.split(graph, rotate(qk), 1, [heads, kvHeads]), v];
+      };
+      const [a, b, c] = inputs as [Value, Value, Value];
+      const [q, k, v] = (
+        w.joins ? ofOne(a) : [rotate(toParts(a, heads)), rotate(toParts(b, kvHeads)), toParts(c, kvHeads)]
+      ) as [Value, Value, Value];
+      const o = part.attend(index, q, k, v);
+      const rows = mulDims(part.batch, part.length);
+      return g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [rows, heads * headDim]);
+    });
   });
 }
 

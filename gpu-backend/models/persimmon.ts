@@ -3,7 +3,7 @@ import { mulDims } from '../graph/dim.ts';
 import type { Graph, Value } from '../graph/graph.ts';
 import { one } from '../graph/ops/infer.ts';
 import type { PersimmonConfig } from './config.ts';
-import type { DecoderLayer } from './llama.ts';
+import { bySequence, type DecoderLayer } from './llama.ts';
 import type { Weights } from './weights.ts';
 
 /** The four linear layers of a Persimmon block. */
@@ -28,25 +28,26 @@ export const persimmonLayer: DecoderLayer<PersimmonConfig> = (w, text, seq, inde
   const layer = `language_model.model.layers.${index}`;
   const attention = `${layer}.self_attn`;
   const h = norm(w, text, `${layer}.input_layernorm`, hidden, x);
-  const fused = g.reshape(graph, w.linear(h, `${attention}.query_key_value`, 3 * hidden, { bias: true }), [
-    seq.batch,
-    seq.length,
-    heads,
-    3,
-    headDim,
-  ]);
-  const byHead = g.transpose(graph, fused, [0, 2, 1, 3, 4]);
-  const part = (i: number): Value =>
-    g.reshape(graph, g.slice(graph, byHead, 3, i, i + 1), [seq.batch, heads, seq.length, headDim]);
-  const prepared = (i: number, name: string): Value => {
-    const v = text.qkNorm ? norm(w, text, `${attention}.${name}_layernorm`, headDim, part(i)) : part(i);
-    return g.rope(graph, v, rope.positions_BS, rope.cos, rope.sin);
-  };
-  const o = attend(index, prepared(0, 'q'), prepared(1, 'k'), part(2));
-  const merged = g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [
-    mulDims(seq.batch, seq.length),
-    heads * headDim,
-  ]);
+  const wide = w.linear(h, `${attention}.query_key_value`, 3 * hidden, { bias: true });
+  const merged = bySequence(
+    graph,
+    seq,
+    rope,
+    attend,
+    [wide],
+    ([rows], { batch, length, rope: { positions_BS, cos, sin }, attend: attendTo }) => {
+      const fused = g.reshape(graph, rows as Value, [batch, length, heads, 3, headDim]);
+      const byHead = g.transpose(graph, fused, [0, 2, 1, 3, 4]);
+      const part = (i: number): Value =>
+        g.reshape(graph, g.slice(graph, byHead, 3, i, i + 1), [batch, heads, length, headDim]);
+      const prepared = (i: number, name: string): Value => {
+        const v = text.qkNorm ? norm(w, text, `${attention}.${name}_layernorm`, headDim, part(i)) : part(i);
+        return g.rope(graph, v, positions_BS, cos, sin);
+      };
+      const o = attendTo(index, prepared(0, 'q'), prepared(1, 'k'), part(2));
+      return g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [mulDims(batch, length), heads * headDim]);
+    },
+  );
   const y = w.linear(merged, `${attention}.dense`, hidden, { bias: true, residual: x });
   const m = norm(w, text, `${layer}.post_attention_layernorm`, hidden, y);
   const up = w.linear(m, `${layer}.mlp.dense_h_to_4h`, text.intermediate, { bias: true });

@@ -11,6 +11,7 @@ import {
   MASKED,
   outputHead,
   ropeTables,
+  rotations,
   type Sequence,
 } from './llama.ts';
 import type { Storage } from './storage.ts';
@@ -64,7 +65,7 @@ export function decoderStack(
   attend: Attend,
   checkpoint = false,
 ): Value {
-  const rope = ropeTables(w.graph, config.text, positions_BS);
+  const rope = seq.packed?.groups[0]?.rope ?? ropeTables(w.graph, config.text, positions_BS);
   return decoder(familyOf(config).decoderLayer, w, config.text, seq, x, rope, attend, checkpoint);
 }
 
@@ -125,6 +126,38 @@ export function sequenceInputs(
   const seq = { batch, length };
   const attend = causalAttend(graph, config.text, seq, blocks, blockLength, causal, keys, checkpointAttention);
   return { seq, ids_BS, positions_BS, attend };
+}
+
+/**
+ * Declares the inputs of a packed row of T positions: `ids` [1, T]; `places` [T]; and for group i of examples that attend
+ * together, E_i examples of L_i = blocks_i · C_i positions, `group_rows.i` [E_i·L_i], `group_positions.i` [E_i, L_i] and
+ * `group_bias.i` [C_i, L_i] (see causalBias). What they mean: `Packed`.
+ * @param groups query blocks of each group's causal attention
+ */
+export function packedInputs(
+  graph: Graph,
+  config: VlmConfig,
+  groups: readonly number[],
+  checkpointAttention: boolean,
+): SequenceInputs {
+  if (groups.length === 0 || !groups.every((blocks) => Number.isInteger(blocks) && blocks >= 1))
+    throw new Error(`a packed row needs groups of one or more causal blocks each, got [${groups}]`);
+  const length = symbol('T');
+  const ids_BS = graph.input('ids', 'i64', [1, length]);
+  const places = graph.input('places', 'i64', [length]);
+  const tables = rotations(graph, config.text);
+  const made = groups.map((blocks, i) => {
+    const [batch, blockLength] = [symbol(`E${i}`), symbol(`C${i}`)];
+    const seq = { batch, length: mulDims(blockLength, blocks) };
+    const rows = graph.input(`group_rows.${i}`, 'i64', [mulDims(batch, seq.length)]);
+    const positions_BS = graph.input(`group_positions.${i}`, 'i64', [batch, seq.length]);
+    const bias = graph.input(`group_bias.${i}`, 'f32', [blockLength, seq.length]);
+    const attend = causalAttend(graph, config.text, seq, blocks, blockLength, bias, undefined, checkpointAttention);
+    return { ...seq, rows, rope: { positions_BS, ...tables }, attend };
+  });
+  const [first] = made as [(typeof made)[number]];
+  const seq: Sequence = { batch: 1, length, packed: { groups: made, places } };
+  return { seq, ids_BS, positions_BS: first.rope.positions_BS, attend: first.attend };
 }
 
 export interface ForwardOptions {

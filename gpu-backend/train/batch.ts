@@ -30,6 +30,21 @@ export interface CollatedBatch {
   readonly images: readonly SampleImage[];
   /** Tokens that are not padding. */
   readonly tokens: number;
+  /** Present in a packed row: B is 1 and S the tokens of all its examples. */
+  readonly packed?: PackedLayout;
+}
+
+/** Where the examples of a packed row attend; see `Packed` of the models. */
+export interface PackedLayout {
+  readonly groups: readonly {
+    /** Examples, and the places each of them has. */
+    readonly count: number;
+    readonly length: number;
+    /** [count · length] row of the packed row at each place; row 0 where an example is filled up. */
+    readonly rows: Int32Array;
+  }[];
+  /** [S] place of each row among those of all groups. */
+  readonly places: Int32Array;
 }
 
 /** Sum of the target weights; a step's losses are divided by the sum over its samples. */

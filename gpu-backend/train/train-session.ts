@@ -29,23 +29,18 @@ export async function createTrainSession({ config, options, threads }: TrainSess
 export function batchFeeds(
   batch: CollatedBatch,
   config: VlmConfig,
-  options: Pick<TrainGraphOptions, 'images' | 'causalBlocks' | 'checkpointing'>,
+  options: Pick<TrainGraphOptions, 'images' | 'causalBlocks' | 'packedGroups' | 'checkpointing' | 'lossOnly'>,
 ): Record<string, Tensor> {
-  const blocks = options.causalBlocks ?? 1;
-  const blockLength = batch.length / blocks;
-  if (!Number.isInteger(blockLength))
-    throw new Error(`length ${batch.length} is not a multiple of the ${blocks} causal blocks`);
-  const shape = [batch.batch, batch.length];
   const rows = [batch.rows.length];
   const feeds: Record<string, Tensor> = {
-    ids: ints(batch.ids, shape),
-    positions: ints(batch.positions, shape),
-    causal_bias: f32(cachedBias(blockLength, blocks, config.text.slidingWindow), [blockLength, batch.length]),
+    ids: ints(batch.ids, [batch.batch, batch.length]),
+    ...sequenceFeeds(batch, config, options),
     rows: ints(batch.rows, rows),
     targets: ints(batch.targets, rows),
     weights: f32(batch.weights, rows),
   };
-  if ((options.checkpointing ?? 'none') !== 'none') feeds.zero = f32(Float32Array.of(0), []);
+  if ((options.checkpointing ?? 'none') !== 'none' && options.lossOnly !== true)
+    feeds.zero = f32(Float32Array.of(0), []);
   if (options.images === 'none') {
     if (batch.images.length > 0) throw new Error('a text-only training graph was given images');
     return feeds;
@@ -65,6 +60,38 @@ export function batchFeeds(
   return { ...feeds, ...pictures };
 }
 
+/** What says where in its sequence each row stands, and what it may attend. */
+function sequenceFeeds(
+  batch: CollatedBatch,
+  { text }: VlmConfig,
+  options: Pick<TrainGraphOptions, 'causalBlocks' | 'packedGroups'>,
+): Record<string, Tensor> {
+  const { packedGroups } = options;
+  if (packedGroups !== undefined) {
+    const { packed } = batch;
+    if (packed === undefined || packed.groups.length !== packedGroups.length)
+      throw new Error(
+        `the graph takes packed rows of ${packedGroups.length} groups, the batch has ${packed?.groups.length ?? 'no'} groups`,
+      );
+    const feeds: Record<string, Tensor> = { places: ints(packed.places, [batch.length]) };
+    for (const [i, { count, length, rows }] of packed.groups.entries()) {
+      const blocks = packedGroups[i] as number;
+      feeds[`group_rows.${i}`] = ints(rows, [count * length]);
+      feeds[`group_positions.${i}`] = ints(
+        Int32Array.from({ length: count * length }, (_, k) => k % length),
+        [count, length],
+      );
+      feeds[`group_bias.${i}`] = biasOf(length, blocks, text.slidingWindow);
+    }
+    return feeds;
+  }
+  if (batch.packed !== undefined) throw new Error('a graph of padded rows was given a packed one');
+  return {
+    positions: ints(batch.positions, [batch.batch, batch.length]),
+    causal_bias: biasOf(batch.length, options.causalBlocks ?? 1, text.slidingWindow),
+  };
+}
+
 function asFeatures(image: SampleImage): Float32Array {
   if (image instanceof Float32Array) return image;
   throw new Error(
@@ -73,16 +100,24 @@ function asFeatures(image: SampleImage): Float32Array {
 }
 
 const biases = new Map<string, Float32Array>();
+const MAX_BIAS_BYTES = 64 * 1024 ** 2;
 
-/** The bias depends on length and window; a run meets few lengths, and the oldest is dropped when there are many. */
-function cachedBias(blockLength: number, blocks: number, slidingWindow: number | undefined): Float32Array {
+/** [C, blocks · C]. It depends on length and window; a run meets few lengths, and the oldest are dropped when they are large together. */
+function biasOf(length: number, blocks: number, slidingWindow: number | undefined): Tensor {
+  const blockLength = length / blocks;
+  if (!Number.isInteger(blockLength))
+    throw new Error(`length ${length} is not a multiple of the ${blocks} causal blocks`);
   const key = `${blockLength}x${blocks} ${slidingWindow}`;
   let bias = biases.get(key);
   if (bias === undefined) {
-    const [oldest] = biases.keys();
-    if (biases.size >= 64 && oldest !== undefined) biases.delete(oldest);
     bias = causalBias(blockLength, blocks, slidingWindow);
     biases.set(key, bias);
+    let bytes = [...biases.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+    for (const [oldest, { byteLength }] of biases) {
+      if (bytes <= MAX_BIAS_BYTES || oldest === key) break;
+      biases.delete(oldest);
+      bytes -= byteLength;
+    }
   }
-  return bias;
+  return f32(bias, [blockLength, length]);
 }

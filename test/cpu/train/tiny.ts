@@ -1,8 +1,28 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
+import { type BaseModel, loadBaseModel } from '../../../gpu-backend/train/base-model.ts';
+import type { SampleImage, TrainingSample } from '../../../gpu-backend/train/batch.ts';
+import { SampleMaker } from '../../../gpu-backend/train/chat-samples.ts';
+import { FeatureStore } from '../../../gpu-backend/train/feature-store.ts';
 import { type FamilyName, writeRandomFamily } from '../../fixtures/random-families.ts';
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
+
+/** Samples of a tiny job, with the features of its pictures. Texts, numbers of pictures and pictures differ. */
+export async function tinySamples(
+  dir: string,
+  examples: number,
+  family?: FamilyName,
+): Promise<{ base: BaseModel; samples: TrainingSample<SampleImage>[] }> {
+  const { baseDir, trainingFile } = await writeTinyJob(dir, examples, family, true);
+  const base = loadBaseModel(baseDir);
+  const store = await FeatureStore.create(base.config, base.weights, { threads: 1 });
+  const maker = new SampleMaker(base, store, undefined);
+  const samples: TrainingSample<SampleImage>[] = [];
+  for (const example of (await maker.prepare(trainingFile, false)).examples) samples.push(await maker.make(example));
+  await store.release();
+  return { base, samples };
+}
 
 /** A base model with random weights and a chat file over squares of two colours: the smallest job that is a real one. */
 export interface TinyJob {
@@ -25,8 +45,14 @@ async function picture(color: (typeof COLORS)[number][1], width = 40, height = 4
 /**
  * @param examples lines; every fifth has no picture
  * @param family of the base model, whose pictures then differ in size; default a nano
+ * @param isVaried examples differ much in length and in pictures
  */
-export async function writeTinyJob(dir: string, examples = 12, family?: FamilyName): Promise<TinyJob> {
+export async function writeTinyJob(
+  dir: string,
+  examples = 12,
+  family?: FamilyName,
+  isVaried = false,
+): Promise<TinyJob> {
   const baseDir = join(dir, 'base');
   await mkdir(dir, { recursive: true });
   await (family === undefined ? writeRandomNano(baseDir) : writeRandomFamily(baseDir, family));
@@ -52,8 +78,9 @@ export async function writeTinyJob(dir: string, examples = 12, family?: FamilyNa
             { type: 'image_url', image_url: { url: await show(first[1], i) } },
             { type: 'text', text: ' and ' },
             { type: 'image_url', image_url: { url: await show(second[1], i + 1) } },
-            { type: 'text', text: question },
+            { type: 'text', text: isVaried ? `${question} `.repeat(1 + ((i * 5) % 7)) : question },
           ];
+    if (isVaried && i % 4 === 1 && Array.isArray(content)) content.splice(0, 2);
     const answer = i % 5 === 4 ? 'two' : i % 3 === 0 ? second[0] : first[0];
     lines.push(
       JSON.stringify({
