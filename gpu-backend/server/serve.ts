@@ -27,6 +27,8 @@ import { JobRunner } from './job-runner.ts';
 import { createMetrics } from './metrics.ts';
 import { OverlayStore } from './overlay-store.ts';
 import { Registration } from './registration.ts';
+import { TaskRunner } from './task-runner.ts';
+import { taskHandlers } from './tasks/handlers.ts';
 
 /** What a backend needs to know; `config.ts` reads it from the environment. */
 export interface ServeOptions {
@@ -173,6 +175,9 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   let refusing = false;
   let hasJob = false;
   let jobs: JobRunner | null = null;
+  let tasks: TaskRunner | null = null;
+  let jobsRunning = 0;
+  let tasksRunning = 0;
   const maxInFlight = options.maxRows * (1 + QUEUE_PER_ROW);
   let registration: Registration | null = null;
   const app = createApp({
@@ -185,7 +190,10 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     knownSinceMs: edge === null ? undefined : () => registration?.firstAckMs ?? null,
     maxInFlight,
     isDraining: () => refusing,
-    onWake: () => jobs?.wake(),
+    onWake: () => {
+      jobs?.wake();
+      tasks?.wake();
+    },
   });
 
   await pool.start();
@@ -221,6 +229,26 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     });
     registration.start();
     if (options.takesJobs) {
+      // At once: who has work is not to be ended for want of it.
+      const observeWork = () => {
+        if (hasJob === jobsRunning + tasksRunning > 0) return;
+        hasJob = !hasJob;
+        void registration?.beatNow();
+      };
+      tasks = new TaskRunner({
+        edge,
+        backendId: id,
+        log,
+        dataDir: options.dataDir,
+        threads: options.threads,
+        baseDirOf: (model) => pool.baseDirOf(model),
+        handlers: taskHandlers(service),
+        observe: (running) => {
+          tasksRunning = running;
+          observeWork();
+        },
+      });
+      tasks.start();
       jobs = new JobRunner({
         edge,
         secret: options.secret,
@@ -232,11 +260,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         baseDirOf: (model) => pool.baseDirOf(model),
         observe: ({ running, step, outcome }) => {
           metrics.jobsRunning.set(running);
-          // At once: who has a job is not to be ended for want of work.
-          if (hasJob !== running > 0) {
-            hasJob = running > 0;
-            void registration?.beatNow();
-          }
+          jobsRunning = running;
+          observeWork();
           metrics.trainStep.set(step);
           if (outcome !== undefined) metrics.jobs.inc({ outcome });
         },
@@ -249,7 +274,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     draining = true;
     log.info({ inFlight: service.inFlight }, 'draining');
     const deadline = performance.now() + options.drainMs;
-    const jobsGone = jobs?.drain();
+    const jobsGone = Promise.all([jobs?.drain(), tasks?.drain()]);
     // The edge first, so that nothing is refused that it could have sent elsewhere.
     if (await registration?.beatNow()) await sleep(Math.min(SETTLE_MS, options.drainMs));
     refusing = true;
