@@ -329,7 +329,7 @@ export const ValidateTask = z.object({
 });
 export type ValidateTask = z.infer<typeof ValidateTask>;
 
-/** Answers of two models to the same questions: the gate of a schedule. Null for the base model itself. */
+/** Answers of two models to the same questions: the gate of a schedule. Both are ids of served or tuned models. */
 export const CompareTask = z.object({
   kind: z.literal('compare'),
   baseModel: z.string(),
@@ -338,6 +338,8 @@ export const CompareTask = z.object({
   /** Held-out examples; the last assistant turn is the reference. */
   heldOut: DataSpec,
   maxExamples: z.nullable(z.int()),
+  /** Of the interval, 0.95 for 95 %. */
+  confidence: z.number(),
 });
 export type CompareTask = z.infer<typeof CompareTask>;
 
@@ -374,9 +376,10 @@ export const CompareResult = z.object({
   /** Right by the one and wrong by the other. */
   onlyCurrent: z.int(),
   onlyCandidate: z.int(),
-  /** Accuracy of the candidate less that of the current model, with its 95 % interval. */
+  /** Accuracy of the candidate less that of the current model, and its interval at the task's confidence. */
   difference: z.number(),
-  interval95: z.tuple([z.number(), z.number()]),
+  interval: z.tuple([z.number(), z.number()]),
+  confidence: z.number(),
   /** Exact two-sided sign test (McNemar). */
   pValue: z.number(),
 });
