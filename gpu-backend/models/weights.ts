@@ -1,7 +1,9 @@
 import * as g from '../graph/builder.ts';
 import { type Dim, sameShape, showShape, symbol } from '../graph/dim.ts';
 import type { DType, Graph, Value } from '../graph/graph.ts';
+import { planeSizes } from '../graph/ops/planes.ts';
 import { blockSizes } from '../io/quantize.ts';
+import { CODES_SUFFIX, type FrozenStorage } from './frozen-weights.ts';
 import {
   blockFormat,
   INT8_SUFFIX,
@@ -80,8 +82,12 @@ export class Weights {
     private readonly bank?: AdapterBank,
     /** Layers that read the same input are one matrix: `joined` works, and servingWeights makes the weights. */
     readonly joins = false,
+    /** How weights that do not move are stored while others are trained. */
+    private readonly frozen?: FrozenStorage,
   ) {
     if (lora !== undefined && joins) throw new Error('an adapter that is trained needs every layer by itself');
+    if (storage !== undefined && frozen !== undefined)
+      throw new Error('weights are stored for serving or under training, not both');
     if (lora !== undefined && storage !== undefined)
       throw new Error('an imported model takes no adapter: apply it to the original checkpoint and import the result');
     if (lora !== undefined && !(Number.isInteger(lora.r) && lora.r >= 1))
@@ -111,9 +117,30 @@ export class Weights {
   }
 
   private storedDtype(name: string, shape: readonly number[]): 'f32' | 'f16' {
-    return this.storage === undefined || this.storage.precision[partOf(name)] === 'f32' || shape.length < 2
-      ? 'f32'
-      : 'f16';
+    const storage = this.storageOf(name);
+    return storage === undefined || storage.precision[partOf(name)] === 'f32' || shape.length < 2 ? 'f32' : 'f16';
+  }
+
+  /** How a weight is stored; undefined: as f32. */
+  private storageOf(name: string): Storage | undefined {
+    return this.storage ?? (this.frozen?.isTrained(name) === false ? this.frozen.storage : undefined);
+  }
+
+  /** Weight [out, in] of a linear layer as f32: widened where it is stored in fewer bits and does not move. */
+  private linearWeight(module: string, out: number, width: number, part: Part): Value {
+    const name = `${module}.weight`;
+    const format =
+      this.frozen === undefined || this.frozen.isTrained(name) ? undefined : blockFormat(this.frozen.storage, part);
+    if (format === undefined) return this.get(name, [out, width]);
+    const known = this.values.get(module + CODES_SUFFIX);
+    if (known !== undefined) return known;
+    const attrs = { ...format, rows: out, width };
+    const { blocks, planeRows } = planeSizes(attrs);
+    const codes = this.declare(module + CODES_SUFFIX, 'u8', [planeRows, format.blockSize]);
+    const scales = this.declare(module + SCALE_SUFFIX, 'f32', [blocks]);
+    const value = g.dequantizePlanes(this.graph, codes, scales, attrs);
+    this.values.set(module + CODES_SUFFIX, value);
+    return value;
   }
 
   private declare(name: string, dtype: DType, shape: readonly number[]): Value {
@@ -212,7 +239,7 @@ export class Weights {
       const y = g.linearNBits(this.graph, x, packed, scales, { ...format, accuracyLevel: ACCURACY_LEVEL }, bias);
       return options.residual === undefined ? y : g.add(this.graph, y, options.residual);
     }
-    const weight = this.get(`${module}.weight`, [out, width]);
+    const weight = this.linearWeight(module, out, width, part);
     const c = bias ?? options.residual;
     if (this.lora === undefined || !this.adapts(module)) {
       const y = g.linear(this.graph, x, weight, c);
