@@ -11,6 +11,7 @@ import {
   type JobSpec,
   LEASE_HEADER,
   type LeftOut,
+  type TrainerEvent,
   TrainerEventsRequest,
 } from '../../shared/contract/backend.ts';
 import { ApiError, errorMessage } from '../../shared/contract/errors.ts';
@@ -33,7 +34,10 @@ import {
   insertModel,
   manifestOf,
   newestCheckpoints,
+  pruneCheckpoints,
   recordCheckpointFile,
+  releaseFiles,
+  strikeOwned,
   uploadedFiles,
 } from '../store/checkpoints.ts';
 import { insertEvent } from '../store/events.ts';
@@ -45,8 +49,11 @@ import {
   type JobRow,
   queuedJobs,
   type StoredMantisOptions,
+  setEstimatedFinish,
 } from '../store/jobs.ts';
+import { insertLoose } from '../store/loose.ts';
 import { findModel } from '../store/models.ts';
+import { insertDeliveries } from '../store/webhooks.ts';
 
 /** `POST /internal/jobs/claim`: the oldest queued job this backend can train, or 204. */
 export async function claimJob(c: Context<AppEnv>): Promise<Response> {
@@ -113,9 +120,11 @@ function heardBy(job: JobRow): JobHeartbeatResponse {
 export async function addEvents(c: Context<AppEnv>): Promise<Response> {
   const { token, events } = await readSignedJson(c, TrainerEventsRequest);
   const id = jobId(c);
+  const finishMs = estimatedFinish(events, nowMs());
   const applied = await applyToJob(c.env.DB, id, { type: 'heartbeat', token }, nowMs(), {
-    along: ({ revision }) =>
-      events.map(({ key, level, message, type, data, createdAt }) =>
+    along: ({ revision }) => [
+      ...(finishMs === null ? [] : [setEstimatedFinish(c.env.DB, id, finishMs, revision)]),
+      ...events.map(({ key, level, message, type, data, createdAt }) =>
         insertEvent(
           c.env.DB,
           {
@@ -130,9 +139,24 @@ export async function addEvents(c: Context<AppEnv>): Promise<Response> {
           revision,
         ),
       ),
+    ],
   });
   const { job, row } = must(c, applied);
   return c.json(heardBy(job ?? row));
+}
+
+/** When the job ends if the steps left take as long as the last ones did, Unix ms; null where the events do not tell. */
+function estimatedFinish(events: readonly TrainerEvent[], atMs: number): number | null {
+  const paces = events.flatMap(({ data }) => {
+    const { step, total_steps: total, tokens, tokens_per_second: rate } = (data ?? {}) as Record<string, unknown>;
+    if (typeof step !== 'number' || typeof total !== 'number' || typeof tokens !== 'number' || typeof rate !== 'number')
+      return [];
+    return rate > 0 ? [{ left: total - step, seconds: tokens / rate }] : [];
+  });
+  const left = paces.at(-1)?.left;
+  if (left === undefined) return null;
+  const mean = paces.reduce((sum, { seconds }) => sum + seconds, 0) / paces.length;
+  return Math.round(atMs + 1000 * mean * left);
 }
 
 /** `PUT /internal/jobs/{id}/checkpoints/{step}/{name}`: one blob, streamed to the store and hashed on the way. */
@@ -156,6 +180,8 @@ export async function putCheckpointFile(c: Context<AppEnv>): Promise<Response> {
   const hasher = new crypto.DigestStream('SHA-256');
   const sized = new FixedLengthStream(bytes);
   const key = checkpointKey(id, step, token, name);
+  // Written down before the bytes are: whatever breaks in between is found and deleted.
+  await insertLoose(c.env.DB, key, nowMs()).run();
   await Promise.all([stored.pipeTo(sized.writable), hashed.pipeTo(hasher), c.env.BLOBS.put(key, sized.readable)]);
   const sha256 = hex(new Uint8Array(await hasher.digest));
   const signedDigest = c.req.header('x-mantis-body-sha256');
@@ -166,7 +192,12 @@ export async function putCheckpointFile(c: Context<AppEnv>): Promise<Response> {
       errorMessage(name, { expected: `sha256 ${signedDigest}`, received: sha256, remedy: 'Send it again.' }),
     );
   }
-  await recordCheckpointFile(c.env.DB, { jobId: id, step, token, name, bytes, sha256 }).run();
+  const [recorded] = await c.env.DB.batch([
+    recordCheckpointFile(c.env.DB, { jobId: id, step, token, name, bytes, sha256 }),
+    strikeOwned(c.env.DB, { jobId: id, step, token, name }, key),
+  ]);
+  // The lease may have gone while the bytes came.
+  if ((recorded?.meta.changes ?? 0) === 0) throw staleLease(id);
   return c.json({ name, bytes, sha256 });
 }
 
@@ -205,13 +236,15 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
     }
   }
   const atMs = nowMs();
+  const checkpoint = newId('ftckpt_');
+  const { checkpoints_kept: kept } = JSON.parse(row.mantis) as StoredMantisOptions;
   const model = checkpointModelName(tunedModelName(row, c.env.ORGANIZATION), body.step);
   const applied = await applyToJob(c.env.DB, id, { type: 'checkpoint', token: body.token }, atMs, {
     along: ({ sql }) => [
       insertCheckpoint(
         c.env.DB,
         {
-          id: newId('ftckpt_'),
+          id: checkpoint,
           job_id: id,
           step: body.step,
           token: body.token,
@@ -235,6 +268,20 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
         },
         sql,
       ),
+      ...insertDeliveries(
+        c.env.DB,
+        {
+          id: newId('evt_'),
+          tenant: row.tenant,
+          type: 'fine_tuning.job.checkpoint',
+          objectId: id,
+          createdAtMs: atMs,
+          data: { checkpoint },
+        },
+        sql,
+        atMs,
+      ),
+      ...(kept === undefined ? [] : pruneCheckpoints(c.env.DB, { id, step: body.step, keep: kept }, sql, atMs)),
     ],
   });
   must(c, applied);
@@ -273,8 +320,10 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
     atMs,
     {
       ...(end === undefined ? {} : { end }),
-      along: ({ sql }) =>
-        end === undefined || body.finalStep === null
+      along: ({ sql }) => [
+        // Nobody uploads under this lease any more; the next one's files have its number in their path.
+        ...releaseFiles(c.env.DB, { jobId: id, throughStep: null }, sql, atMs),
+        ...(end === undefined || body.finalStep === null
           ? []
           : [
               insertModel(
@@ -290,7 +339,8 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
                 },
                 sql,
               ),
-            ],
+            ]),
+      ],
     },
   );
   const done = must(c, applied);

@@ -1,5 +1,6 @@
 import type { CheckpointManifest, WeightFile } from '../../shared/contract/backend.ts';
 import type { CheckpointMetrics, JobCheckpoint } from '../../shared/contract/jobs.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
 import { page } from './sequence.ts';
 
 export type CheckpointRow = {
@@ -18,15 +19,31 @@ export function checkpointKey(jobId: string, step: number, token: number, name: 
   return `jobs/${jobId}/checkpoints/${step}/${token}/${name}`;
 }
 
+/** Written only while the lease is the newest one: a zombie's upload never counts. */
 export function recordCheckpointFile(
   db: D1Database,
   file: WeightFile & { jobId: string; step: number; token: number },
 ): D1PreparedStatement {
   return db
     .prepare(
-      'INSERT OR REPLACE INTO checkpoint_files (job_id, step, token, name, bytes, sha256) VALUES (?, ?, ?, ?, ?, ?)',
+      `INSERT OR REPLACE INTO checkpoint_files (job_id, step, token, name, bytes, sha256) SELECT ?1, ?2, ?3, ?4, ?5, ?6
+       WHERE EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND lease_token = ?3 AND status IN ('running', 'pausing'))`,
     )
     .bind(file.jobId, file.step, file.token, file.name, file.bytes, file.sha256);
+}
+
+/** The object of an uploaded file is loose no more, where the file was recorded. */
+export function strikeOwned(
+  db: D1Database,
+  file: { jobId: string; step: number; token: number; name: string },
+  key: string,
+): D1PreparedStatement {
+  return db
+    .prepare(
+      `DELETE FROM loose_objects WHERE key = ?5 AND EXISTS
+         (SELECT 1 FROM checkpoint_files WHERE job_id = ?1 AND step = ?2 AND token = ?3 AND name = ?4)`,
+    )
+    .bind(file.jobId, file.step, file.token, file.name, key);
 }
 
 /** Files uploaded so far for one step under one lease. */
@@ -104,4 +121,51 @@ export function showCheckpoint(row: CheckpointRow): JobCheckpoint {
     step_number: row.step,
     metrics: JSON.parse(row.metrics) as CheckpointMetrics,
   };
+}
+
+/** Whether a checkpoint is needed beyond its job's own count: a model that clients see, an unfinished job's base or an alias is made of it. */
+const IS_NEEDED = `(EXISTS (SELECT 1 FROM models m WHERE m.job_id = c.job_id AND m.step = c.step AND m.listed = 1)
+  OR EXISTS (SELECT 1 FROM jobs j WHERE j.model = c.model AND j.finished_at IS NULL)
+  OR EXISTS (SELECT 1 FROM aliases a WHERE a.model = c.model))`;
+
+/**
+ * Takes away all but the newest `keep` checkpoints of a job, with their models' names; their objects are deleted by the sweeper. Part of the transaction
+ * that adds a checkpoint at `step`.
+ */
+export function pruneCheckpoints(
+  db: D1Database,
+  job: { id: string; step: number; keep: number },
+  guard: string,
+  atMs: number,
+): D1PreparedStatement[] {
+  const old = `SELECT c.step FROM checkpoints c WHERE c.job_id = ?1 AND NOT ${IS_NEEDED}
+    AND c.step NOT IN (SELECT step FROM checkpoints WHERE job_id = ?1 ORDER BY step DESC LIMIT ?2) AND ${guard}`;
+  return [
+    db.prepare(`DELETE FROM models WHERE job_id = ?1 AND listed = 0 AND step IN (${old})`).bind(job.id, job.keep),
+    db.prepare(`DELETE FROM checkpoints WHERE job_id = ?1 AND step IN (${old})`).bind(job.id, job.keep),
+    ...releaseFiles(db, { jobId: job.id, throughStep: job.step }, guard, atMs),
+  ];
+}
+
+/**
+ * Uploaded files of a job that belong to no checkpoint (any more) become loose: what a worker left that died, what was pruned or deleted.
+ * @param what.throughStep a later step's files may still be on their way; null where nobody uploads any more
+ */
+export function releaseFiles(
+  db: D1Database,
+  what: { jobId: string; throughStep: number | null },
+  guard: string,
+  atMs: number,
+): D1PreparedStatement[] {
+  const unowned = `job_id = ?1 AND (?2 IS NULL OR step <= ?2) AND ${guard}
+    AND NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.job_id = f.job_id AND c.step = f.step AND c.token = f.token)`;
+  return [
+    db
+      .prepare(
+        `INSERT OR IGNORE INTO loose_objects (key, due_at)
+         SELECT 'jobs/' || job_id || '/checkpoints/' || step || '/' || token || '/' || name, ?3 FROM checkpoint_files f WHERE ${unowned}`,
+      )
+      .bind(what.jobId, what.throughStep, atMs + LIMITS.files.looseMs),
+    db.prepare(`DELETE FROM checkpoint_files AS f WHERE ${unowned}`).bind(what.jobId, what.throughStep),
+  ];
 }

@@ -45,6 +45,7 @@ export type JobRow = {
   validation_task: string | null;
   validated: number;
   schedule_id: string | null;
+  estimated_finish: number | null;
 };
 
 /** Options of a stored job: `stage` is what the job makes, by its last stage. */
@@ -163,6 +164,10 @@ export async function countRunning(db: D1Database): Promise<number> {
 /** What else is written in the same transaction, if the change happens. `guard` is true only then. */
 export type Along = (guard: { sql: string; revision: string }) => D1PreparedStatement[];
 
+export function setEstimatedFinish(db: D1Database, id: string, atMs: number, revision: string): D1PreparedStatement {
+  return db.prepare('UPDATE jobs SET estimated_finish = ? WHERE id = ? AND revision = ?').bind(atMs, id, revision);
+}
+
 /** Jobs whose validation has ended and that have not heard of it. */
 export async function jobsToAdvance(db: D1Database, limit: number): Promise<JobRow[]> {
   const { results } = await db
@@ -260,7 +265,7 @@ export async function applyToJob(
       revision,
     };
     if (ended || next.status === 'paused')
-      statements.push(insertDeliveries(db, statusEvent(row, next.status, nowMs), guard.sql, nowMs));
+      statements.push(...insertDeliveries(db, statusEvent(row, next.status, nowMs), guard.sql, nowMs));
     if (next.status !== row.status) {
       const { keyId, requestId } = options.actor ?? { keyId: 'system', requestId: null };
       statements.push(
@@ -324,7 +329,7 @@ export function showJob(row: JobRow): FineTuningJob {
     trained_tokens: row.trained_tokens,
     seed: row.seed,
     error: row.error === null ? null : (JSON.parse(row.error) as JobError),
-    estimated_finish: null,
+    estimated_finish: row.status === 'running' ? seconds(row.estimated_finish) : null,
     integrations: [],
     metadata: row.metadata === null ? null : (JSON.parse(row.metadata) as Record<string, string>),
     user_provided_suffix: row.suffix,

@@ -1,6 +1,8 @@
 import type { WeightFile } from '../../shared/contract/backend.ts';
 import type { TrainStage } from '../../shared/contract/models.ts';
+import { nowMs } from '../clock.ts';
 import { type Actor, auditEntry, IF_CHANGED } from './audit.ts';
+import { releaseFiles } from './checkpoints.ts';
 
 export type ModelRow = {
   id: string;
@@ -62,7 +64,12 @@ export async function deleteModel(
       .bind(row.job_id, actor.tenant),
     auditEntry(db, actor, { action: 'model.deleted', object: row.id }, IF_CHANGED),
     db.prepare(`DELETE FROM checkpoints WHERE job_id = ?1 AND ${isGone}`).bind(row.job_id),
-    db.prepare(`DELETE FROM checkpoint_files WHERE job_id = ?1 AND ${isGone}`).bind(row.job_id),
+    ...releaseFiles(
+      db,
+      { jobId: row.job_id, throughStep: null },
+      'NOT EXISTS (SELECT 1 FROM models WHERE job_id = f.job_id)',
+      nowMs(),
+    ),
   ]);
   if ((gone?.meta.changes ?? 0) > 0) return { isDeleted: true, usedBy: null };
   const user = await db.prepare(`${users} LIMIT 1`).bind(row.job_id).first<{ id: string }>();

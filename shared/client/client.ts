@@ -113,6 +113,11 @@ export class MantisClient {
     retrieve: (id: string): Promise<FineTuningJob> => this.#http.json(path('/v1/fine_tuning/jobs', id)),
     cancel: (id: string): Promise<FineTuningJob> =>
       this.#http.json(`${path('/v1/fine_tuning/jobs', id)}/cancel`, { method: 'POST' }),
+    /** A running job saves a checkpoint first; it is `pausing` until then. */
+    pause: (id: string): Promise<FineTuningJob> =>
+      this.#http.json(`${path('/v1/fine_tuning/jobs', id)}/pause`, { method: 'POST' }),
+    resume: (id: string): Promise<FineTuningJob> =>
+      this.#http.json(`${path('/v1/fine_tuning/jobs', id)}/resume`, { method: 'POST' }),
     events: (id: string, query: Page = {}): Promise<List<JobEvent>> =>
       this.#http.json(`${path('/v1/fine_tuning/jobs', id)}/events`, { query }),
     checkpoints: (id: string, query: Page = {}): Promise<List<JobCheckpoint>> =>

@@ -7,6 +7,7 @@ ALTER TABLE jobs ADD COLUMN examples TEXT NOT NULL DEFAULT '[]';      -- JSON: u
 ALTER TABLE jobs ADD COLUMN validation_task TEXT;                     -- the task whose report decides
 ALTER TABLE jobs ADD COLUMN validated INTEGER NOT NULL DEFAULT 0;     -- 1: its data is decided
 ALTER TABLE jobs ADD COLUMN schedule_id TEXT;
+ALTER TABLE jobs ADD COLUMN estimated_finish INTEGER;                 -- by the last step's pace
 UPDATE jobs SET validated = 1,
   training = json_array(json_object('files', json_array(json_object('file_id', training_file,
     'filename', COALESCE((SELECT filename FROM files WHERE id = training_file), training_file),
