@@ -7,15 +7,18 @@ const CHUNK_BYTES = 1 << 20;
  * is one, so that a long file leaves no garbage. What is taken from it is a view that the next `fill` overwrites.
  */
 export class ByteWindow {
-  buffer = Buffer.allocUnsafe(2 * CHUNK_BYTES);
+  buffer: Buffer;
   start = 0;
   end = 0;
   /** Bytes of the file before `start`. */
   offset = 0;
-  private readonly file: FileHandle;
 
-  constructor(file: FileHandle) {
-    this.file = file;
+  /** @param chunkBytes what one read asks for */
+  constructor(
+    private readonly file: FileHandle,
+    private readonly chunkBytes = CHUNK_BYTES,
+  ) {
+    this.buffer = Buffer.allocUnsafe(2 * chunkBytes);
   }
 
   get length(): number {
@@ -24,21 +27,21 @@ export class ByteWindow {
 
   /** Reads on. @returns false at the end of the file */
   async fill(): Promise<boolean> {
-    if (this.start > 0 && this.buffer.length - this.end < CHUNK_BYTES) {
+    if (this.start > 0 && this.buffer.length - this.end < this.chunkBytes) {
       this.buffer.copyWithin(0, this.start, this.end);
       this.end -= this.start;
       this.start = 0;
     }
-    if (this.buffer.length - this.end < CHUNK_BYTES) {
+    if (this.buffer.length - this.end < this.chunkBytes) {
       const larger = Buffer.allocUnsafe(
-        Math.max(this.buffer.length + (this.buffer.length >> 1), this.end + CHUNK_BYTES),
+        Math.max(this.buffer.length + (this.buffer.length >> 1), this.end + this.chunkBytes),
       );
       this.buffer.copy(larger, 0, this.start, this.end);
       this.buffer = larger;
       this.end -= this.start;
       this.start = 0;
     }
-    const { bytesRead } = await this.file.read(this.buffer, this.end, CHUNK_BYTES, null);
+    const { bytesRead } = await this.file.read(this.buffer, this.end, this.chunkBytes, null);
     this.end += bytesRead;
     return bytesRead > 0;
   }
