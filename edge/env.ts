@@ -13,6 +13,7 @@ import type { Trace } from './middleware/trace.ts';
 import type { Actor } from './store/audit.ts';
 import type { AuditChain } from './store/auditChain.ts';
 import type { Metered } from './usage/record.ts';
+import type { WebhookSender } from './webhooks/sender.ts';
 
 /** Bindings of deploy/wrangler.jsonc. */
 export type Env = ScalingEnv & {
@@ -25,6 +26,7 @@ export type Env = ScalingEnv & {
   METRICS: DurableObjectNamespace<Metrics>;
   LIMITER: DurableObjectNamespace<Limiter>;
   BATCHES: DurableObjectNamespace<BatchRunner>;
+  WEBHOOKS: DurableObjectNamespace<WebhookSender>;
   ORGANIZATION: string;
   EGRESS_ALLOW: string;
   BACKEND_SECRET: string;
@@ -101,6 +103,11 @@ export function auditChain(env: Env): DurableObjectStub<AuditChain> {
 /** Each batch has an object of its own. */
 export function batchRunner(env: Env, id: string): DurableObjectStub<BatchRunner> {
   return env.BATCHES.get(env.BATCHES.idFromName(id));
+}
+
+/** Each webhook endpoint has an object of its own. */
+export function webhookSender(env: Env, endpointId: string): DurableObjectStub<WebhookSender> {
+  return env.WEBHOOKS.get(env.WEBHOOKS.idFromName(endpointId));
 }
 
 export function fleet(env: Env): DurableObjectStub<Fleet> {

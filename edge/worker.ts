@@ -8,6 +8,7 @@ export { Limiter } from './limits/object.ts';
 export { Metrics } from './metrics/collector.ts';
 export { Nonces } from './middleware/nonces.ts';
 export { AuditChain } from './store/auditChain.ts';
+export { WebhookSender } from './webhooks/sender.ts';
 
 const app = createApp();
 

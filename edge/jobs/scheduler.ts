@@ -3,29 +3,29 @@ import { auditChain, type Env } from '../env.ts';
 import { sweepFiles, wakeBatches } from '../files/sweep.ts';
 import { sweepFeatures } from '../store/features.ts';
 import { countRunning } from '../store/jobs.ts';
-import { nextDeliveryAt } from '../store/webhooks.ts';
+import { sweepWebhooks } from '../store/webhooks.ts';
 import { advanceAll } from '../tasks/advance.ts';
-import { deliverDue } from '../webhooks/deliver.ts';
+import { wakeSenders } from '../webhooks/dispatch.ts';
 import { sweepLeases } from './sweep.ts';
 
-const MIN_GAP_MS = 250;
 const BUSY_GAP_MS = 1_000;
 /** Even with nothing to do the rows are looked at this often: a wake-up may have been lost. */
 const IDLE_GAP_MS = 15_000;
-/** A receiver that takes its 15 s must hold up neither the sweep nor, alone, the others' deliveries. */
-const MAX_SENDERS = 4;
 /** Between two looks for files that are over, uploads that broke off and batches that lost their alarm. */
 const FILES_GAP_MS = 10_000;
 /** Between two looks through all stored features. */
 const FEATURES_GAP_MS = 3_600_000;
+/** Between two looks for events that were kept long enough, and how many are deleted at once. */
+const WEBHOOKS_GAP_MS = 600_000;
+const WEBHOOKS_PAGE = 500;
 
 /**
- * The installation's clock: one alarm that gives back dead workers' jobs, sends due webhooks and deletes old features, then sets itself again. The alarm is stored, so it also
+ * The installation's clock: one alarm that gives back dead workers' jobs, wakes who sends due webhooks and deletes old features, then sets itself again. The alarm is stored, so it also
  * fires after a crash; what it does is in D1, so it may fire twice.
  */
 export class Scheduler extends DurableObject<Env> {
-  #senders = 0;
   #filesDueAtMs = 0;
+  #webhooksDueAtMs = 0;
 
   /** Makes sure that an alarm is set. */
   async ensure(): Promise<void> {
@@ -42,13 +42,12 @@ export class Scheduler extends DurableObject<Env> {
     try {
       await sweepLeases(this.env, Date.now());
       await advanceAll(this.env);
-      this.#deliver();
+      await wakeSenders(this.env, Date.now());
       this.#chainAudit();
       await this.#sweepFiles(Date.now());
+      await this.#sweepWebhooks(Date.now());
       await this.#sweepFeatures();
-      const [running, nextAt] = await Promise.all([countRunning(this.env.DB), nextDeliveryAt(this.env.DB)]);
-      const idle = running > 0 ? BUSY_GAP_MS : IDLE_GAP_MS;
-      gapMs = nextAt === null ? idle : Math.min(idle, Math.max(nextAt - Date.now(), MIN_GAP_MS));
+      gapMs = (await countRunning(this.env.DB)) > 0 ? BUSY_GAP_MS : IDLE_GAP_MS;
     } catch (error) {
       // An alarm that throws is repeated six times and then gone for good.
       console.error(JSON.stringify({ level: 'error', event: 'scheduler', error: String(error) }));
@@ -56,23 +55,15 @@ export class Scheduler extends DurableObject<Env> {
     await this.#armAfter(gapMs);
   }
 
-  /** Starts a sender beside those that are still at work; a claim gives each delivery to one of them. */
-  #deliver(): void {
-    if (this.#senders >= MAX_SENDERS) return;
-    this.#senders++;
-    const sender = deliverDue(this.env, Date.now)
-      .then((made) => (made > 0 ? this.#armAfter(MIN_GAP_MS) : undefined))
-      .catch((error: unknown) =>
-        console.error(JSON.stringify({ level: 'error', event: 'deliver', error: String(error) })),
-      )
-      .finally(() => this.#senders--);
-    this.ctx.waitUntil(sender);
-  }
-
   async #sweepFiles(nowMs: number): Promise<void> {
     if (nowMs < this.#filesDueAtMs) return;
     await wakeBatches(this.env);
     this.#filesDueAtMs = (await sweepFiles(this.env, nowMs)) ? 0 : nowMs + FILES_GAP_MS;
+  }
+
+  async #sweepWebhooks(nowMs: number): Promise<void> {
+    if (nowMs < this.#webhooksDueAtMs) return;
+    this.#webhooksDueAtMs = (await sweepWebhooks(this.env.DB, nowMs, WEBHOOKS_PAGE)) ? 0 : nowMs + WEBHOOKS_GAP_MS;
   }
 
   /** Beside the rest: neither waits for the other, and a log that cannot be chained now is chained the next time. */

@@ -148,7 +148,7 @@ export async function moveBatch(
   const event = { id: newId('evt_'), tenant: options.tenant, objectId: id, createdAtMs: nowMs };
   const results = await db.batch<BatchRow>([
     update,
-    ...(type === undefined ? [] : [insertDeliveries(db, { ...event, type }, guard, nowMs)]),
+    ...(type === undefined ? [] : insertDeliveries(db, { ...event, type }, guard, nowMs)),
     ...(options.along?.(guard) ?? []),
   ]);
   return results[0]?.results[0] ?? null;

@@ -8,10 +8,19 @@ export async function countByStatus(db: D1Database, table: 'jobs' | 'batches'): 
   return Object.fromEntries(results.map(({ status, n }) => [status, n]));
 }
 
-/** Webhook deliveries that are still to be made, and how long the oldest of them has been due, ms. */
+/**
+ * Deliveries that are still to be made, and how long the oldest one has been due to which nobody attends, ms. An endpoint with calls under way is attended
+ * to, however many of its own deliveries wait behind them: a slow receiver is no fault of the installation.
+ */
 export async function webhookBacklog(db: D1Database, nowMs: number): Promise<{ waiting: number; overdueMs: number }> {
   const row = await db
-    .prepare('SELECT count(*) AS waiting, min(next_at) AS due FROM webhook_deliveries WHERE next_at IS NOT NULL')
+    .prepare(
+      `SELECT (SELECT COUNT(*) FROM webhook_deliveries WHERE next_at IS NOT NULL) AS waiting,
+         (SELECT MIN((SELECT MIN(next_at) FROM webhook_deliveries d WHERE d.endpoint_id = e.id AND d.next_at IS NOT NULL))
+          FROM webhook_endpoints e WHERE e.disabled_at IS NULL
+            AND NOT EXISTS (SELECT 1 FROM webhook_deliveries c WHERE c.endpoint_id = e.id AND c.next_at > ?1 AND c.claimed_until > ?1)) AS due`,
+    )
+    .bind(nowMs)
     .first<{ waiting: number; due: number | null }>();
   return { waiting: row?.waiting ?? 0, overdueMs: row?.due == null ? 0 : Math.max(0, nowMs - row.due) };
 }

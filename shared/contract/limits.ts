@@ -209,7 +209,7 @@ export const LIMITS = {
     staleAfterMs: 2_000,
   },
   webhooks: {
-    /** Standard Webhooks 1.0 sample schedule: 10 attempts over 75 h 35 min, each gap ± `jitter`. */
+    /** Standard Webhooks 1.0 sample schedule: 10 attempts over 75 h 35 min, each gap up to `jitter` shorter, never longer. */
     retryAfterMs: [
       0,
       5_000,
@@ -225,8 +225,31 @@ export const LIMITS = {
     jitter: 0.1,
     timeoutMs: 15_000,
     toleranceS: 300,
-    maxEndpoints: 16,
+    maxEndpoints: 32,
     maxUrlChars: 2_048,
+    maxDescriptionChars: 256,
+    /** Calls of one endpoint that are under way at once. */
+    callsAtOnce: 4,
+    /** A call whose result nobody has written down by then is made again. */
+    claimMs: 45_000,
+    /** Longest pause that a receiver's `retry-after` makes. */
+    maxRetryAfterMs: 86_400_000,
+    /** Of a receiver's answer, how much is read, and how much of it is kept in the log. */
+    maxAnswerBytes: 65_536,
+    keptAnswerBytes: 1_024,
+    maxEventBytes: 20_480,
+    /** An endpoint to which nothing got through for so long is disabled. */
+    disableAfterMs: 5 * 86_400_000,
+    /** How long an old secret signs beside the new one where the rotation does not say, and at most; secrets of an endpoint at once. */
+    defaultOverlapS: 86_400,
+    maxOverlapS: 7 * 86_400,
+    maxSecrets: 4,
+    /** Of the checkpoints of one job, one in so long is told of. */
+    checkpointEveryMs: 60_000,
+    /** Events, deliveries and attempts are kept so long. */
+    keepMs: 30 * 86_400_000,
+    /** Attempts that a delivery shows. */
+    shownAttempts: 50,
   },
   keys: {
     /** Random part of a key, base-62: 43 characters are 256 bits. */

@@ -1,0 +1,52 @@
+import { DurableObject } from 'cloudflare:workers';
+import { nowMs } from '../clock.ts';
+import { egressOf } from '../egress/fetch.ts';
+import type { Env } from '../env.ts';
+import { flush } from '../metrics/collector.ts';
+import { Lane } from './lane.ts';
+
+/** An alarm may run for 15 minutes; a turn ends well before, and the next one takes over. */
+const TURN_MS = 300_000;
+/** After a failure of ours, the object looks again. */
+const FAILED_GAP_MS = 5_000;
+
+/**
+ * Sends to one endpoint. An object of its own for each: the platform waits for the answers of only six connections at once for whoever has begun them, so
+ * in one place that sent to all, a few endpoints that hang would keep everybody else waiting. What is to be sent is in D1; the alarm only says when to look,
+ * and an object that has lost its alarm is woken by the scheduler.
+ */
+export class WebhookSender extends DurableObject<Env> {
+  #lane: Lane | null = null;
+
+  /** Something is due. @param id the endpoint; the object is found by this name */
+  async wake(id: string): Promise<void> {
+    this.#lane?.poke();
+    await this.ctx.storage.put('id', id);
+    // Beside a lane that is just ending too: it may have looked for the last time.
+    await this.ctx.storage.setAlarm(nowMs());
+  }
+
+  override async alarm(): Promise<void> {
+    const id = await this.ctx.storage.get<string>('id');
+    if (id === undefined || this.#lane !== null) return;
+    let nextAtMs: number | null = nowMs() + FAILED_GAP_MS;
+    const lane = new Lane({ db: this.env.DB, egress: egressOf(this.env), nowMs }, id);
+    this.#lane = lane;
+    try {
+      nextAtMs = await lane.run(nowMs() + TURN_MS);
+      // No request of a client runs here that would tell them.
+      await flush(this.env);
+    } catch (error) {
+      // An alarm that throws is repeated six times and then gone for good.
+      console.error(JSON.stringify({ level: 'error', event: 'deliver', endpoint: id, error: String(error) }));
+    } finally {
+      this.#lane = null;
+    }
+    if (nextAtMs !== null) await this.#armAt(nextAtMs);
+  }
+
+  async #armAt(atMs: number): Promise<void> {
+    const set = await this.ctx.storage.getAlarm();
+    if (set === null || set > atMs) await this.ctx.storage.setAlarm(atMs);
+  }
+}
