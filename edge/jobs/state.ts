@@ -109,7 +109,7 @@ function validated(state: JobState, error: JobError | null): Outcome {
   if (error !== null) return change({ ...state, status: 'failed', error }, `The job failed: ${error.message}`);
   const isWaiting = state.status === 'validating_files';
   const next = { ...state, isValidated: true, status: isWaiting ? ('queued' as const) : state.status };
-  return change(next, 'Files validated, moving job to queued state.');
+  return change(next, isWaiting ? 'Files validated, moving job to queued state.' : 'Files validated.');
 }
 
 function pause(state: JobState): Outcome {

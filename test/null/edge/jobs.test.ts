@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { splitLines } from '../../../edge/jobs/lines.ts';
-import { type JobAct, type JobState, TERMINAL, transition } from '../../../edge/jobs/state.ts';
+import { type JobAct, type JobState, LEASED, TERMINAL, transition } from '../../../edge/jobs/state.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 
 const fresh: JobState = {
   status: 'queued',
+  isValidated: true,
   leaseToken: 0,
   leaseBackend: null,
   leaseExpiresAtMs: null,
@@ -24,7 +25,7 @@ function after(acts: (JobAct & { at?: number })[], from: JobState = fresh): JobS
 }
 
 const claim = { type: 'claim', backendId: 'b' } as const;
-const finish = (token: number, status: 'succeeded' | 'failed' | 'cancelled' | 'released') =>
+const finish = (token: number, status: 'succeeded' | 'failed' | 'cancelled' | 'released' | 'paused') =>
   ({ type: 'finish', token, status, error: null }) as const;
 
 describe('job state', () => {
@@ -101,22 +102,73 @@ describe('job state', () => {
     assert.equal(transition(after([claim, finish(1, 'released')]), finish(1, 'released'), 0).kind, 'same');
   });
 
+  it('waits for its data to be decided', () => {
+    const created: JobState = { ...fresh, status: 'validating_files', isValidated: false };
+    assert.equal(transition(created, claim, 0).kind, 'refused');
+    const ok = { type: 'validated', error: null } as const;
+    assert.equal(after([ok], created).status, 'queued');
+    const error = { code: 'invalid_training_file', message: 'bad', param: 'training_file' };
+    assert.deepEqual(after([{ type: 'validated', error }], created).error, error);
+    const paused = after([{ type: 'pause' }], created);
+    assert.equal(after([{ type: 'resume' }], paused).status, 'validating_files');
+    assert.deepEqual(after([ok], paused), { ...fresh, status: 'paused' }, 'validated while paused: stays paused');
+    assert.equal(after([ok, { type: 'resume' }], paused).status, 'queued');
+    assert.equal(transition(after([ok], created), ok, 0).kind, 'same', 'told twice');
+    assert.equal(transition(after([{ type: 'cancel' }], created), ok, 0).kind, 'same', 'told too late');
+  });
+
+  it('pauses a running job through its worker, which may die on the way', () => {
+    const pausing = after([claim, { type: 'pause' }]);
+    assert.equal(pausing.status, 'pausing');
+    assert.equal(transition(pausing, { type: 'checkpoint', token: 1 }, 0).kind, 'change', 'its last checkpoint counts');
+    for (const status of ['paused', 'released'] as const)
+      assert.equal(after([finish(1, status)], pausing).status, 'paused', status);
+    assert.equal(after([finish(1, 'succeeded')], pausing).status, 'succeeded', 'it was done before it heard');
+    const dead = after([{ type: 'sweep', at: LIMITS.jobs.leaseMs }], pausing);
+    assert.equal(dead.status, 'paused');
+    assert.equal(dead.leaseExpiresAtMs, null);
+    assert.equal(transition(dead, { type: 'checkpoint', token: 1 }, 0).kind, 'stale');
+    assert.equal(after([{ type: 'resume' }], dead).status, 'queued');
+    const changedMind = after([{ type: 'resume' }], pausing);
+    assert.equal(changedMind.status, 'running');
+    assert.equal(after([finish(1, 'paused')], changedMind).status, 'queued', 'the worker had been told already');
+    assert.equal(after([{ type: 'pause' }, { type: 'pause' }]).status, 'paused');
+    assert.equal(transition(after([{ type: 'cancel' }]), { type: 'pause' }, 0).kind, 'refused');
+  });
+
+  it('fails with the reason of its last worker where that gave one', () => {
+    let state = fresh;
+    const full = { code: 'storage_full', message: 'no space', param: null };
+    while (state.status === 'queued')
+      state = after(
+        [
+          { ...claim, at: state.notBeforeMs },
+          { type: 'finish', token: state.leaseToken + 1, status: 'released', error: full },
+        ],
+        state,
+      );
+    assert.equal(state.error?.code, 'storage_full');
+  });
+
   it('never leaves an end, never lowers a token, whatever happens in whatever order', () => {
     const act = fc.oneof(
       fc.constant(claim),
       fc.constant({ type: 'sweep' } as const),
       fc.constant({ type: 'cancel' } as const),
+      fc.constant({ type: 'pause' } as const),
+      fc.constant({ type: 'resume' } as const),
+      fc.constant({ type: 'validated', error: null } as const),
       fc.record({ type: fc.constantFrom('heartbeat', 'checkpoint'), token: fc.nat(4) }),
       fc.record({
         type: fc.constant('finish'),
         token: fc.nat(4),
-        status: fc.constantFrom('succeeded', 'failed', 'cancelled', 'released'),
+        status: fc.constantFrom('succeeded', 'failed', 'cancelled', 'released', 'paused'),
         error: fc.constant(null),
       }),
     ) as fc.Arbitrary<JobAct>;
     fc.assert(
       fc.property(fc.array(fc.tuple(act, fc.nat(20_000)), { maxLength: 60 }), (acts) => {
-        let state = fresh;
+        let state: JobState = { ...fresh, status: 'validating_files', isValidated: false };
         let nowMs = 0;
         for (const [next, waitMs] of acts) {
           nowMs += waitMs;
@@ -124,7 +176,8 @@ describe('job state', () => {
           if (outcome.kind !== 'change') continue;
           assert.ok(!TERMINAL.has(state.status), `${state.status} left by ${next.type}`);
           assert.ok(outcome.next.leaseToken >= state.leaseToken);
-          assert.equal(outcome.next.status === 'running', outcome.next.leaseExpiresAtMs !== null);
+          assert.equal(LEASED.has(outcome.next.status), outcome.next.leaseExpiresAtMs !== null);
+          assert.ok(outcome.next.isValidated || !LEASED.has(outcome.next.status), 'trained on unread data');
           state = outcome.next;
         }
       }),
