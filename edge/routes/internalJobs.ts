@@ -57,13 +57,15 @@ import { insertDeliveries } from '../store/webhooks.ts';
 
 /** `POST /internal/jobs/claim`: the oldest queued job this backend can train, or 204. */
 export async function claimJob(c: Context<AppEnv>): Promise<Response> {
-  const { backendId } = await readSignedJson(c, ClaimRequest);
+  const { backendId, sharing } = await readSignedJson(c, ClaimRequest);
   const mine = (await liveBackends(c.env, true)).filter(
     ({ report }) => report.id === backendId && report.state === 'ready',
   );
-  const models = [...servedModels(mine).keys()];
+  const models = [...servedModels(mine).keys()].filter((id) => sharing === undefined || id === sharing.baseModel);
   if (models.length === 0) return c.body(null, 204);
-  for (const { id } of await queuedJobs(c.env.DB, models, nowMs(), 8)) {
+  for (const queued of await queuedJobs(c.env.DB, models, nowMs(), 8)) {
+    if (sharing !== undefined && !mayShare(queued, sharing.stages)) continue;
+    const { id } = queued;
     // Another backend may be quicker; then the next one is tried.
     const applied = await applyToJob(c.env.DB, id, { type: 'claim', backendId }, nowMs());
     if (applied?.job == null) continue;
@@ -76,6 +78,12 @@ export async function claimJob(c: Context<AppEnv>): Promise<Response> {
     return c.json(answer);
   }
   return c.body(null, 204);
+}
+
+/** A job over an adapter has a base of its own, and one whose try has died may be what killed it. */
+function mayShare(job: JobRow, stages: readonly string[]): boolean {
+  const own = JSON.parse(job.stages) as Stage[];
+  return job.model === job.base_model && job.fruitless_claims === 0 && own.every(({ train }) => stages.includes(train));
 }
 
 async function jobSpec(env: Env, job: JobRow): Promise<JobSpec> {
@@ -97,6 +105,7 @@ async function jobSpec(env: Env, job: JobRow): Promise<JobSpec> {
     adapter: job.model === job.base_model ? null : await findModel(env.DB, job.tenant, job.model),
     resume: checkpoint === undefined ? null : { step: checkpoint.step, checkpoint: manifestOf(checkpoint) },
     earlier: earlier.map(manifestOf),
+    tries: job.fruitless_claims,
   };
 }
 

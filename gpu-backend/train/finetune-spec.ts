@@ -34,6 +34,10 @@ export interface FineTuneSpec {
   readonly checkpointEvery?: number;
   /** Newest checkpoints left in `outDir`. Default 2. */
   readonly keep?: number;
+  /** Micro-batches are of this share of what the stages say: tries before this one ran out of memory. Default 1. */
+  readonly microBatchShare?: number;
+  /** Time that the job may train, over all its tries: what is lost between a checkpoint and a kill is not counted. Then it fails with `time_limit`. */
+  readonly maxDurationS?: number;
 }
 
 /** Metrics under the names OpenAI uses. Losses in nats a token, accuracies 0…1. */
@@ -83,9 +87,18 @@ export interface FineTuneHooks {
   ) => void | Promise<void>;
   /** Aborting ends the job after the step in progress, with a checkpoint. */
   readonly signal?: AbortSignal;
+  /** Awaited before every micro-batch: jobs of one process take turns, and answers go first. */
+  readonly pace?: () => void | Promise<void>;
+  /** Told when the job goes over to something else than steps, and back. */
+  readonly onPhase?: (phase: FineTunePhase) => void;
+  /** Folder of the checkpoint of a step that is no longer in `outDir`, for a rollback. Without it such a run has diverged at once. */
+  readonly fetchCheckpoint?: (step: number) => Promise<string>;
 }
 
-/** `failed`: data or options are at fault (`code` from the table of errors), or the run diverged. Defects throw. */
+/** `preparing`: data, pictures, sessions; `saving`: a checkpoint is written and handed over; `measuring`: on the validation data. */
+export type FineTunePhase = 'preparing' | 'stepping' | 'saving' | 'measuring';
+
+/** `failed`: data or options are at fault (`code` from the table of errors), or the run diverged. OutOfMemory, StorageFull and defects throw. */
 export type FineTuneResult =
   | { readonly outcome: 'succeeded' | 'stopped'; readonly finalStep: number; readonly trainedTokens: number }
   | { readonly outcome: 'failed'; readonly code: string; readonly message: string; readonly trainedTokens: number };

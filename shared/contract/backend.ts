@@ -251,10 +251,20 @@ export const JobSpec = z.object({
   resume: z.nullable(z.object({ step: z.int(), checkpoint: CheckpointManifest })),
   /** Older checkpoints, newest first: what a broken newest one falls back to. */
   earlier: z.array(CheckpointManifest),
+  /** Grants since the last new checkpoint, this one included. More than one: tries have died, and the next is made alone. */
+  tries: z._default(z.int(), 1),
 });
 export type JobSpec = z.infer<typeof JobSpec>;
 
-export const ClaimRequest = z.object({ backendId: z.string() });
+/**
+ * `sharing`: the backend trains jobs already and has room for another of the same base in the same process: one that trains that base itself, whose stages
+ * are among these, and of which no try has died since its last checkpoint.
+ */
+export const ClaimRequest = z.object({
+  backendId: z.string(),
+  sharing: z.optional(z.object({ baseModel: z.string(), stages: z.array(TrainStage) })),
+});
+export type ClaimRequest = z.infer<typeof ClaimRequest>;
 /** `token` rises with every grant; each write carries it and a smaller one than the job's is refused with 409 `stale_lease`. */
 export const Lease = z.object({ token: z.int(), expiresAt: z.int() });
 export type Lease = z.infer<typeof Lease>;

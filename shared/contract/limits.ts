@@ -171,6 +171,13 @@ export const LIMITS = {
     maxEventMessageChars: 4_096,
     /** Stages of one job. */
     maxStages: 4,
+    /** A step that takes longer than the larger of this and `stallFactor` medians of the job's steps is taken for stuck, and its process is ended. */
+    stallMs: 60_000,
+    stallFactor: 20,
+    /** Likewise for what is done between steps: fetching data, looking at pictures, saving, validating. */
+    phaseStallMs: 30 * 60_000,
+    /** While answers are computed on the same machine, a job waits up to so long before each of its micro-batches. */
+    yieldMs: 1_000,
     /** Share of bad lines up to which a job trains on the good ones, where it does not say. */
     defaultMaxBadShare: 0.1,
   },
