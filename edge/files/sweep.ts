@@ -3,6 +3,7 @@ import { batchRunner, type Env } from '../env.ts';
 import { runningBatches } from '../store/batches.ts';
 import { deleteFile, expiredFiles } from '../store/files.ts';
 import { sweepLoose } from '../store/loose.ts';
+import { sweepPins } from '../store/pins.ts';
 import { endUpload, expiredUploads } from '../store/uploads.ts';
 
 const PAGE = 100;
@@ -15,8 +16,9 @@ export async function sweepFiles(env: Env, nowMs: number): Promise<boolean> {
   for (const file of files) await deleteFile(store, actorFor(file.tenant), file);
   const uploads = await expiredUploads(env.DB, nowMs, PAGE);
   for (const { id, tenant } of uploads) await endUpload(env.DB, actorFor(tenant), id, 'expired', nowMs);
+  const morePins = await sweepPins(env.DB, nowMs);
   const more = await sweepLoose(store, nowMs);
-  return more || files.length === PAGE || uploads.length === PAGE;
+  return more || morePins || files.length === PAGE || uploads.length === PAGE;
 }
 
 /** Batches go on by their own alarms; whoever has lost theirs is woken here. */

@@ -133,6 +133,7 @@ export async function deleteFile(
     db
       .prepare(
         `INSERT INTO loose_objects (key, due_at) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM files WHERE object_key = ?1)
+           AND NOT EXISTS (SELECT 1 FROM pinned_images WHERE object_key = ?1)
          ON CONFLICT (key) DO UPDATE SET due_at = ?2 RETURNING key`,
       )
       .bind(file.object_key, Date.now()),

@@ -155,6 +155,10 @@ export const LIMITS = {
     maxListedLines: 10_000,
     maxSubsets: 100,
     maxPerTenant: 1_000,
+    /** Pictures that data only names stay as validation saw them for so long after, and as long as a job on that validation has not ended. */
+    pinsKeptMs: 30 * 24 * 3_600_000,
+    /** A validation of equal data, model and stages that is younger is not made again. */
+    reuseValidationMs: 7 * 24 * 3_600_000,
   },
   jobs: {
     leaseMs: 15_000,
@@ -180,6 +184,15 @@ export const LIMITS = {
     yieldMs: 1_000,
     /** Share of bad lines up to which a job trains on the good ones, where it does not say. */
     defaultMaxBadShare: 0.1,
+  },
+  training: {
+    /** Decoder positions of one forward and backward pass, where a stage does not say. */
+    microBatchTokens: 1_500,
+    /** Pictures of a packed row, where a stage does not say. */
+    maxRowImages: 64,
+    /** Features of a frozen vision tower that a job holds in memory, and that one backend keeps on disk over restarts. */
+    featureMemoryBytes: 512 * MIB,
+    featureDiskBytes: 4_096 * MIB,
   },
   schedules: {
     maxPerTenant: 100,
