@@ -1,6 +1,7 @@
 import type { GenerateRequest } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { ModelCard } from '../../shared/contract/models.ts';
+import { aliasTarget } from '../aliases/target.ts';
 import type { Env } from '../env.ts';
 import { findModel, listModels } from '../store/models.ts';
 import { knownModels } from './registry.ts';
@@ -18,12 +19,17 @@ export function forgetTuned(tenant: string, id: string): void {
 }
 
 /**
- * Looks up a model by its public id.
+ * Looks up a model by its public id or by an alias of the tenant; what comes back is named by the model itself.
  * @throws ApiError `model_not_found` listing what exists; `no_backend` when nobody serves the base now, which may change.
  */
-export async function resolveModel(env: Env, tenant: string, id: string): Promise<KnownModel> {
+export async function resolveModel(env: Env, tenant: string, name: string): Promise<KnownModel> {
   let cards = await knownModels(env);
-  if (!cards.has(id) && !id.startsWith('ft:')) cards = await knownModels(env, true);
+  let id = name;
+  if (!cards.has(id) && !id.startsWith('ft:')) {
+    // An alias stands for a model, never for another alias; what is served under the same name goes before it.
+    id = (await aliasTarget(env.DB, tenant, name)) ?? name;
+    if (!cards.has(id) && !id.startsWith('ft:')) cards = await knownModels(env, true);
+  }
   const card = cards.get(id);
   if (card !== undefined) return { id, card, adapter: null };
   if (id.startsWith('ft:')) {

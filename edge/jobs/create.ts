@@ -60,7 +60,8 @@ export async function prepareJob(
         id,
         tenant,
         created_at: nowMs(),
-        model: request.model,
+        // An alias may stand for another model tomorrow.
+        model: model.id,
         base_model: model.card.id,
         suffix: request.suffix ?? null,
         seed: request.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]! >>> 1,
@@ -86,7 +87,7 @@ export async function prepareJob(
         subject: id,
         ...prepared,
         request: {
-          model: request.model,
+          model: model.id,
           training_file: request.training_file,
           validation_file: request.validation_file ?? null,
         },
@@ -113,7 +114,7 @@ export async function prepareJob(
       {
         action: 'fine_tuning.job.created',
         object: id,
-        data: { model: request.model, schedule: options.scheduleId ?? null },
+        data: { model: model.id, schedule: options.scheduleId ?? null },
       },
       guard,
     ),

@@ -45,7 +45,12 @@ export async function removeModel(c: Context<AppEnv>): Promise<Response> {
     throw refusal(id, 'is served by the installation; only fine-tuned models can be deleted');
   }
   if (row.listed !== 1) throw refusal(id, 'is a checkpoint of a job: delete the model, its checkpoints go with it');
-  const { isDeleted, usedBy } = await deleteModel(c.env.DB, actorOf(c), row);
+  const { isDeleted, usedBy, alias } = await deleteModel(c.env.DB, actorOf(c), row);
+  if (!isDeleted && usedBy === null && alias !== null)
+    throw refusal(
+      id,
+      `is what the alias ${JSON.stringify(alias)} stands for; promote another model, roll back or delete the alias first`,
+    );
   if (!isDeleted) throw refusal(id, `is what the job ${usedBy} tunes; cancel that or wait for its end`);
   forgetTuned(c.get('tenant'), id);
   // Rows are gone, so nobody can ask for these any more; what a crash leaves here is only space.

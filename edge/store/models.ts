@@ -50,17 +50,20 @@ export async function findModel(db: D1Database, tenant: string | null, id: strin
 /** Statuses in which a job still needs the model that it tunes. */
 const UNFINISHED = `('validating_files', 'queued', 'running', 'pausing', 'paused')`;
 
-/** Removes a tuned model with all names of its job's checkpoints, unless an unfinished job starts from one of them. */
+/** Removes a tuned model with all names of its job's checkpoints, unless an unfinished job starts from one of them or an alias stands for one. */
 export async function deleteModel(
   db: D1Database,
   actor: Actor,
   row: Pick<ModelRow, 'id' | 'job_id'>,
-): Promise<{ isDeleted: boolean; usedBy: string | null }> {
+): Promise<{ isDeleted: boolean; usedBy: string | null; alias: string | null }> {
   const users = `SELECT j.id FROM jobs j WHERE j.status IN ${UNFINISHED} AND j.model IN (SELECT id FROM models WHERE job_id = ?1)`;
+  const aliases = `SELECT a.name FROM aliases a WHERE a.tenant = ?2 AND a.model IN (SELECT id FROM models WHERE job_id = ?1)`;
   const isGone = 'NOT EXISTS (SELECT 1 FROM models WHERE job_id = ?1)';
   const [gone] = await db.batch([
     db
-      .prepare(`DELETE FROM models WHERE job_id = ?1 AND tenant = ?2 AND NOT EXISTS (${users})`)
+      .prepare(
+        `DELETE FROM models WHERE job_id = ?1 AND tenant = ?2 AND NOT EXISTS (${users}) AND NOT EXISTS (${aliases})`,
+      )
       .bind(row.job_id, actor.tenant),
     auditEntry(db, actor, { action: 'model.deleted', object: row.id }, IF_CHANGED),
     db.prepare(`DELETE FROM checkpoints WHERE job_id = ?1 AND ${isGone}`).bind(row.job_id),
@@ -71,7 +74,8 @@ export async function deleteModel(
       nowMs(),
     ),
   ]);
-  if ((gone?.meta.changes ?? 0) > 0) return { isDeleted: true, usedBy: null };
+  if ((gone?.meta.changes ?? 0) > 0) return { isDeleted: true, usedBy: null, alias: null };
   const user = await db.prepare(`${users} LIMIT 1`).bind(row.job_id).first<{ id: string }>();
-  return { isDeleted: false, usedBy: user?.id ?? null };
+  const alias = await db.prepare(`${aliases} LIMIT 1`).bind(row.job_id, actor.tenant).first<{ name: string }>();
+  return { isDeleted: false, usedBy: user?.id ?? null, alias: alias?.name ?? null };
 }

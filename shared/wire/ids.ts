@@ -17,7 +17,11 @@ export type IdPrefix =
   | 'batch_'
   | 'batch_req_'
   | 'dataset_'
-  | 'dsval_';
+  | 'dsval_'
+  | 'cmp_'
+  | 'sched_'
+  | 'schedrun_'
+  | 'alch_';
 
 /** A new id: prefix and 24 base-62 characters (about 142 bits) from the platform's cryptographic source. */
 export function newId(prefix: IdPrefix): string {

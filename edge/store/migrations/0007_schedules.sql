@@ -59,7 +59,8 @@ CREATE TABLE schedule_runs (
   alias_version INTEGER,                     -- and its version then
   task_id       TEXT,
   decision      TEXT,                        -- GateDecision; JSON
-  error         TEXT
+  error         TEXT,
+  revision      TEXT NOT NULL                -- drawn anew by each change
 ) STRICT;
 -- Exactly one effect per slot, whatever wakes the scheduler how often.
 CREATE UNIQUE INDEX schedule_runs_slot ON schedule_runs (schedule_id, slot_at) WHERE cause = 'slot';
@@ -99,3 +100,9 @@ CREATE TABLE alias_changes (
   comparison  TEXT
 ) STRICT;
 CREATE UNIQUE INDEX alias_changes_version ON alias_changes (tenant, name, version);
+
+-- How many examples a file holds, counted once: what conditions on new examples ask. By content, so equal files of one or several tenants count once.
+CREATE TABLE file_examples (
+  sha256      TEXT PRIMARY KEY,
+  examples    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,53 @@
+/**
+ * One look at all schedules. Whoever calls it (the scheduler's alarm, the platform's cron, somebody's request), however often, late or doubled: what is
+ * due is found in the rows, and each row changes once.
+ */
+import type { Env } from '../env.ts';
+import { comparedRuns, countOpenRuns, hasOpenRuns, startableRuns, trainedRuns } from '../store/scheduleRuns.ts';
+import { dueSchedules, nextScheduleAt, type ScheduleRow, timingOf, writePlan } from '../store/schedules.ts';
+import { endGate, endTraining } from './finish.ts';
+import { planSlots } from './plan.ts';
+import { sweepRetention } from './retention.ts';
+import { type PrepareJob, startRun } from './start.ts';
+
+/** Rows of one kind that are looked at in one go; the rest is there the next time. */
+const AT_ONCE = 50;
+
+/** `jobsMade`: backends should hear of it. `nextAtMs`: when a slot comes; null: none is known. `isBusy`: runs go on that are to be looked after. */
+export type Ticked = { jobsMade: number; nextAtMs: number | null; isBusy: boolean };
+
+export async function tickSchedules(env: Env, prepare: PrepareJob, nowMs: number): Promise<Ticked> {
+  for (const run of await trainedRuns(env.DB, AT_ONCE)) await guarded(run.id, () => endTraining(env, run, nowMs));
+  for (const run of await comparedRuns(env.DB, AT_ONCE)) await guarded(run.id, () => endGate(env, run, nowMs));
+  for (const schedule of await dueSchedules(env.DB, nowMs, AT_ONCE))
+    await guarded(schedule.id, () => decideSlots(env.DB, schedule, nowMs));
+  let jobsMade = 0;
+  for (const run of await startableRuns(env.DB, nowMs, AT_ONCE))
+    await guarded(run.id, async () => {
+      if (await startRun(env, prepare, run, nowMs)) jobsMade++;
+    });
+  await guarded('retention', () => sweepRetention(env));
+  const [nextAtMs, isBusy] = await Promise.all([nextScheduleAt(env.DB), hasOpenRuns(env.DB)]);
+  return { jobsMade, nextAtMs, isBusy };
+}
+
+async function decideSlots(db: D1Database, schedule: ScheduleRow, nowMs: number): Promise<void> {
+  const planned = {
+    timing: timingOf(schedule),
+    overlap: schedule.overlap,
+    misfire: schedule.misfire,
+    decidedUntilMs: schedule.decided_until,
+  };
+  const plan = planSlots(planned, await countOpenRuns(db, schedule.id), nowMs);
+  // Where somebody else wrote first, the rows say so the next time.
+  if (plan.runs.length > 0 || plan.nextAtMs !== schedule.next_at) await writePlan(db, schedule, plan, nowMs);
+}
+
+/** One that fails holds up no other. */
+async function guarded(what: string, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    console.error(JSON.stringify({ level: 'error', event: 'schedules', what, error: String(error) }));
+  }
+}
