@@ -1,5 +1,5 @@
 import { createApp } from './app.ts';
-import type { Env } from './env.ts';
+import { type Env, scheduler } from './env.ts';
 
 export { BatchRunner } from './batches/runner.ts';
 export { Fleet } from './fleet/registry.ts';
@@ -14,4 +14,6 @@ const app = createApp();
 
 export default {
   fetch: (request: Request, env: Env, ctx: ExecutionContext) => app.fetch(request, env, ctx),
+  /** A second way to wake up, beside the scheduler's own alarm. What is due stands in the database, so neither is needed and both may come. */
+  scheduled: (_event: ScheduledController, env: Env, ctx: ExecutionContext) => ctx.waitUntil(scheduler(env).ensure()),
 } satisfies ExportedHandler<Env>;

@@ -8,6 +8,7 @@ import { advanceAll } from '../tasks/advance.ts';
 import { wakeSenders } from '../webhooks/dispatch.ts';
 import { sweepLeases } from './sweep.ts';
 
+const MIN_GAP_MS = 100;
 const BUSY_GAP_MS = 1_000;
 /** Even with nothing to do the rows are looked at this often: a wake-up may have been lost. */
 const IDLE_GAP_MS = 15_000;
@@ -41,13 +42,14 @@ export class Scheduler extends DurableObject<Env> {
     let gapMs = BUSY_GAP_MS;
     try {
       await sweepLeases(this.env, Date.now());
-      await advanceAll(this.env);
+      const schedules = await advanceAll(this.env);
       await wakeSenders(this.env, Date.now());
       this.#chainAudit();
       await this.#sweepFiles(Date.now());
       await this.#sweepWebhooks(Date.now());
       await this.#sweepFeatures();
-      gapMs = (await countRunning(this.env.DB)) > 0 ? BUSY_GAP_MS : IDLE_GAP_MS;
+      gapMs = schedules.isBusy || (await countRunning(this.env.DB)) > 0 ? BUSY_GAP_MS : IDLE_GAP_MS;
+      if (schedules.nextAtMs !== null) gapMs = Math.min(gapMs, Math.max(schedules.nextAtMs - Date.now(), MIN_GAP_MS));
     } catch (error) {
       // An alarm that throws is repeated six times and then gone for good.
       console.error(JSON.stringify({ level: 'error', event: 'scheduler', error: String(error) }));
