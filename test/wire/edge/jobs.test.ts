@@ -13,6 +13,7 @@ import { signatureHeaders, UNSIGNED_PAYLOAD } from '../../../shared/wire/signatu
 import { png } from '../../null/edge/pictures.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
 import { API_KEY, type Installation, SECRET, startInstallation, until } from './installation.ts';
+import { claimTask, playValidation, validateResult } from './play-validation.ts';
 import { type Receiver, startReceiver } from './receiver.ts';
 
 let door: Installation;
@@ -36,8 +37,14 @@ async function upload(lines: string[]): Promise<string> {
   return (await door.openai.files.create({ file, purpose: 'fine-tune' })).id;
 }
 
-const create = (more: object = {}) =>
+const post = (more: object = {}) =>
   door.openai.fineTuning.jobs.create({ model: FAULT_CARD.id, training_file: trainingFile, ...more });
+/** A job whose two examples have been found good. */
+async function create(more: object = {}) {
+  const job = await post(more);
+  await playValidation(door, backend.id, validateResult(2));
+  return job;
+}
 const retrieve = async (id: string) => (await door.openai.fineTuning.jobs.retrieve(id)) as unknown as FineTuningJob;
 
 async function claim(): Promise<ClaimResponse | null> {
@@ -91,7 +98,8 @@ async function checkpoint(
   const uploaded = await putBlob(job, step, 'adapter.safetensors', bytes, token);
   if (uploaded !== 200) return uploaded;
   const files = [{ name: 'adapter.safetensors', bytes: bytes.byteLength, sha256: sha256(bytes) }];
-  return (await act(job, 'checkpoints', { token, step, metrics: { step, train_loss: 1 / step }, files })).status;
+  return (await act(job, 'checkpoints', { token, step, kind: 'lora', metrics: { step, train_loss: 1 / step }, files }))
+    .status;
 }
 
 async function refused(promise: Promise<unknown>) {
@@ -120,72 +128,97 @@ after(async () => {
   await receiver.close();
 });
 
-describe('a training file', () => {
-  it('is refused with line, field, limit and value, all lines at once', async () => {
-    const bad = await upload([
-      line([picture()]),
-      'not json',
-      line([picture('file-nope'), picture('https://example.com/a.png')]),
-      JSON.stringify({ messages: [{ role: 'assistant', content: [picture()] }] }),
-      JSON.stringify({ messages: [{ role: 'user', content: 'x' }] }),
-      line('x', 5),
-      line(Array.from({ length: 21 }, () => picture())),
-      JSON.stringify({ prompt: 'x' }),
-    ]);
-    const error = await refused(create({ training_file: bad }));
-    assert.deepEqual([error.status, error.code, error.param], [400, 'invalid_training_file', 'training_file']);
-    assert.match(error.message, /training_file line 2, /);
-    const details = (error.error as { details: { line: number; param: string | null; code: string }[] }).details;
-    assert.deepEqual(
-      details.map(({ line: number, param, code }) => `${number} ${param} ${code}`),
-      [
-        '2 null invalid_json',
-        '3 messages[0].content[0].image_url image_file_not_found',
-        '3 messages[0].content[1].image_url invalid_image_url',
-        '4 messages[0].content[0].image_url image_not_allowed_here',
-        '5 messages[0].role invalid_value',
-        '6 messages[1].content invalid_type',
-        '7 messages[0].content[20].image_url too_many_images',
-        '8 messages missing_required_parameter',
-        '8 prompt unknown_parameter',
-      ],
-    );
+describe('the data of a job', () => {
+  it('must exist', async () => {
+    const error = await refused(post({ training_file: 'file-x' }));
+    assert.deepEqual([error.status, error.code, error.param], [404, 'file_not_found', 'training_file']);
+    const stages = [{ train: 'lora', training_file: 'file-y' }];
+    const other = await refused(post({ method: { type: 'supervised', supervised: { mantis: { stages } } } }));
+    assert.equal(other.param, 'method.supervised.mantis.stages[0].training_file');
     assert.equal((await door.openai.fineTuning.jobs.list()).data.length, 0);
   });
 
-  it('must have something in it, and exist', async () => {
-    assert.equal((await refused(create({ training_file: await upload(['', '  ']) }))).code, 'invalid_training_file');
+  it('is validated by a task before the job is queued, and kept until the job has ended', async () => {
+    const file = await upload([line('for this test alone')]);
+    const job = await post({ training_file: file });
+    assert.equal(await claim(), null, 'not before its data is decided');
+    const task = await claimTask(door, backend.id);
+    assert.ok(task?.spec.kind === 'validate');
+    assert.equal(task.id, (await retrieve(job.id)).validation);
+    assert.deepEqual(task.spec.stages[0], {
+      train: 'lora',
+      lora: { r: 16, alpha: 32 },
+      n_epochs: 3,
+      batch_size: null,
+      learning_rate_multiplier: 1,
+      data: 0,
+    });
+    assert.equal((await refused(door.openai.files.delete(file))).status, 409);
+    const end = { token: task.lease.token, status: 'succeeded', result: validateResult(1), error: null };
+    assert.equal((await door.signed('POST', `/internal/tasks/${task.id}/finish`, { ...end, token: 99 })).status, 409);
+    for (const _ of [1, 2])
+      assert.equal((await door.signed('POST', `/internal/tasks/${task.id}/finish`, end)).status, 200);
+    assert.equal((await retrieve(job.id)).status, 'queued');
+    assert.equal((await door.openai.fineTuning.jobs.cancel(job.id)).status, 'cancelled');
+    assert.equal((await door.openai.files.delete(file)).deleted, true);
+  });
+
+  it('that is bad ends the job with the first problem, the share and where the report is', async () => {
+    const job = await post({ training_file: await upload([line('one'), 'not json']) });
+    const problem = {
+      severity: 'error' as const,
+      code: 'invalid_json',
+      message: 'expected one JSON object a line',
+      data: 0,
+      subset: null,
+      line: 2,
+      message_index: null,
+      part_index: null,
+      param: null,
+    };
+    await playValidation(door, backend.id, validateResult(1, [problem]));
+    const failed = await retrieve(job.id);
     assert.deepEqual(
-      [
-        (await refused(create({ training_file: 'file-x' }))).status,
-        (await refused(create({ training_file: 'file-x' }))).param,
-      ],
-      [404, 'training_file'],
+      [failed.status, failed.error?.code, failed.error?.param],
+      ['failed', 'invalid_training_file', 'training_file'],
+    );
+    assert.match(
+      failed.error?.message ?? '',
+      /50.0 % of the lines are bad.*line 2, expected one JSON object a line dsval_/,
     );
   });
 
-  it('may name uploaded pictures', async () => {
-    const file = await door.openai.files.create({
-      file: await toFile(Buffer.from(png(8, 8)), 'a.png'),
-      purpose: 'vision',
-    });
-    const job = await create({ training_file: await upload([line([picture(file.id), picture(file.id)])]) });
-    assert.equal((await door.openai.fineTuning.jobs.cancel(job.id)).status, 'cancelled');
+  it('that was found good before is not validated again', async () => {
+    await create();
+    assert.equal((await post()).status, 'queued');
+    for (const { id } of (await door.openai.fineTuning.jobs.list()).data)
+      await door.openai.fineTuning.jobs.cancel(id).catch(() => {});
   });
 });
 
 describe('a job', () => {
   it('is claimed, reports, and succeeds under its ft: name, with one verified webhook', async () => {
     const job = await create({ suffix: 'red', seed: 5, hyperparameters: { n_epochs: 2 } });
-    assert.deepEqual(job.hyperparameters, { n_epochs: 2, batch_size: 1, learning_rate_multiplier: 1 });
+    assert.deepEqual([job.status, job.hyperparameters.batch_size], ['validating_files', 'auto']);
+    const ready = await retrieve(job.id);
+    assert.deepEqual(
+      [ready.status, ready.hyperparameters],
+      ['queued', { n_epochs: 2, batch_size: 1, learning_rate_multiplier: 1 }],
+    );
     const claimed = await claim();
     assert.ok(claimed !== null);
     const { token } = claimed.lease;
     assert.deepEqual(
       [claimed.job.id, claimed.job.seed, claimed.job.suffix, claimed.job.trainingExamples, claimed.job.resume],
-      [job.id, 5, 'red', 2, null],
+      [job.id, 5, 'red', [2], null],
     );
-    assert.equal(claimed.job.mantis.stage, 'lora');
+    assert.deepEqual(claimed.job.stages, [
+      { train: 'lora', lora: { r: 16, alpha: 32 }, n_epochs: 2, batch_size: 1, learning_rate_multiplier: 1, data: 0 },
+    ]);
+    assert.deepEqual(
+      claimed.job.training[0]?.files.map(({ file }) => file.id),
+      [trainingFile],
+    );
     assert.equal(await claim(), null);
     assert.equal((await retrieve(job.id)).status, 'running');
 
@@ -242,12 +275,13 @@ describe('a job', () => {
     assert.ok((await door.openai.models.list()).data.some(({ id }) => id === name));
     assert.equal((await door.openai.models.retrieve(name)).id, name);
 
-    await until(() => about(job.id).length > 0, 5_000, 'the webhook arrives');
+    // The first checkpoint, and the end; a second checkpoint within the minute is not told of.
+    await until(() => about(job.id).length > 1, 5_000, 'the webhooks arrive');
     await sleep(1_500);
-    assert.equal(about(job.id).length, 1);
-    const [hook] = about(job.id) as [(typeof receiver.received)[0]];
+    assert.equal(about(job.id).length, 2);
+    const hook = about(job.id).find(({ body }) => body.includes('succeeded')) as (typeof receiver.received)[0];
     const event = await door.openai.webhooks.unwrap(hook.body, hook.headers, secret);
-    assert.deepEqual([event.type, event.data], ['fine_tuning.job.succeeded', { id: job.id }]);
+    assert.deepEqual([event.type, event.data], ['fine_tuning.job.succeeded', { id: job.id, sequence: 2 }]);
     assert.equal(hook.headers['webhook-id'], event.id);
   });
 
@@ -311,6 +345,50 @@ describe('a job', () => {
     assert.match(about(job.id)[0]!.body, /fine_tuning.job.cancelled/);
   });
 
+  it('is paused through its worker, goes on from its checkpoint, and is paused at once where nobody has it', async () => {
+    const job = await create();
+    const first = await claim();
+    assert.ok(first !== null);
+    const { token } = first.lease;
+    const pausing = (await door.call('POST', `/v1/fine_tuning/jobs/${job.id}/pause`)).body as FineTuningJob;
+    assert.equal(pausing.status, 'pausing');
+    assert.equal(((await act(job.id, 'heartbeat', { token })).body as { pause: boolean }).pause, true);
+    assert.equal(await checkpoint(job.id, 2, token), 200);
+    assert.equal((await finish(job.id, token, 'paused')).status, 200);
+    assert.equal((await retrieve(job.id)).status, 'paused');
+    assert.equal(await claim(), null);
+    await door.openai.fineTuning.jobs.resume(job.id);
+    await door.openai.fineTuning.jobs.pause(job.id);
+    assert.equal((await retrieve(job.id)).status, 'paused');
+    await door.openai.fineTuning.jobs.resume(job.id);
+    const second = await claim();
+    assert.deepEqual([second?.job.id, second?.job.resume?.step], [job.id, 2]);
+    await finish(job.id, second?.lease.token ?? 0, 'failed');
+    assert.equal((await refused(door.openai.fineTuning.jobs.pause(job.id))).status, 409);
+  });
+
+  it('keeps as many checkpoints as it says, and the one its model is made of', async () => {
+    const job = await create({
+      method: { type: 'supervised', supervised: { mantis: { checkpoints_kept: 2 } } },
+    });
+    const claimed = await claim();
+    assert.ok(claimed !== null);
+    const { token } = claimed.lease;
+    for (const step of [1, 2, 3, 4]) assert.equal(await checkpoint(job.id, step, token), 200);
+    const steps = async () =>
+      (await door.openai.fineTuning.jobs.checkpoints.list(job.id)).data.map(({ step_number }) => step_number);
+    assert.deepEqual(await steps(), [4, 3]);
+    assert.equal((await finish(job.id, token, 'succeeded', 4)).status, 200);
+    const { fine_tuned_model: name } = await retrieve(job.id);
+    const gone = await refused(
+      door.openai.chat.completions.create({
+        model: `${name}:ckpt-step-1`,
+        messages: [{ role: 'user', content: 'hi' }],
+      }),
+    );
+    assert.equal(gone.code, 'model_not_found');
+  });
+
   it('takes no checkpoint whose bytes are not the announced ones', async () => {
     const job = await create();
     const claimed = await claim();
@@ -318,7 +396,10 @@ describe('a job', () => {
     const { token } = claimed.lease;
     assert.equal(await putBlob(job.id, 1, 'a', new Uint8Array([1, 2, 3]), token, 'xyz'), 400);
     const files = [{ name: 'a', bytes: 3, sha256: sha256(new Uint8Array([1, 2, 3])) }];
-    assert.equal((await act(job.id, 'checkpoints', { token, step: 1, metrics: { step: 1 }, files })).status, 400);
+    assert.equal(
+      (await act(job.id, 'checkpoints', { token, step: 1, kind: 'lora', metrics: { step: 1 }, files })).status,
+      400,
+    );
     assert.equal(await putBlob(job.id, 1, '.hidden', new Uint8Array([1]), token), 400);
     assert.equal((await door.openai.fineTuning.jobs.checkpoints.list(job.id)).data.length, 0);
     await finish(job.id, token, 'failed');
@@ -350,7 +431,7 @@ describe('a job', () => {
     await sleep(700);
     await finish(job.id, claimed.lease.token, 'failed');
     const ids = await whole;
-    assert.equal(ids.length, 4);
+    assert.equal(ids.length, 5);
     assert.deepEqual(await follow({ 'last-event-id': String(ids[1]) }), ids.slice(2));
 
     const client = new MantisClient({ baseUrl: door.url, apiKey: API_KEY });
@@ -382,7 +463,7 @@ describe('a job', () => {
 describe('webhooks', () => {
   /** Creates a job and ends it, so that an event is due. */
   async function endJob(): Promise<string> {
-    const job = await create();
+    const job = await post();
     await door.openai.fineTuning.jobs.cancel(job.id);
     return job.id;
   }
