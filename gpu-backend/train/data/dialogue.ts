@@ -27,6 +27,8 @@ export interface DialogueOptions {
 interface Turn {
   readonly role: Role;
   readonly text: string;
+  /** Ours: 0 for an answer that is read and not learned from. */
+  readonly weight?: number;
   readonly param: string;
 }
 
@@ -69,9 +71,9 @@ export async function readDialogue(
   if (problems.errors > before || taken === null) return null;
   let next = 0;
   let atStart = first;
-  const messages = kept.map(({ role, text }): Message => {
+  const messages = kept.map(({ role, text, weight }): Message => {
     const parts: Part[] = [];
-    if (role !== 'user') return { role, parts: [{ type: 'text', text }] };
+    if (role !== 'user') return { role, parts: [{ type: 'text', text }], ...(weight === undefined ? {} : { weight }) };
     for (; atStart > 0; atStart--) parts.push({ type: 'image', image: next++ });
     for (const [i, piece] of text.split(PLACEHOLDER).entries()) {
       if (i > 0) parts.push({ type: 'image', image: next++ });
@@ -123,7 +125,9 @@ function turnsOf(record: Json, problems: RecordProblems): Turn[] | null {
       continue;
     }
     const turn = value as Json;
-    const [roleKey, textKey] = turn.role !== undefined ? ['role', 'content'] : ['from', 'value'];
+    const roleKey = turn.role !== undefined ? 'role' : 'from';
+    const textKey =
+      ['content', 'text', 'value'].find((key) => turn[key] !== undefined) ?? (roleKey === 'role' ? 'content' : 'value');
     const speaker = turn[roleKey];
     const text = turn[textKey];
     const role = typeof speaker === 'string' && Object.hasOwn(ROLES, speaker) ? ROLES[speaker] : undefined;
@@ -143,7 +147,10 @@ function turnsOf(record: Json, problems: RecordProblems): Turn[] | null {
         expected: `at most ${LIMITS.request.maxTextChars} characters`,
         received: text.length,
       });
-    else if (role !== undefined) turns.push({ role, text, param: `${param}.${textKey}` });
+    else if (turn.weight !== undefined && turn.weight !== 0 && turn.weight !== 1)
+      problems.error('invalid_value', `${param}.weight`, { expected: '0 or 1', received: describe(turn.weight) });
+    else if (role !== undefined)
+      turns.push({ role, text, param: `${param}.${textKey}`, ...(turn.weight === 0 ? { weight: 0 } : {}) });
   }
   return problems.errors > before ? null : turns;
 }
@@ -167,6 +174,11 @@ function checkTurns(turns: readonly Turn[], problems: RecordProblems): void {
     return;
   }
   const last = turns.at(-1);
+  if (turns.every(({ role, weight }) => role !== 'assistant' || weight === 0) && last?.role === 'assistant')
+    problems.error('invalid_value', last.param, {
+      expected: 'at least one turn of the assistant to learn from',
+      received: 'weight 0 in all of them',
+    });
   if (last !== undefined && last.role !== 'assistant')
     problems.error('invalid_value', last.param, {
       expected: 'a turn of the assistant at the end, which is what is learned',

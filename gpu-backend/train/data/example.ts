@@ -41,7 +41,7 @@ export function contentHashOf(messages: readonly Message[], images: readonly str
         text = (text ?? '') + part.text;
         continue;
       }
-      if (text !== null) hash.update(`t${JSON.stringify(text)}\n`);
+      if (text !== null && text !== '') hash.update(`t${JSON.stringify(text)}\n`);
       text = null;
       hash.update(`i${JSON.stringify(images[part.image] ?? '')}\n`);
     }

@@ -35,6 +35,8 @@ export interface ImportOptions {
   readonly fetchImage?: FetchImage;
   /** Folder that the paths of a file's pictures start from; without one (an uploaded file) a path is a problem. */
   readonly imageRoot?: (file: number) => string | undefined;
+  /** Number of each file's subset, where several files are one: their examples are shuffled, cut and balanced together, by the first file's settings. */
+  readonly groups?: readonly number[];
   readonly onProgress?: (bytesDone: number, bytesTotal: number) => void;
   readonly signal?: AbortSignal | undefined;
 }
@@ -77,7 +79,7 @@ export async function importData(
     ({ file_id }) =>
       new Set((options.leftOut ?? []).filter((l) => l.data === data && l.file === file_id).flatMap((l) => l.lines)),
   );
-  const key = keyOf(spec, leftOut);
+  const key = keyOf(spec, leftOut, options.groups ?? null);
   if (options.onProblem === undefined && options.onExample === undefined && (await keyIn(dir)) === key) {
     const store = await ExampleStore.open(dir, reopen);
     return { store, files: store.manifest.files };
@@ -100,7 +102,8 @@ export async function importData(
       done += sizes[file] ?? 0;
     }
     const candidates = read.map((counts, file) => candidatesOf(spec.files[file], counts, writer));
-    const mixture = mix(candidates, spec.balancing);
+    const mixture = mix(grouped(candidates, options.groups), spec.balancing);
+    const shares = sharesOf(mixture.order, read);
     const files = read.map(
       ({ records, bad, leftOut: left, first, end }, file): FileCounts => ({
         records,
@@ -108,8 +111,8 @@ export async function importData(
         leftOut: left,
         usable: end - first,
         tooManyImages: end - first - (candidates[file]?.records.length ?? 0),
-        taken: mixture.taken[file] ?? 0,
-        entries: mixture.entries[file] ?? 0,
+        taken: shares[file]?.taken ?? 0,
+        entries: shares[file]?.entries ?? 0,
       }),
     );
     const manifest: StoreManifest = {
@@ -274,9 +277,33 @@ function candidatesOf(subset: DataFile | undefined, { first, end }: ReadCounts, 
   };
 }
 
-function keyOf(spec: DataSpec, leftOut: readonly ReadonlySet<number>[]): string {
+function grouped(candidates: readonly Candidates[], groups: readonly number[] | undefined): Candidates[] {
+  if (groups === undefined) return [...candidates];
+  const subsets = new Map<number, Candidates>();
+  for (const [file, own] of candidates.entries()) {
+    const group = groups[file] ?? file;
+    const before = subsets.get(group);
+    const records = new Uint32Array((before?.records.length ?? 0) + own.records.length);
+    records.set(before?.records ?? []);
+    records.set(own.records, before?.records.length ?? 0);
+    subsets.set(group, { ...(before ?? own), records });
+  }
+  return [...subsets.values()];
+}
+
+/** How many entries each file has, and how many different records they are of. */
+function sharesOf(order: Uint32Array, read: readonly ReadCounts[]): { taken: number; entries: number }[] {
+  const times = new Uint32Array(read.at(-1)?.end ?? 0);
+  for (const record of order) times[record] = (times[record] ?? 0) + 1;
+  return read.map(({ first, end }) => {
+    const own = times.subarray(first, end);
+    return { taken: own.reduce((sum, n) => sum + Math.min(n, 1), 0), entries: own.reduce((sum, n) => sum + n, 0) };
+  });
+}
+
+function keyOf(spec: DataSpec, leftOut: readonly ReadonlySet<number>[], groups: readonly number[] | null): string {
   const hash = createHash('sha256');
-  hash.update(JSON.stringify([VERSION, spec, leftOut.map((lines) => [...lines].sort((a, b) => a - b))]));
+  hash.update(JSON.stringify([VERSION, spec, groups, leftOut.map((lines) => [...lines].sort((a, b) => a - b))]));
   return hash.digest('hex');
 }
 

@@ -11,8 +11,6 @@ export interface Mixture {
   readonly order: Uint32Array;
   /** Entries of each subset. */
   readonly entries: readonly number[];
-  /** Different records of each. */
-  readonly taken: readonly number[];
 }
 
 const DEFAULT_SEED = 42;
@@ -39,7 +37,7 @@ export function mix(subsets: readonly Candidates[], balancing: boolean): Mixture
     const own = isCut && shuffle !== false ? shuffled(records, seed ?? DEFAULT_SEED) : records;
     for (let k = 0; k < count; k++) order[at++] = own[k % size] ?? 0;
   }
-  return { order, entries, taken: sizes.map((n, i) => Math.min(n, entries[i] ?? 0)) };
+  return { order, entries };
 }
 
 /** Fisher–Yates by a generator of 32 bits (mulberry32): the same on every machine. */
