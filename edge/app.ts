@@ -31,6 +31,7 @@ import { health, live, ready, version } from './routes/health.ts';
 import { countInputTokens } from './routes/inputTokens.ts';
 import { reportBackend } from './routes/internalBackends.ts';
 import { getFeatures, putFeatures } from './routes/internalFeatures.ts';
+import { jobImage, taskImage } from './routes/internalImages.ts';
 import {
   addCheckpoint,
   addEvents,
@@ -59,10 +60,21 @@ import { createScore } from './routes/score.ts';
 import { addUploadPart, cancelUpload, completeUploadFile, createUpload, retrieveUpload } from './routes/uploads.ts';
 import { listUsageRecords, retrieveUsage } from './routes/usage.ts';
 import {
+  listAllWebhookEvents,
+  listWebhookDeliveries,
+  redeliverWebhook,
+  retrieveWebhookDelivery,
+  retrieveWebhookEvent,
+} from './routes/webhookDeliveries.ts';
+import {
   createWebhookEndpoint,
   listWebhookEndpoints,
+  redeliverWebhooks,
   removeWebhookEndpoint,
   retrieveWebhookEndpoint,
+  rotateWebhookSecret,
+  testWebhookEndpoint,
+  updateWebhookEndpoint,
 } from './routes/webhookEndpoints.ts';
 
 export function createApp(): Hono<AppEnv> {
@@ -114,7 +126,16 @@ export function createApp(): Hono<AppEnv> {
   app.post('/v1/webhook_endpoints', createWebhookEndpoint);
   app.get('/v1/webhook_endpoints', listWebhookEndpoints);
   app.get('/v1/webhook_endpoints/:id', retrieveWebhookEndpoint);
+  app.post('/v1/webhook_endpoints/:id', updateWebhookEndpoint);
   app.delete('/v1/webhook_endpoints/:id', removeWebhookEndpoint);
+  app.post('/v1/webhook_endpoints/:id/rotate_secret', rotateWebhookSecret);
+  app.post('/v1/webhook_endpoints/:id/test', testWebhookEndpoint);
+  app.post('/v1/webhook_endpoints/:id/redeliver', redeliverWebhooks);
+  app.get('/v1/webhook_deliveries', listWebhookDeliveries);
+  app.get('/v1/webhook_deliveries/:id', retrieveWebhookDelivery);
+  app.post('/v1/webhook_deliveries/:id/redeliver', redeliverWebhook);
+  app.get('/v1/webhook_events', listAllWebhookEvents);
+  app.get('/v1/webhook_events/:id', retrieveWebhookEvent);
 
   app.post('/v1/admin/tenants', createTenantRoute);
   app.get('/v1/admin/tenants', listTenantsRoute);
@@ -142,6 +163,8 @@ export function createApp(): Hono<AppEnv> {
   app.post('/internal/tasks/claim', claimTask);
   app.post('/internal/tasks/:id/heartbeat', heartbeatTask);
   app.post('/internal/tasks/:id/finish', finishTask);
+  app.get('/internal/tasks/:id/images', taskImage);
+  app.get('/internal/jobs/:id/images', jobImage);
   app.get('/internal/files/:id/content', internalFileContent);
   app.get('/internal/models/:id', modelManifest);
   app.get('/internal/models/:id/files/:name', modelFile);

@@ -5,7 +5,7 @@ import { UPLOAD_PURPOSES } from './contract/files.ts';
 import { accessOf, scopesFor } from './contract/keys.ts';
 import { LIMITS } from './contract/limits.ts';
 import { PRODUCT } from './contract/version.ts';
-import { WebhookEventType } from './contract/webhooks.ts';
+import { WEBHOOK_TEST, WebhookEventType } from './contract/webhooks.ts';
 import { errorCodesOf, errorResponses, HEADERS } from './openapi/errors.ts';
 import { EXAMPLES } from './openapi/examples.ts';
 import type { Operation } from './openapi/operation.ts';
@@ -34,7 +34,7 @@ export function openApiDocument(): Json {
     security: [{ apiKey: [] }],
     paths,
     webhooks: Object.fromEntries(
-      WebhookEventType.options.map((type) => [type.replaceAll('.', '_'), describeWebhook(type)]),
+      [...WebhookEventType.options, WEBHOOK_TEST].map((type) => [type.replaceAll('.', '_'), describeWebhook(type)]),
     ),
     components: {
       securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'An API key, `mk_…`.' } },
@@ -114,6 +114,8 @@ const STREAMS: Partial<Record<SchemaName, string>> = {
     'The batch, or (`accept: text/event-stream`) server-sent events: each `data:` a Batch whenever it has gone on, the last one when it has ended.',
   JobEvent:
     'The list, or (`accept: text/event-stream`) server-sent events: each `data:` a JobEvent, its `id:` to be sent as `last-event-id` to go on after a break, and `event: end` with the job’s status as the last one.',
+  WebhookEvent:
+    'The list, or (`accept: text/event-stream`) server-sent events without end: each `data:` a WebhookEvent, its `id:` to be sent as `last-event-id` to go on after a break, comments (`: ping`) while nothing happens.',
 };
 
 const SUCCESS_HEADERS = ['x-request-id', 'traceparent', 'server-timing', 'openai-processing-ms'] as const;
@@ -156,7 +158,7 @@ const MULTIPART = {
   },
 };
 
-function describeWebhook(type: WebhookEventType): Json {
+function describeWebhook(type: string): Json {
   return {
     post: {
       operationId: type.replaceAll('.', '_'),

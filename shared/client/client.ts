@@ -7,12 +7,12 @@ import type { Limits } from '../contract/limits.ts';
 import type { Model } from '../contract/models.ts';
 import type { ScoreRequest, ScoreResponse } from '../contract/score.ts';
 import type { BucketWidth, UsageGroup, UsagePage, UsageRecord } from '../contract/usage.ts';
-import type { WebhookEndpoint, WebhookEventType } from '../contract/webhooks.ts';
 import { decodeSse } from '../wire/sse.ts';
 import { Admin } from './admin.ts';
 import { Batches } from './batches.ts';
 import { ClientError, type ClientOptions, Http, type RequestOptions, streamError } from './http.ts';
 import { Uploads } from './uploads.ts';
+import { WebhookDeliveries, WebhookEndpoints, WebhookEvents } from './webhooks.ts';
 
 type Page = { limit?: number; after?: string };
 type Call = { signal?: AbortSignal };
@@ -40,12 +40,18 @@ export class MantisClient {
   readonly admin: Admin;
   readonly batches: Batches;
   readonly uploads: Uploads;
+  readonly webhookEndpoints: WebhookEndpoints;
+  readonly webhookDeliveries: WebhookDeliveries;
+  readonly webhookEvents: WebhookEvents;
 
   constructor(options: ClientOptions) {
     this.#http = new Http(options);
     this.admin = new Admin(this.#http);
     this.batches = new Batches(this.#http);
     this.uploads = new Uploads(this.#http);
+    this.webhookEndpoints = new WebhookEndpoints(this.#http);
+    this.webhookDeliveries = new WebhookDeliveries(this.#http);
+    this.webhookEvents = new WebhookEvents(this.#http);
   }
 
   readonly chat = {
@@ -142,15 +148,6 @@ export class MantisClient {
     /** What each request and picture used, newest first. */
     records: (query: Page & { request_id?: string } = {}): Promise<List<UsageRecord>> =>
       this.#http.json('/v1/usage/records', { query }),
-  };
-
-  readonly webhookEndpoints = {
-    /** `secret` is in this answer only. */
-    create: (url: string, events?: WebhookEventType[]): Promise<WebhookEndpoint & { secret: string }> =>
-      this.#post('/v1/webhook_endpoints', events === undefined ? { url } : { url, events }, {}),
-    list: (query: Page = {}): Promise<List<WebhookEndpoint>> => this.#http.json('/v1/webhook_endpoints', { query }),
-    retrieve: (id: string): Promise<WebhookEndpoint> => this.#http.json(path('/v1/webhook_endpoints', id)),
-    delete: (id: string): Promise<Deleted> => this.#http.json(path('/v1/webhook_endpoints', id), { method: 'DELETE' }),
   };
 
   #post<T>(to: string, json: unknown, call: Call): Promise<T> {

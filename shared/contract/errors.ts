@@ -41,6 +41,8 @@ export const ERRORS = {
   dataset_not_found: { status: 404, type: 'invalid_request_error' },
   dataset_validation_not_found: { status: 404, type: 'invalid_request_error' },
   webhook_endpoint_not_found: { status: 404, type: 'invalid_request_error' },
+  webhook_delivery_not_found: { status: 404, type: 'invalid_request_error' },
+  webhook_event_not_found: { status: 404, type: 'invalid_request_error' },
   key_not_found: { status: 404, type: 'invalid_request_error' },
   tenant_not_found: { status: 404, type: 'invalid_request_error' },
   invalid_training_file: { status: 400, type: 'invalid_request_error' },

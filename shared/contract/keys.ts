@@ -38,6 +38,8 @@ const ACCESS: readonly (readonly [prefix: string, access: Access])[] = [
   ['/v1/batches', 'batches'],
   ['/v1/fine_tuning', 'fine_tuning'],
   ['/v1/webhook_endpoints', 'webhooks'],
+  ['/v1/webhook_deliveries', 'webhooks'],
+  ['/v1/webhook_events', 'webhooks'],
   ['/v1/usage', 'usage'],
   ['/v1/admin', 'admin'],
 ];

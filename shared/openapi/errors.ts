@@ -100,6 +100,9 @@ const OF_OPERATION: Readonly<Record<string, readonly ErrorCode[]>> = {
   createFineTuningJob: ['model_not_found', 'file_not_found', 'invalid_training_file', 'no_backend', ...IMAGES],
   cancelFineTuningJob: ['invalid_state'],
   updateTenant: ['invalid_state'],
+  rotateWebhookSecret: ['invalid_state'],
+  redeliverWebhooks: ['invalid_state'],
+  redeliverWebhook: ['invalid_state'],
   createKey: ['tenant_not_found'],
   rotateKey: ['invalid_state'],
   revokeKey: ['invalid_state'],
@@ -114,6 +117,8 @@ const NOT_FOUND: readonly (readonly [prefix: string, code: ErrorCode])[] = [
   ['/v1/batches/', 'batch_not_found'],
   ['/v1/fine_tuning/jobs/', 'job_not_found'],
   ['/v1/webhook_endpoints/', 'webhook_endpoint_not_found'],
+  ['/v1/webhook_deliveries/', 'webhook_delivery_not_found'],
+  ['/v1/webhook_events/', 'webhook_event_not_found'],
   ['/v1/admin/keys/', 'key_not_found'],
   ['/v1/admin/tenants/', 'tenant_not_found'],
 ];

@@ -68,7 +68,10 @@ export const EXAMPLES: Readonly<Record<string, unknown>> = {
     completion_window: '24h',
   },
   CreateJobRequest: { model: MODEL, training_file: 'file-0123456789abcdefghijklmn', suffix: 'changes' },
-  CreateWebhookEndpointRequest: { url: 'https://example.com/hooks', events: ['fine_tuning.job.succeeded'] },
+  CreateWebhookEndpointRequest: { url: 'https://example.com/hooks', events: ['fine_tuning.job.*'] },
+  UpdateWebhookEndpointRequest: { description: 'Trains of the vision team', status: 'enabled' },
+  RotateWebhookSecretRequest: { overlap_s: 3_600 },
+  RedeliverWebhooksRequest: { since: CREATED, status: ['failed'] },
   CreateTenantRequest: { name: 'Vision team' },
   UpdateTenantRequest: { name: 'Vision team' },
   CreateKeyRequest: { name: 'Server of the vision team', scopes: ['inference', 'files'] },
@@ -79,7 +82,7 @@ export const EXAMPLES: Readonly<Record<string, unknown>> = {
     object: 'event',
     type: 'fine_tuning.job.succeeded',
     created_at: CREATED,
-    data: { id: 'ftjob-0123456789abcdefghijklmn' },
+    data: { id: 'ftjob-0123456789abcdefghijklmn', sequence: 1 },
   },
   ErrorEnvelope: {
     error: {

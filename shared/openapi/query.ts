@@ -2,6 +2,7 @@
 import { FilePurpose } from '../contract/files.ts';
 import { LIMITS } from '../contract/limits.ts';
 import { BucketWidth, UsageGroup } from '../contract/usage.ts';
+import { WebhookDeliveryStatus, WebhookEventType } from '../contract/webhooks.ts';
 
 const BUCKETS = BucketWidth.options
   .map(
@@ -28,4 +29,14 @@ export const QUERY = {
   request_id: { type: 'string', description: 'Only of this request' },
   page: { type: 'string', description: '`next_page` of the page before' },
   'tenant:usage': { type: 'string', description: 'For admins: another tenant, or `all`' },
+  events: {
+    type: 'string',
+    description: 'Types and patterns such as fine_tuning.job.*, comma-separated',
+    example: 'fine_tuning.job.*,batch.completed',
+  },
+  object_id: { type: 'string', description: 'Only about this thing' },
+  endpoint_id: { type: 'string', description: 'Only to this endpoint' },
+  event_id: { type: 'string', description: 'Only of this event' },
+  'status:delivery': { type: 'string', enum: WebhookDeliveryStatus.options, description: 'failed: the dead letters' },
+  'type:event': { type: 'string', enum: WebhookEventType.options },
 } as const;

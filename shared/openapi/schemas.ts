@@ -18,7 +18,17 @@ import { Model } from '../contract/models.ts';
 import { ScoreRequest, ScoreResponse } from '../contract/score.ts';
 import { CompleteUploadRequest, CreateUploadRequest, Upload, UploadPart } from '../contract/uploads.ts';
 import { UsagePage, UsageRecord } from '../contract/usage.ts';
-import { CreateWebhookEndpointRequest, WebhookEndpoint, WebhookEvent } from '../contract/webhooks.ts';
+import {
+  CreateWebhookEndpointRequest,
+  RedeliverWebhooksRequest,
+  RotateWebhookSecretRequest,
+  UpdateWebhookEndpointRequest,
+  WebhookDelivery,
+  WebhookEndpoint,
+  WebhookEvent,
+  WebhookRedelivery,
+  WebhookTest,
+} from '../contract/webhooks.ts';
 
 /** Named schemas; requests and answers refer to them. */
 export const SCHEMAS = {
@@ -44,6 +54,12 @@ export const SCHEMAS = {
   CreateWebhookEndpointRequest,
   WebhookEndpoint,
   WebhookEvent,
+  UpdateWebhookEndpointRequest,
+  RotateWebhookSecretRequest,
+  RedeliverWebhooksRequest,
+  WebhookRedelivery,
+  WebhookDelivery,
+  WebhookTest,
   CreateTenantRequest,
   UpdateTenantRequest,
   Tenant,

@@ -5,6 +5,7 @@ import type { DatasetLine } from '../../../shared/contract/datasets.ts';
 import { ApiError, ERRORS, fieldPath, violationsOf } from '../../../shared/contract/errors.ts';
 import { CreateJobRequest } from '../../../shared/contract/jobs.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
+import { WEBHOOK_TEST, WebhookEventType } from '../../../shared/contract/webhooks.ts';
 import { OPERATIONS } from '../../../shared/openapi/operations.ts';
 import { openApiDocument } from '../../../shared/openapi.ts';
 
@@ -163,15 +164,10 @@ describe('OpenAPI document', () => {
     for (const [, name] of text.matchAll(/"#\/components\/schemas\/(\w+)"/g)) {
       assert.ok(text.includes(`"${name}":{`), `schema ${name}`);
     }
-    assert.deepEqual(Object.keys(document.webhooks), [
-      'fine_tuning_job_succeeded',
-      'fine_tuning_job_failed',
-      'fine_tuning_job_cancelled',
-      'batch_completed',
-      'batch_failed',
-      'batch_expired',
-      'batch_cancelled',
-    ]);
+    assert.deepEqual(
+      Object.keys(document.webhooks),
+      [...WebhookEventType.options, WEBHOOK_TEST].map((type) => type.replaceAll('.', '_')),
+    );
   });
 
   it('publishes codes and limits', () => {
