@@ -5,13 +5,20 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { CheckpointManifest, StoredFile, TrainerEvent } from '../../shared/contract/backend.ts';
 import type { CheckpointMetrics } from '../../shared/contract/jobs.ts';
 import type { TrainStage } from '../../shared/contract/models.ts';
-import { type EdgeClient, EdgeError } from './edge-client.ts';
+import { DigestMismatch, type EdgeClient, EdgeError } from './edge-client.ts';
 
 /** The edge no longer takes our writes: somebody else has the job, or it was ended. Everything must stop. */
 export class LeaseLost extends Error {
   override readonly name = 'LeaseLost';
 }
 
+/** A file of a checkpoint is not what was saved, or is gone, however often it is fetched. */
+export class BrokenCheckpoint extends Error {
+  override readonly name = 'BrokenCheckpoint';
+}
+
+/** A cut transfer looks like a damaged file; so often it is fetched before it is taken for one. */
+const MAX_FETCHES = 3;
 const EVENTS_PER_POST = 100;
 const FLUSH_EVERY_MS = 1_000;
 /** The edge may be restarting; its own start takes a few seconds. */
@@ -25,11 +32,17 @@ export class JobLink {
   #queued: TrainerEvent[] = [];
   #flushing: Promise<void> = Promise.resolve();
   #lastFlushAt = 0;
+  #isLost = false;
 
   constructor(edge: EdgeClient, jobId: string, token: number) {
     this.#edge = edge;
     this.#jobId = jobId;
     this.#token = token;
+  }
+
+  /** Somebody else has the lease: nothing more is written from here. */
+  lose(): void {
+    this.#isLost = true;
   }
 
   /** Notes an event; it is sent with others about once a second. `key` makes repeats after a resume harmless. */
@@ -96,20 +109,38 @@ export class JobLink {
     return await this.#again(() => this.#edge.getBytes(`/internal/files/${encodeURIComponent(id)}/content`));
   }
 
-  /** Brings a checkpoint of this job here, every file checked against the manifest. */
+  /**
+   * Brings a checkpoint of this job here, every file checked against the manifest.
+   * @throws BrokenCheckpoint
+   */
   async fetchCheckpoint({ step, files }: CheckpointManifest, dir: string): Promise<void> {
     for (const file of files) {
       const path = `/internal/jobs/${this.#jobId}/checkpoints/${step}/${encodeURIComponent(file.name)}`;
-      await this.#again(() => this.#edge.download(path, join(dir, file.name), file));
+      await this.#again(() => this.#fetchWhole(path, join(dir, file.name), file));
+    }
+  }
+
+  async #fetchWhole(path: string, to: string, file: CheckpointManifest['files'][number]): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.#edge.download(path, to, file);
+        return;
+      } catch (error) {
+        const isGone = error instanceof EdgeError && error.status === 404 && error.code !== 'job_not_found';
+        if (!isGone && !(error instanceof DigestMismatch)) throw error;
+        if (isGone || attempt === MAX_FETCHES) throw new BrokenCheckpoint(error.message);
+      }
     }
   }
 
   /** Repeats while the edge is away or fails; what it refuses is final. */
   async #again<T>(call: () => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
+      if (this.#isLost) throw new LeaseLost('the lease is gone');
       try {
         return await call();
       } catch (error) {
+        if (error instanceof BrokenCheckpoint) throw error;
         if (error instanceof EdgeError && error.status >= 400 && error.status < 500) {
           if (error.code === 'stale_lease' || error.code === 'job_not_found' || error.code === 'invalid_state')
             throw new LeaseLost(error.message);

@@ -1,10 +1,9 @@
-import { type ChildProcess, fork } from 'node:child_process';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import {
+  type ClaimRequest,
   ClaimResponse,
   type FinishRequest,
   JobHeartbeatResponse,
@@ -13,7 +12,9 @@ import {
 } from '../../shared/contract/backend.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { type EdgeClient, EdgeError } from './edge-client.ts';
-import type { ChildStart, FromChild, JobOutcome, StopReason, ToChild } from './job-protocol.ts';
+import { stagesWithRoom } from './job-memory.ts';
+import type { JobOutcome } from './job-protocol.ts';
+import { type Death, TrainerProcess } from './trainer-process.ts';
 
 export interface JobRunnerOptions {
   readonly edge: EdgeClient;
@@ -26,23 +27,45 @@ export interface JobRunnerOptions {
   readonly baseDirOf: (model: string) => string | null;
   /** Without a wake-up the edge is asked this often. Default 5 s. */
   readonly pollEveryMs?: number;
-  /** How long a child may take to stop when told to. Default 20 s; then it is killed. */
+  /** How long a job may take to stop when told to. Default 20 s; then its process is killed. */
   readonly stopGraceMs?: number;
+  /** Jobs over the same base that train in one process. Default 4. */
+  readonly jobsPerProcess?: number;
+  /** Least time after which a step is taken for stuck. Default `LIMITS.jobs.stallMs`. */
+  readonly stallMs?: number;
+  /** Whether answers are computed just now; training waits for them. Default never. */
+  readonly isBusy?: () => boolean;
   readonly observe: (what: { readonly running: number; readonly step: number; readonly outcome?: string }) => void;
 }
 
+/** A job that trains here. */
+interface Slot {
+  readonly job: JobSpec;
+  readonly stop: (reason: 'drain') => void;
+  /** Nobody else may train beside it: it has a base of its own, or a try of it has died and no checkpoint was made since. */
+  isAlone: boolean;
+  readonly ended: Promise<void>;
+}
+
+/** Tries that ran out of memory are made again with micro-batches of half the size, so often at most. */
+const MAX_HALVINGS = 6;
+const BUSY_LOOK_MS = 20;
+
 /**
- * Takes fine-tuning jobs from the edge, one at a time, and has each trained by a child process. The lease is kept alive from
- * here, by a thread that never computes, so training cannot starve it; the child's death never takes the server down. All
- * truth is at the edge: whatever is lost here, the job's lease runs out and it is taken again from its last checkpoint.
+ * Takes fine-tuning jobs from the edge and has them trained by a child process: one job, or several small ones over the same base. Leases are kept alive
+ * from here, by a thread that never computes, so training cannot starve them; the child's death never takes the server down. All truth is at the edge:
+ * whatever is lost here, a job's lease runs out and it is taken again from its last checkpoint.
  */
 export class JobRunner {
   readonly #o: JobRunnerOptions;
+  readonly #slots = new Map<string, Slot>();
+  /** Tries of a job here that ran out of memory. */
+  readonly #memoryFailures = new Map<string, number>();
+  #trainer: TrainerProcess | null = null;
   #wake: (() => void) | null = null;
   /** A wake-up came while nobody was waiting for one: a job may have been queued after the last claim. */
   #isWoken = false;
   #draining = false;
-  #current: { readonly child: ChildProcess; stop: (reason: StopReason) => void } | null = null;
   #loop: Promise<void> | null = null;
 
   constructor(options: JobRunnerOptions) {
@@ -59,20 +82,71 @@ export class JobRunner {
     this.#wake?.();
   }
 
-  /** Takes no more jobs; the running one saves a checkpoint and is given back. Resolves when nothing runs. */
+  /** Takes no more jobs; those that run save a checkpoint and are given back. Resolves when nothing runs. */
   async drain(): Promise<void> {
     this.#draining = true;
-    this.#current?.stop('drain');
+    for (const slot of this.#slots.values()) slot.stop('drain');
     this.wake();
     await this.#loop;
   }
 
   async #run(): Promise<void> {
     while (!this.#draining) {
-      const claimed = await this.#claim();
+      const request = this.#room();
+      const claimed = request === null ? null : await this.#claim(request);
       if (claimed === null) await this.#idle();
-      else await this.#work(claimed);
+      else this.#take(claimed);
     }
+    await Promise.all([...this.#slots.values()].map(({ ended }) => ended));
+  }
+
+  /** What may be asked for: any job where none runs, else one that can train beside those that do; null where none can. */
+  #room(): ClaimRequest | null {
+    const { backendId, jobsPerProcess = 4 } = this.#o;
+    const running = [...this.#slots.values()];
+    const [first] = running;
+    if (first === undefined) return { backendId };
+    if (running.length >= jobsPerProcess || running.some(({ isAlone }) => isAlone) || this.#trainer?.isOver !== false)
+      return null;
+    const { baseModel } = first.job;
+    const baseDir = this.#o.baseDirOf(baseModel);
+    const stages = baseDir === null ? [] : stagesWithRoom(baseDir, process.availableMemory());
+    return stages.length === 0 ? null : { backendId, sharing: { baseModel, stages } };
+  }
+
+  #take(claimed: ClaimResponse): void {
+    const { job } = claimed;
+    const stops: ((reason: 'drain') => void)[] = [];
+    let isStopped = false;
+    const onStop = (stop: (reason: 'drain') => void): void => {
+      stops.push(stop);
+      if (isStopped) stop('drain');
+    };
+    const slot: Slot = {
+      job,
+      isAlone: job.adapter !== null || job.tries > 1 || this.#memoryFailures.has(job.id),
+      stop: (reason) => {
+        isStopped = true;
+        for (const stop of stops) stop(reason);
+      },
+      // In a later turn, so that the slot is known by then.
+      ended: Promise.resolve()
+        .then(() => this.#work(claimed, onStop))
+        .finally(() => {
+          this.#slots.delete(job.id);
+          if (this.#slots.size === 0) {
+            this.#trainer?.close();
+            this.#trainer = null;
+          }
+          this.#observe(0);
+          this.wake();
+        }),
+    };
+    this.#slots.set(job.id, slot);
+  }
+
+  #observe(step: number, outcome?: string): void {
+    this.#o.observe({ running: this.#slots.size, step, ...(outcome === undefined ? {} : { outcome }) });
   }
 
   async #idle(): Promise<void> {
@@ -92,9 +166,9 @@ export class JobRunner {
     this.#isWoken = false;
   }
 
-  async #claim(): Promise<ClaimResponse | null> {
+  async #claim(request: ClaimRequest): Promise<ClaimResponse | null> {
     try {
-      const answer = await this.#o.edge.post('/internal/jobs/claim', { backendId: this.#o.backendId });
+      const answer = await this.#o.edge.post('/internal/jobs/claim', request);
       return answer === null ? null : ClaimResponse.parse(answer);
     } catch (error) {
       this.#o.log.debug({ err: error }, 'could not ask the edge for jobs');
@@ -102,31 +176,44 @@ export class JobRunner {
     }
   }
 
-  async #work({ job, lease }: ClaimResponse): Promise<void> {
+  async #work({ job, lease }: ClaimResponse, onStop: (stop: (reason: 'drain') => void) => void): Promise<void> {
     const log = this.#o.log.child({ job: job.id, lease: lease.token });
     log.info(
-      { base: job.baseModel, stages: job.stages.map(({ train }) => train), resumeStep: job.resume?.step ?? null },
+      {
+        base: job.baseModel,
+        stages: job.stages.map(({ train }) => train),
+        resumeStep: job.resume?.step ?? null,
+        beside: this.#slots.size - 1,
+      },
       'job claimed',
     );
     const workDir = join(this.#o.dataDir, 'jobs', job.id);
-    this.#o.observe({ running: 1, step: job.resume?.step ?? 0 });
+    this.#observe(job.resume?.step ?? 0);
     let outcome: JobOutcome | 'lost';
     try {
       await rm(workDir, { recursive: true, force: true });
       await mkdir(workDir, { recursive: true });
-      outcome = await this.#train(job, lease, workDir, log);
+      outcome = await this.#train(job, lease, workDir, log, onStop);
     } catch (error) {
       log.error({ err: error }, 'could not start the trainer');
       outcome = { status: 'released', trainedTokens: null };
     }
-    this.#current = null;
-    if (outcome !== 'lost') await this.#finish(job, lease, outcome, log);
+    if (outcome !== 'lost') {
+      if (outcome.status === 'succeeded' || outcome.status === 'failed') this.#memoryFailures.delete(job.id);
+      await this.#finish(job, lease, outcome, log);
+    }
     await rm(workDir, { recursive: true, force: true }).catch(() => {});
-    this.#o.observe({ running: 0, step: 0, outcome: outcome === 'lost' ? 'lost' : outcome.status });
+    this.#observe(0, outcome === 'lost' ? 'lost' : outcome.status);
   }
 
-  /** Runs the child to its end. Gives what it reported, or what its way of dying means. */
-  async #train(job: JobSpec, lease: Lease, workDir: string, log: Logger): Promise<JobOutcome | 'lost'> {
+  /** Has the job trained to its end. Gives what it reported, or what the death of its process means. */
+  async #train(
+    job: JobSpec,
+    lease: Lease,
+    workDir: string,
+    log: Logger,
+    onStop: (stop: (reason: 'drain') => void) => void,
+  ): Promise<JobOutcome | 'lost'> {
     const baseDir = this.#o.baseDirOf(job.adapter?.base ?? job.baseModel);
     if (baseDir === null || this.#draining) {
       log.warn(
@@ -134,32 +221,13 @@ export class JobRunner {
       );
       return { status: 'released', trainedTokens: null };
     }
-    const child = fork(fileURLToPath(new URL('./job-child.ts', import.meta.url)), {
-      execArgv: ['--import', import.meta.resolve('tsx')],
-      serialization: 'advanced',
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    const trainer = this.#process();
+    const heart = this.#keepLease(job.id, lease, log, {
+      onCancel: () => trainer.stop(job.id, 'cancel'),
+      onPause: () => trainer.stop(job.id, 'pause'),
+      onLost: () => trainer.stop(job.id, 'lost'),
     });
-    let outcome: JobOutcome | 'lost' | null = null;
-    let crash: string | null = null;
-    let lostLease = false;
-    let killer: NodeJS.Timeout | undefined;
-    const send = (message: ToChild) => {
-      if (child.connected) child.send(message);
-    };
-    const stop = (reason: StopReason) => {
-      send({ type: 'stop', reason });
-      killer ??= setTimeout(() => {
-        log.warn('the trainer did not stop in time; killing it');
-        child.kill('SIGKILL');
-      }, this.#o.stopGraceMs ?? 20_000);
-    };
-    this.#current = { child, stop };
-    child.on('message', (message: FromChild) => {
-      if (message.type === 'progress') this.#o.observe({ running: 1, step: message.step });
-      else if (message.type === 'crashed') crash = message.message;
-      else outcome = message.type === 'lost' ? 'lost' : message.outcome;
-    });
-    const start: ChildStart = {
+    const training = trainer.train({
       type: 'start',
       job,
       leaseToken: lease.token,
@@ -168,37 +236,78 @@ export class JobRunner {
       baseDir,
       workDir,
       threads: this.#o.threads,
-    };
-    send(start);
-
-    const heart = this.#keepLease(job.id, lease, log, {
-      onCancel: () => stop('cancel'),
-      onPause: () => stop('pause'),
-      onLost: () => {
-        lostLease = true;
-        child.kill('SIGKILL');
-      },
+      microBatchShare: 0.5 ** Math.min(MAX_HALVINGS, this.#memoryFailures.get(job.id) ?? 0),
     });
-    const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
-      child.once('error', (error) => {
-        log.error({ err: error }, 'the trainer process failed');
-        resolve([1, null]);
-      });
-      child.once('exit', (exitCode, exitSignal) => {
-        // Its last words may still be in the channel; 'disconnect' comes after them.
-        if (!child.connected) resolve([exitCode, exitSignal]);
-        else child.once('disconnect', () => resolve([exitCode, exitSignal]));
-      });
-    });
+    onStop((reason) => trainer.stop(job.id, reason));
+    // There may be another one that can train beside it.
+    this.wake();
+    const ended = await training;
     heart.stop();
-    clearTimeout(killer);
-    if (lostLease) return 'lost';
-    if (outcome !== null) return outcome;
-    // Killed, out of memory, or a crash: the next try goes on from the last checkpoint. The edge counts tries without progress.
-    const reason = crash ?? `the trainer process died (${signal ?? `exit code ${code}`})`;
-    log.error({ exitCode: code, signal, reason }, 'the trainer failed; giving the job back');
-    await this.#report(job.id, lease, `This try ended early: ${reason}. The job goes on from its last checkpoint.`);
-    return { status: 'released', trainedTokens: null };
+    switch (ended.kind) {
+      case 'lost':
+        return 'lost';
+      case 'outcome':
+        if (ended.outcome.status === 'released' && ended.outcome.error !== undefined) {
+          const { code, message } = ended.outcome.error;
+          if (code === 'out_of_memory') this.#countMemoryFailure(job.id);
+          await this.#report(job.id, lease, `This try ended early (${code}): ${message}`);
+        }
+        return ended.outcome;
+      case 'died':
+        return await this.#died(job, lease, ended.death, log);
+    }
+  }
+
+  /** The next try goes on from the last checkpoint. The edge counts tries without progress, and gives the next one to a process of its own. */
+  async #died(job: JobSpec, lease: Lease, death: Death, log: Logger): Promise<JobOutcome> {
+    const { code, message, jobs } = death;
+    log.error({ code, jobs }, `${message} Giving the job back.`);
+    if (code === 'out_of_memory' && jobs === 1) this.#countMemoryFailure(job.id);
+    const company = jobs > 1 ? ` ${jobs} jobs trained in it; each goes on by itself.` : '';
+    const smaller = this.#memoryFailures.has(job.id) ? ' The next try here has micro-batches of half the size.' : '';
+    await this.#report(
+      job.id,
+      lease,
+      `This try ended early: ${message}${company} The job goes on from its last checkpoint.${smaller}`,
+    );
+    return { status: 'released', trainedTokens: null, error: { code, message, param: null } };
+  }
+
+  #countMemoryFailure(jobId: string): void {
+    this.#memoryFailures.set(jobId, (this.#memoryFailures.get(jobId) ?? 0) + 1);
+  }
+
+  /** The process that trains; a new one where there is none. */
+  #process(): TrainerProcess {
+    if (this.#trainer !== null && !this.#trainer.isOver) return this.#trainer;
+    const { log, stopGraceMs = 20_000, stallMs = LIMITS.jobs.stallMs, isBusy } = this.#o;
+    const trainer = new TrainerProcess(
+      { log, stopGraceMs, stallMs },
+      {
+        onStep: (_jobId, step) => this.#observe(step),
+        onCheckpoint: (jobId) => {
+          const slot = this.#slots.get(jobId);
+          // What made a checkpoint is not what kills.
+          if (slot !== undefined && slot.job.adapter === null && slot.isAlone) {
+            slot.isAlone = false;
+            this.wake();
+          }
+        },
+      },
+    );
+    this.#trainer = trainer;
+    if (isBusy !== undefined) {
+      let told = false;
+      const look = setInterval(() => {
+        if (trainer.isOver) clearInterval(look);
+        else if (isBusy() !== told) {
+          told = !told;
+          trainer.setBusy(told);
+        }
+      }, BUSY_LOOK_MS);
+      look.unref();
+    }
+    return trainer;
   }
 
   /** Renews the lease until stopped; tells when the job was cancelled or the lease is gone. */
@@ -246,7 +355,7 @@ export class JobRunner {
       token: lease.token,
       status: outcome.status,
       trainedTokens: outcome.trainedTokens,
-      error: outcome.status === 'failed' ? outcome.error : null,
+      error: 'error' in outcome ? (outcome.error ?? null) : null,
       finalStep: outcome.status === 'succeeded' ? outcome.finalStep : null,
     };
     for (let attempt = 0; attempt < 20; attempt++) {
