@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as z from 'zod/mini';
 import { violationsOf } from '../shared/contract/errors.ts';
+import { LIMITS } from '../shared/contract/limits.ts';
 import { ADAPTER_MODES } from './engine/adapter-mode.ts';
 import { KV_CHOICES, PRECISION_SYNTAX, parsePrecision } from './engine/precision.ts';
 import { DEVICE_CHOICES } from './runtime/device.ts';
@@ -71,6 +72,8 @@ export const Environment = z.object({
   MANTIS_DECODE_PROCESSES: integer(1, 64, Math.min(2, availableParallelism())),
   MANTIS_ADAPTERS: z._default(z.enum(ADAPTER_MODES), 'auto'),
   MANTIS_JOBS: z._default(z.enum(['on', 'off']), 'on'),
+  MANTIS_JOBS_PER_PROCESS: integer(1, 64, 4),
+  MANTIS_JOB_STALL_MS: integer(1_000, 86_400_000, LIMITS.jobs.stallMs),
   MANTIS_DRAIN_MS: integer(0, 3_600_000, 10_000),
   MANTIS_PARENT_PID: z.optional(z.string().check(z.regex(/^\d+$/, 'a process id'))),
   MANTIS_LOG_LEVEL: z._default(z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']), 'info'),
@@ -108,6 +111,8 @@ export function parseConfig(environment: Readonly<Record<string, string | undefi
     decodeProcesses: env.MANTIS_DECODE_PROCESSES,
     adapters: env.MANTIS_ADAPTERS,
     takesJobs: env.MANTIS_JOBS === 'on',
+    jobsPerProcess: env.MANTIS_JOBS_PER_PROCESS,
+    jobStallMs: env.MANTIS_JOB_STALL_MS,
     drainMs: env.MANTIS_DRAIN_MS,
     parentPid: env.MANTIS_PARENT_PID === undefined ? null : Number(env.MANTIS_PARENT_PID),
     logLevel: env.MANTIS_LOG_LEVEL,

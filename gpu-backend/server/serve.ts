@@ -73,6 +73,10 @@ export interface ServeOptions {
   readonly adapters: AdapterMode;
   /** Whether this backend takes fine-tuning jobs. */
   readonly takesJobs: boolean;
+  /** Jobs over the same base that train in one process. */
+  readonly jobsPerProcess: number;
+  /** Least time after which a step of a job is taken for stuck, and its process ended. */
+  readonly jobStallMs: number;
   /** After SIGTERM, running answers may take this long to end. */
   readonly drainMs: number;
   readonly logLevel: string;
@@ -242,7 +246,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         dataDir: options.dataDir,
         threads: options.threads,
         baseDirOf: (model) => pool.baseDirOf(model),
-        handlers: taskHandlers(service),
+        handlers: taskHandlers(service, options.secret),
         observe: (running) => {
           tasksRunning = running;
           observeWork();
@@ -257,6 +261,9 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         dataDir: options.dataDir,
         threads: options.threads,
         stopGraceMs: options.drainMs,
+        jobsPerProcess: options.jobsPerProcess,
+        stallMs: options.jobStallMs,
+        isBusy: () => service.inFlight > 0,
         baseDirOf: (model) => pool.baseDirOf(model),
         observe: ({ running, step, outcome }) => {
           metrics.jobsRunning.set(running);

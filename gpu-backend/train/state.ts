@@ -142,6 +142,15 @@ export class ParameterState {
     return Math.sqrt(sum);
   }
 
+  /** Forgets all updates: as before the first one. Values stay. */
+  resetMoments(): void {
+    for (const p of this.parameters) {
+      p.firstMoment.fill(0);
+      p.secondMoment.fill(0);
+    }
+    this.step = 0;
+  }
+
   /** Name of a tensor that holds, or whose moments hold, something that is not a finite number; undefined where all is well. */
   nonFinite(): string | undefined {
     // A sum of squares in double precision is finite exactly when every float32 is.
