@@ -7,10 +7,12 @@ import { systemOf } from './start.ts';
 /** Schedules whose leftovers are to be looked at. */
 export async function sweepRetention(env: Env): Promise<void> {
   const { results } = await env.DB.prepare(
-    'SELECT id, tenant, keep_models FROM schedules WHERE retention_due = 1 ORDER BY seq LIMIT 20',
-  ).all<{ id: string; tenant: string; keep_models: number | null }>();
+    'SELECT id, tenant, keep_models, status FROM schedules WHERE retention_due = 1 ORDER BY seq LIMIT 20',
+  ).all<{ id: string; tenant: string; keep_models: number | null; status: string }>();
   for (const schedule of results) {
-    if (schedule.keep_models !== null) await deleteOldModels(env, schedule.tenant, schedule.id, schedule.keep_models);
+    // What a deleted schedule has made is its owner's to keep.
+    if (schedule.keep_models !== null && schedule.status !== 'deleted')
+      await deleteOldModels(env, schedule.tenant, schedule.id, schedule.keep_models);
     await env.DB.batch([
       env.DB.prepare(
         `DELETE FROM schedule_runs WHERE schedule_id = ?1 AND status NOT IN ('pending', 'running', 'gating')
@@ -19,7 +21,7 @@ export async function sweepRetention(env: Env): Promise<void> {
       env.DB.prepare('UPDATE schedules SET retention_due = 0 WHERE id = ?').bind(schedule.id),
     ]);
   }
-  await purgeDeleted(env.DB);
+  if (results.some(({ status }) => status === 'deleted')) await purgeDeleted(env.DB);
 }
 
 /** Beyond the newest `kept`, a model goes with its checkpoints, unless an alias stands for it or would go back to it, or a job tunes it further. */

@@ -117,5 +117,9 @@ async function postpone(env: Env, run: RunRow, message: string, nowMs: number) {
 export async function fail(env: Env, run: RunRow, code: string, message: string, nowMs: number): Promise<void> {
   const error = JSON.stringify({ code, message, param: null });
   const { statement, guard } = changeRun(env.DB, run, { status: 'failed', error, finished_at: nowMs });
-  await env.DB.batch([statement, ...runEvent(env.DB, run, 'schedule.run.failed', guard, nowMs)]);
+  await env.DB.batch([
+    statement,
+    env.DB.prepare(`UPDATE schedules SET retention_due = 1 WHERE id = ? AND ${guard}`).bind(run.schedule_id),
+    ...runEvent(env.DB, run, 'schedule.run.failed', guard, nowMs),
+  ]);
 }

@@ -4,7 +4,7 @@
  */
 import type { Env } from '../env.ts';
 import { comparedRuns, countOpenRuns, hasOpenRuns, startableRuns, trainedRuns } from '../store/scheduleRuns.ts';
-import { dueSchedules, nextScheduleAt, type ScheduleRow, timingOf, writePlan } from '../store/schedules.ts';
+import { dueSchedules, openWork, type ScheduleRow, timingOf, writePlan } from '../store/schedules.ts';
 import { endGate, endTraining } from './finish.ts';
 import { planSlots } from './plan.ts';
 import { sweepRetention } from './retention.ts';
@@ -17,18 +17,24 @@ const AT_ONCE = 50;
 export type Ticked = { jobsMade: number; nextAtMs: number | null; isBusy: boolean };
 
 export async function tickSchedules(env: Env, prepare: PrepareJob, nowMs: number): Promise<Ticked> {
-  for (const run of await trainedRuns(env.DB, AT_ONCE)) await guarded(run.id, () => endTraining(env, run, nowMs));
-  for (const run of await comparedRuns(env.DB, AT_ONCE)) await guarded(run.id, () => endGate(env, run, nowMs));
-  for (const schedule of await dueSchedules(env.DB, nowMs, AT_ONCE))
-    await guarded(schedule.id, () => decideSlots(env.DB, schedule, nowMs));
+  const db = env.DB;
+  const work = await openWork(db, nowMs);
   let jobsMade = 0;
-  for (const run of await startableRuns(env.DB, nowMs, AT_ONCE))
-    await guarded(run.id, async () => {
-      if (await startRun(env, prepare, run, nowMs)) jobsMade++;
-    });
-  await guarded('retention', () => sweepRetention(env));
-  const [nextAtMs, isBusy] = await Promise.all([nextScheduleAt(env.DB), hasOpenRuns(env.DB)]);
-  return { jobsMade, nextAtMs, isBusy };
+  if (work.trained > 0)
+    for (const run of await trainedRuns(db, AT_ONCE)) await guarded(run.id, () => endTraining(env, run, nowMs));
+  if (work.compared > 0)
+    for (const run of await comparedRuns(db, AT_ONCE)) await guarded(run.id, () => endGate(env, run, nowMs));
+  if (work.due > 0)
+    for (const schedule of await dueSchedules(db, nowMs, AT_ONCE))
+      await guarded(schedule.id, () => decideSlots(db, schedule, nowMs));
+  if (work.due + work.waiting + work.trained + work.compared > 0)
+    for (const run of await startableRuns(db, nowMs, AT_ONCE))
+      await guarded(run.id, async () => {
+        if (await startRun(env, prepare, run, nowMs)) jobsMade++;
+      });
+  if (work.trained + work.compared + work.retention > 0) await guarded('retention', () => sweepRetention(env));
+  const left = work.due + work.waiting + work.trained + work.compared === 0 ? work : await openWork(db, nowMs);
+  return { jobsMade, nextAtMs: left.nextAtMs, isBusy: left.open > 0 };
 }
 
 async function decideSlots(db: D1Database, schedule: ScheduleRow, nowMs: number): Promise<void> {

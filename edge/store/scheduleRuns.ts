@@ -209,12 +209,6 @@ export async function comparedRuns(db: D1Database, limit: number): Promise<Compa
   return results;
 }
 
-/** Whether anything goes on that the scheduler must look after soon. */
-export async function hasOpenRuns(db: D1Database): Promise<boolean> {
-  const row = await db.prepare(`SELECT 1 AS one FROM schedule_runs WHERE ${OPEN} LIMIT 1`).first<{ one: number }>();
-  return row !== null;
-}
-
 /** Columns that a change may set; what is left out stays. */
 export type RunChange = Partial<
   Pick<

@@ -164,6 +164,7 @@ export async function changeSchedule(
                WHERE schedule_id = ?3 AND status = 'pending' AND ${guard}`,
             )
             .bind(nowMs, revision, was.id),
+          db.prepare(`UPDATE schedules SET retention_due = 1 WHERE id = ? AND ${guard}`).bind(was.id),
         ]
       : []),
   ]);
@@ -180,7 +181,8 @@ export async function writePlan(db: D1Database, row: ScheduleRow, plan: Plan, no
   const [written] = await db.batch([
     db
       .prepare(
-        `UPDATE schedules SET decided_until = ?1, next_at = ?2, status = CASE WHEN ?2 IS NULL THEN 'ended' ELSE status END, revision = ?3
+        `UPDATE schedules SET decided_until = ?1, next_at = ?2, status = CASE WHEN ?2 IS NULL THEN 'ended' ELSE status END,
+           retention_due = 1, revision = ?3
          WHERE id = ?4 AND revision = ?5`,
       )
       .bind(plan.decidedUntilMs, plan.nextAtMs, revision, row.id, row.revision),
@@ -231,12 +233,36 @@ export async function dueSchedules(db: D1Database, nowMs: number, limit: number)
   return results;
 }
 
-/** When the next slot comes, Unix ms, or null. */
-export async function nextScheduleAt(db: D1Database): Promise<number | null> {
+/** How much there is to do, by kind; `open`: runs that have not ended. `nextAtMs`: when the next slot comes. */
+export type OpenWork = {
+  due: number;
+  waiting: number;
+  trained: number;
+  compared: number;
+  retention: number;
+  open: number;
+  nextAtMs: number | null;
+};
+
+/** One question where mostly nothing is to be done. */
+export async function openWork(db: D1Database, nowMs: number): Promise<OpenWork> {
   const row = await db
-    .prepare(`SELECT MIN(next_at) AS at FROM schedules WHERE next_at IS NOT NULL AND status = 'active'`)
-    .first<{ at: number | null }>();
-  return row?.at ?? null;
+    .prepare(
+      `SELECT
+         (SELECT COUNT(*) FROM schedules WHERE next_at IS NOT NULL AND next_at <= ?1 AND status = 'active') AS due,
+         (SELECT MIN(next_at) FROM schedules WHERE next_at IS NOT NULL AND status = 'active') AS nextAtMs,
+         (SELECT COUNT(*) FROM schedules WHERE retention_due = 1) AS retention,
+         (SELECT COUNT(*) FROM schedule_runs WHERE status = 'pending' AND not_before <= ?1) AS waiting,
+         (SELECT COUNT(*) FROM schedule_runs r LEFT JOIN jobs j ON j.id = r.job_id
+            WHERE r.status = 'running' AND (j.id IS NULL OR j.status IN ('succeeded', 'failed', 'cancelled'))) AS trained,
+         (SELECT COUNT(*) FROM schedule_runs r LEFT JOIN tasks t ON t.id = r.task_id
+            WHERE r.status = 'gating' AND (t.id IS NULL OR t.status IN ('succeeded', 'failed', 'cancelled'))) AS compared,
+         (SELECT COUNT(*) FROM schedule_runs WHERE status IN ('pending', 'running', 'gating')) AS open`,
+    )
+    .bind(nowMs)
+    .first<OpenWork>();
+  if (row === null) throw new Error('a SELECT without FROM gave no row');
+  return row;
 }
 
 const seconds = (ms: number | null) => (ms === null ? null : Math.floor(ms / 1000));
