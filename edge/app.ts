@@ -26,6 +26,20 @@ import {
 import { createTenantRoute, listTenantsRoute, retrieveTenant, updateTenantRoute } from './routes/adminTenants.ts';
 import { cancelBatch, createBatch, listAllBatches, retrieveBatch } from './routes/batches.ts';
 import { createChatCompletion } from './routes/chat.ts';
+import {
+  appendToDataset,
+  createDataset,
+  listAllDatasets,
+  removeDataset,
+  retrieveDataset,
+  updateDataset,
+} from './routes/datasets.ts';
+import {
+  cancelDatasetValidation,
+  createDatasetValidation,
+  listDatasetValidations,
+  retrieveDatasetValidation,
+} from './routes/datasetValidations.ts';
 import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from './routes/files.ts';
 import { health, live, ready, version } from './routes/health.ts';
 import { countInputTokens } from './routes/inputTokens.ts';
@@ -42,7 +56,7 @@ import {
   putCheckpointFile,
 } from './routes/internalJobs.ts';
 import { internalFileContent, modelFile, modelManifest } from './routes/internalStore.ts';
-import { claimTask, finishTask, heartbeatTask } from './routes/internalTasks.ts';
+import { claimTask, finishTask, heartbeatTask, putTaskProblems } from './routes/internalTasks.ts';
 import {
   cancelJob,
   createJob,
@@ -115,6 +129,16 @@ export function createApp(): Hono<AppEnv> {
   app.get('/v1/batches', listAllBatches);
   app.get('/v1/batches/:id', retrieveBatch);
   app.post('/v1/batches/:id/cancel', cancelBatch);
+  app.post('/v1/datasets', createDataset);
+  app.get('/v1/datasets', listAllDatasets);
+  app.get('/v1/datasets/:id', retrieveDataset);
+  app.post('/v1/datasets/:id', updateDataset);
+  app.delete('/v1/datasets/:id', removeDataset);
+  app.post('/v1/datasets/:id/files', appendToDataset);
+  app.post('/v1/dataset_validations', createDatasetValidation);
+  app.get('/v1/dataset_validations', listDatasetValidations);
+  app.get('/v1/dataset_validations/:id', retrieveDatasetValidation);
+  app.post('/v1/dataset_validations/:id/cancel', cancelDatasetValidation);
   app.post('/v1/fine_tuning/jobs', createJob);
   app.get('/v1/fine_tuning/jobs', listAllJobs);
   app.get('/v1/fine_tuning/jobs/:id', retrieveJob);
@@ -163,6 +187,7 @@ export function createApp(): Hono<AppEnv> {
   app.post('/internal/tasks/claim', claimTask);
   app.post('/internal/tasks/:id/heartbeat', heartbeatTask);
   app.post('/internal/tasks/:id/finish', finishTask);
+  app.put('/internal/tasks/:id/problems', putTaskProblems);
   app.get('/internal/tasks/:id/images', taskImage);
   app.get('/internal/jobs/:id/images', jobImage);
   app.get('/internal/files/:id/content', internalFileContent);

@@ -1,7 +1,9 @@
 /** The task that validates data, for a job or for a client that asks for it alone. */
 import type { DataSpec, ValidateTask } from '../../shared/contract/backend.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
 import type { StageDraft } from '../../shared/contract/training.ts';
 import { sha256Hex } from '../../shared/wire/signature.ts';
+import { nowMs } from '../clock.ts';
 import type { Env } from '../env.ts';
 import type { KnownModel } from '../fleet/models.ts';
 import { equalTask, type NewTask, type TaskRow } from '../store/tasks.ts';
@@ -30,6 +32,6 @@ export async function prepareValidation(
     spec,
     inputDigest,
     fileIds: [...new Set(lists.flatMap(({ files }) => files.map(({ file }) => file.id)))],
-    equal: await equalTask(env.DB, tenant, inputDigest),
+    equal: await equalTask(env.DB, tenant, inputDigest, nowMs() - LIMITS.dataset.reuseValidationMs),
   };
 }

@@ -3,16 +3,20 @@ import type { Context } from 'hono';
 import {
   ClaimRequest,
   JobHeartbeatRequest,
+  type StagedObject,
   type TaskClaim,
   TaskFinishRequest,
   type TaskSpec,
 } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
 import { nowMs } from '../clock.ts';
 import { type AppEnv, scheduler } from '../env.ts';
+import { Stage } from '../files/stage.ts';
 import { servedModels } from '../fleet/pick.ts';
 import { liveBackends } from '../fleet/registry.ts';
 import { readSignedJson } from '../middleware/signed.ts';
+import { filePrefix } from '../store/files.ts';
 import { type AppliedTask, applyToTask, findTask, queuedTasks, taskResultKey } from '../store/tasks.ts';
 import { advanceAll } from '../tasks/advance.ts';
 import { taskEnd } from '../tasks/end.ts';
@@ -68,6 +72,27 @@ export async function finishTask(c: Context<AppEnv>): Promise<Response> {
   if (task !== null) await advanceAll(c.env);
   c.executionCtx.waitUntil(scheduler(c.env).wake());
   return c.json({ status: (task ?? row).status });
+}
+
+/** `PUT /internal/tasks/{id}/problems`: a stream; its bytes belong to nobody until the result that names them has come. */
+export async function putTaskProblems(c: Context<AppEnv>): Promise<Response> {
+  const id = taskId(c);
+  const row = await findTask(c.env.DB, id);
+  if (row === null) throw unknownTask(id);
+  const body = c.req.raw.body;
+  const stage = new Stage(
+    { db: c.env.DB, blobs: c.env.BLOBS },
+    { prefix: filePrefix(row.tenant), maxBytes: LIMITS.uploads.maxBytes, param: 'problems' },
+  );
+  try {
+    if (body !== null) for await (const piece of body) await stage.write(piece);
+    const { key, bytes, sha256 } = await stage.finish();
+    const answer: StagedObject = { key, bytes, sha256 };
+    return c.json(answer);
+  } catch (error) {
+    await stage.discard();
+    throw error;
+  }
 }
 
 function taskId(c: Context<AppEnv>): string {

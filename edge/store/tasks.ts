@@ -1,9 +1,11 @@
 /** Tasks: shorter work for backends than jobs, leased in the same way. Truth is the row; wake-ups may be lost. */
 import type { TaskSpec } from '../../shared/contract/backend.ts';
 import type { JobError } from '../../shared/contract/jobs.ts';
+import { newId } from '../../shared/wire/ids.ts';
 import { nowMs } from '../clock.ts';
 import { type JobAct, type JobState, type Outcome, TERMINAL, transition } from '../jobs/state.ts';
-import { nextSeq } from './sequence.ts';
+import { nextSeq, page } from './sequence.ts';
+import { insertDeliveries } from './webhooks.ts';
 
 export type TaskStatus = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
 
@@ -121,13 +123,36 @@ export async function expiredTasks(db: D1Database, atMs: number): Promise<TaskRo
   return results;
 }
 
-/** A finished task, newest first, whose inputs were equal; null where there is none. */
-export function equalTask(db: D1Database, tenant: string, inputDigest: string): Promise<TaskRow | null> {
+/** Tasks of a kind, newest first. */
+export async function listTasks<Item extends { id: string }>(
+  db: D1Database,
+  tenant: string,
+  kind: TaskRow['kind'],
+  query: { limit: number; after: string | null },
+  show: (row: TaskRow) => Item,
+) {
+  const { results } = await db
+    .prepare(
+      `SELECT * FROM tasks WHERE tenant = ?3 AND kind = ?4
+         AND (?1 IS NULL OR seq < (SELECT seq FROM tasks WHERE id = ?1 AND tenant = ?3)) ORDER BY seq DESC LIMIT ?2`,
+    )
+    .bind(query.after, query.limit + 1, tenant, kind)
+    .all<TaskRow>();
+  return page(results, query.limit, show);
+}
+
+/** A finished task, newest first, whose inputs were equal; null where there is none that was made after `sinceMs`. */
+export function equalTask(
+  db: D1Database,
+  tenant: string,
+  inputDigest: string,
+  sinceMs: number,
+): Promise<TaskRow | null> {
   return db
     .prepare(
-      `SELECT * FROM tasks WHERE input_digest = ? AND tenant = ? AND status = 'succeeded' ORDER BY seq DESC LIMIT 1`,
+      `SELECT * FROM tasks WHERE input_digest = ? AND tenant = ? AND created_at >= ? AND status = 'succeeded' ORDER BY seq DESC LIMIT 1`,
     )
-    .bind(inputDigest, tenant)
+    .bind(inputDigest, tenant, sinceMs)
     .first<TaskRow>();
 }
 
@@ -176,11 +201,28 @@ export async function applyToTask(
         row.revision,
       );
     const guard = `EXISTS (SELECT 1 FROM tasks WHERE id = '${id.replaceAll("'", "''")}' AND revision = '${revision}')`;
-    const [updated] = await db.batch<TaskRow>([update, ...(options.along?.(status, guard) ?? [])]);
+    const [updated] = await db.batch<TaskRow>([
+      update,
+      ...(TERMINAL.has(status) && row.kind === 'validate' ? validatedEvent(db, row, guard, atMs) : []),
+      ...(options.along?.(status, guard) ?? []),
+    ]);
     const task = updated?.results[0];
     if (task !== undefined) return { outcome, task, row };
   }
   throw new Error(`task ${id}: ${MAX_ROUNDS} others wrote first`);
+}
+
+/** Whatever the verdict, and also where there is none: who waits for it must hear of it. */
+function validatedEvent(db: D1Database, row: TaskRow, guard: string, atMs: number): D1PreparedStatement[] {
+  const event = {
+    id: newId('evt_'),
+    tenant: row.tenant,
+    type: 'dataset.validated' as const,
+    objectId: row.id,
+    createdAtMs: atMs,
+    data: row.subject === null ? {} : { fine_tuning_job: row.subject },
+  };
+  return insertDeliveries(db, event, guard, atMs);
 }
 
 function stateOf(row: TaskRow): JobState {

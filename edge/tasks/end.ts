@@ -1,5 +1,6 @@
 /** What the end of a task means, by its kind: the result as it is stored, and what is written in the transaction of the end. */
 import type { TaskFinishRequest } from '../../shared/contract/backend.ts';
+import { validationEnd } from '../datasets/end.ts';
 import type { Env } from '../env.ts';
 import type { TaskRow, TaskStatus } from '../store/tasks.ts';
 
@@ -9,6 +10,7 @@ export type TaskEnd = {
 };
 
 /** @throws ApiError where the result is not what the kind's result is */
-export async function taskEnd(_env: Env, _row: TaskRow, body: TaskFinishRequest): Promise<TaskEnd> {
+export async function taskEnd(env: Env, row: TaskRow, body: TaskFinishRequest): Promise<TaskEnd> {
+  if (row.kind === 'validate') return validationEnd(env, row, body);
   return { result: body.result, along: () => [] };
 }

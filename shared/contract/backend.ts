@@ -369,12 +369,16 @@ export const TaskFinishRequest = z.object({
 });
 export type TaskFinishRequest = z.infer<typeof TaskFinishRequest>;
 
+/** Answer of `PUT /internal/tasks/{id}/problems`: bytes that belong to nobody yet. */
+export const StagedObject = z.object({ key: z.string(), bytes: z.int(), sha256: z.string() });
+export type StagedObject = z.infer<typeof StagedObject>;
+
 export const ValidateResult = z.object({
   report: DatasetReport,
   leftOut: LeftOut,
   trainingExamples: z.array(z.int()),
-  /** All problems, as JSON Lines, where there are more than the report lists. */
-  allProblems: z.nullable(z.string()),
+  /** All problems, as JSON Lines, where there are more than the report lists: sent before, becomes a file with the result. */
+  allProblems: z.nullable(StagedObject),
 });
 export type ValidateResult = z.infer<typeof ValidateResult>;
 

@@ -1,4 +1,5 @@
 import { ADMIN_OPERATIONS } from './adminOperations.ts';
+import { DATASET_OPERATIONS } from './datasetOperations.ts';
 import type { Operation } from './operation.ts';
 
 /** Every public operation, in the order of the document. */
@@ -211,6 +212,7 @@ export const OPERATIONS: readonly Operation[] = [
     tag: 'Batches',
     answer: 'Batch',
   },
+  ...DATASET_OPERATIONS,
   {
     method: 'post',
     path: '/v1/fine_tuning/jobs',

@@ -1,6 +1,14 @@
 import { AuditEntry, AuditVerdict } from '../contract/audit.ts';
 import { Batch, CreateBatchRequest } from '../contract/batches.ts';
 import { ChatChunk, ChatCompletion, ChatRequest, InputTokens } from '../contract/chat.ts';
+import {
+  CreateDatasetRequest,
+  CreateDatasetValidationRequest,
+  Dataset,
+  DatasetValidation,
+  Subset,
+  UpdateDatasetRequest,
+} from '../contract/datasets.ts';
 import { ErrorEnvelope } from '../contract/errors.ts';
 import { Deleted, FileObject } from '../contract/files.ts';
 import { Health, Readiness, Version } from '../contract/health.ts';
@@ -47,6 +55,12 @@ export const SCHEMAS = {
   UploadPart,
   CreateBatchRequest,
   Batch,
+  CreateDatasetRequest,
+  UpdateDatasetRequest,
+  Subset,
+  Dataset,
+  CreateDatasetValidationRequest,
+  DatasetValidation,
   CreateJobRequest,
   FineTuningJob,
   JobEvent,

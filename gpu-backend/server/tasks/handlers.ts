@@ -1,7 +1,12 @@
 import type { ModelService } from '../../engine/service.ts';
 import type { TaskHandlers } from '../task-runner.ts';
+import { validateHandler } from './validate.ts';
 
-/** What this backend does of each kind of task. @param service answers questions, for tasks that ask models */
-export function taskHandlers(_service: ModelService): TaskHandlers {
-  return {};
+/**
+ * What this backend does of each kind of task.
+ * @param service answers questions, for tasks that ask models
+ * @param secret signs calls of child processes to the edge
+ */
+export function taskHandlers(_service: ModelService, secret: string): TaskHandlers {
+  return { validate: validateHandler(secret) };
 }

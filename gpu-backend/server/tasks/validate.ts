@@ -1,0 +1,63 @@
+import { fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import type { ValidateResult, ValidateTask } from '../../../shared/contract/backend.ts';
+import type { TaskHandler } from '../task-runner.ts';
+import type { FromValidator, ValidateStart } from './validate-protocol.ts';
+
+/** How often progress is written to the log, at most. */
+const LOG_EVERY_MS = 5_000;
+
+/**
+ * Validates data in a process of its own: files of gigabytes and pictures from anywhere must not cost the server more than this task.
+ * @param secret signs the child's calls to the edge
+ */
+export function validateHandler(secret: string): TaskHandler<ValidateTask> {
+  return async ({ id, spec }, { edge, workDir, threads, log, signal, baseDirOf, backendId }) => {
+    const baseDir = baseDirOf(spec.baseModel);
+    if (baseDir === null) throw new Error(`this backend does not have the base model ${spec.baseModel}`);
+    signal.throwIfAborted();
+    const child = fork(fileURLToPath(new URL('./validate-child.ts', import.meta.url)), {
+      execArgv: ['--import', import.meta.resolve('tsx')],
+      serialization: 'advanced',
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    });
+    // The child has nothing to save: what it knew is found out again.
+    const kill = () => void child.kill('SIGKILL');
+    signal.addEventListener('abort', kill, { once: true });
+    let result: ValidateResult | null = null;
+    let crash: string | null = null;
+    let saidAt = 0;
+    child.on('message', (message: FromValidator) => {
+      if (message.type === 'done') result = message.result;
+      else if (message.type === 'crashed') crash = message.message;
+      else if (performance.now() - saidAt > LOG_EVERY_MS) {
+        saidAt = performance.now();
+        log.info(message.progress, 'validating data');
+      }
+    });
+    const start: ValidateStart = {
+      type: 'start',
+      taskId: id,
+      spec,
+      edgeUrl: edge.url,
+      secret,
+      baseDir,
+      workDir,
+      threads,
+      backendId,
+    };
+    child.send(start);
+    const [code, died] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
+      child.once('error', () => resolve([1, null]));
+      child.once('exit', (exitCode, exitSignal) => {
+        // Its last words may still be in the channel.
+        if (!child.connected) resolve([exitCode, exitSignal]);
+        else child.once('disconnect', () => resolve([exitCode, exitSignal]));
+      });
+    });
+    signal.removeEventListener('abort', kill);
+    signal.throwIfAborted();
+    if (result !== null) return result;
+    throw new Error(crash ?? `the process that validates died (${died ?? `exit code ${code}`})`);
+  };
+}
