@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { askCommand } from './ask.ts';
 import { checkpointCommand } from './checkpoint.ts';
+import { datasetCommand } from './dataset.ts';
 import { devicesCommand } from './devices.ts';
 import { doctorCommand } from './doctor.ts';
 import { CliError } from './error.ts';
@@ -42,6 +43,7 @@ Examples:
   for (const command of [
     askCommand(),
     finetuneCommand(),
+    datasetCommand(),
     modelsCommand(),
     checkpointCommand(),
     devicesCommand(),
