@@ -44,7 +44,6 @@ export async function prepareJob(
     );
 
   const id = newId('ftjob-');
-  const taskId = newId('dsval_');
   const guard = options.guard ?? 'TRUE';
   const revision = crypto.randomUUID();
   const prepared = await prepareValidation(env, tenant, model, {
@@ -53,6 +52,8 @@ export async function prepareJob(
     stages: decided.stages,
     maxBadShare: decided.mantis.max_bad_share ?? LIMITS.jobs.defaultMaxBadShare,
   });
+  // What the same data is was found out before: that validation counts, and the pictures that it read.
+  const taskId = prepared.equal?.id ?? newId('dsval_');
   const statements = [
     insertJob(
       env.DB,
@@ -79,21 +80,23 @@ export async function prepareJob(
       },
       guard,
     ),
-    ...insertTask(
-      env.DB,
-      {
-        id: taskId,
-        tenant,
-        subject: id,
-        ...prepared,
-        request: {
-          model: model.id,
-          training_file: request.training_file,
-          validation_file: request.validation_file ?? null,
-        },
-      },
-      guard,
-    ),
+    ...(prepared.equal !== null
+      ? []
+      : insertTask(
+          env.DB,
+          {
+            id: taskId,
+            tenant,
+            subject: id,
+            ...prepared,
+            request: {
+              model: model.id,
+              training_file: request.training_file,
+              validation_file: request.validation_file ?? null,
+            },
+          },
+          guard,
+        )),
     holdFiles(env.DB, id, prepared.fileIds, guard),
     insertEvent(
       env.DB,

@@ -104,9 +104,10 @@ export class JobLink {
     );
   }
 
-  /** Bytes of an uploaded picture. */
-  async readFile(id: string): Promise<Uint8Array> {
-    return await this.#again(() => this.#edge.getBytes(`/internal/files/${encodeURIComponent(id)}/content`));
+  /** Bytes of a picture that the data only names, as its validation saw them. */
+  async readImage(reference: string): Promise<Uint8Array> {
+    const path = `/internal/jobs/${this.#jobId}/images?reference=${encodeURIComponent(reference)}`;
+    return await this.#again(() => this.#edge.getBytes(path));
   }
 
   /**

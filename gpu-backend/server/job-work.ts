@@ -105,7 +105,7 @@ export class JobWork {
         signal: this.#stop.signal,
         pace: this.#hooks.pace,
         onPhase: (phase) => void this.#hooks.tell({ type: 'phase', jobId: job.id, phase }),
-        readImage: (reference) => link.readFile(reference),
+        readImage: (reference) => link.readImage(reference),
         fetchCheckpoint: (step) => this.#fetchStep(job, step),
         onEvent: (level, message) => {
           this.#say(level, message);

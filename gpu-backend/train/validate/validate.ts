@@ -440,7 +440,7 @@ class DataCheck {
       const spec = data === 'validation' ? this.input.validation : this.input.training[data];
       return {
         data,
-        file: spec?.spec.files[file]?.file.id ?? '',
+        file: spec?.spec.files[file]?.file_id ?? '',
         lines: [...lines].sort((a, b) => a - b),
       };
     });
