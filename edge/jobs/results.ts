@@ -1,25 +1,80 @@
+/** What a job leaves behind as files of its owner: the numbers of every step, and the report on its data. */
+import { showWhole } from '../datasets/validations.ts';
 import type { Env } from '../env.ts';
-import { writeFile } from '../files/adopt.ts';
+import { type FileFacts, writeFile } from '../files/adopt.ts';
+import type { JobRow } from '../store/jobs.ts';
+import { findTask } from '../store/tasks.ts';
 
-const COLUMNS = ['step', 'train_loss', 'train_mean_token_accuracy', 'valid_loss', 'valid_mean_token_accuracy'] as const;
+/** OpenAI's five names first, in its order; then ours. */
+export const METRIC_COLUMNS = [
+  'step',
+  'train_loss',
+  'train_mean_token_accuracy',
+  'valid_loss',
+  'valid_mean_token_accuracy',
+  'stage',
+  'train',
+  'epoch',
+  'learning_rate',
+  'grad_norm',
+  'tokens',
+  'supervised_tokens',
+  'tokens_per_second',
+  'padding_share',
+] as const;
 
-/** Writes a job's metric events as CSV, one row a step, and stores it as a file of the job's owner. @returns its id, or null where there are none. */
-export async function metricsFile(env: Env, job: { id: string; tenant: string }): Promise<string | null> {
-  const { results } = await env.DB.prepare(
-    `SELECT data FROM job_events WHERE job_id = ? AND type = 'metrics' AND data IS NOT NULL ORDER BY seq`,
-  )
-    .bind(job.id)
-    .all<{ data: string }>();
-  if (results.length === 0) return null;
-  const rows = results.map(({ data }) => {
-    const values = JSON.parse(data) as Record<string, unknown>;
-    return COLUMNS.map((name) => (typeof values[name] === 'number' ? String(values[name]) : '')).join(',');
+/** Events of a page. */
+const PAGE = 2_000;
+
+/**
+ * Stores the files of a job that succeeds. Called again after a crash it writes them again: those of the first time belong to nobody's job and stay in the
+ * owner's list.
+ * @returns their ids: the metrics, where there are any, and the report, where there is one
+ */
+export async function resultFiles(env: Env, job: Pick<JobRow, 'id' | 'tenant' | 'validation_task'>): Promise<string[]> {
+  const ids: string[] = [];
+  const csv = await metricsCsv(env.DB, job.id);
+  if (csv !== null) ids.push(await store(env, job.tenant, 'step_metrics.csv', 'text/csv', csv));
+  const task = job.validation_task === null ? null : await findTask(env.DB, job.validation_task);
+  const report = task === null ? null : (await showWhole(env, task)).report;
+  if (report !== null)
+    ids.push(
+      await store(env, job.tenant, 'dataset_report.json', 'application/json', `${JSON.stringify(report, null, 2)}\n`),
+    );
+  return ids;
+}
+
+/** One row a step, in the order of training; null where no step was told. */
+export async function metricsCsv(db: D1Database, jobId: string): Promise<string | null> {
+  const rows = [`${METRIC_COLUMNS.join(',')}\n`];
+  for (let seq = 0; ; ) {
+    const { results } = await db
+      .prepare(
+        `SELECT seq, data FROM job_events WHERE job_id = ? AND type = 'metrics' AND data IS NOT NULL AND seq > ? ORDER BY seq LIMIT ?`,
+      )
+      .bind(jobId, seq, PAGE)
+      .all<{ seq: number; data: string }>();
+    for (const { data } of results) rows.push(metricsRow(JSON.parse(data) as Record<string, unknown>));
+    if (results.length < PAGE) break;
+    seq = results.at(-1)?.seq ?? seq;
+  }
+  return rows.length === 1 ? null : rows.join('');
+}
+
+/** @param values an event's data; the validation data is measured whole, so that both of OpenAI's names mean the same here */
+export function metricsRow(values: Readonly<Record<string, unknown>>): string {
+  const cells = METRIC_COLUMNS.map((name) => {
+    const value = values[name] ?? (name.startsWith('valid_') ? values[`full_${name}`] : undefined);
+    if (typeof value === 'number') return String(value);
+    // A word of ours; anything else could break the row.
+    return typeof value === 'string' && /^[a-z_]+$/.test(value) ? value : '';
   });
-  const bytes = new TextEncoder().encode(`${COLUMNS.join(',')}\n${rows.join('\n')}\n`);
-  const file = await writeFile(
-    { db: env.DB, blobs: env.BLOBS },
-    { tenant: job.tenant, keyId: 'system', requestId: null },
-    { purpose: 'fine-tune-results', filename: 'step_metrics.csv', mime: 'text/csv', expiresAfterS: null, bytes },
-  );
-  return file.id;
+  return `${cells.join(',')}\n`;
+}
+
+async function store(env: Env, tenant: string, filename: string, mime: string, text: string): Promise<string> {
+  const facts: FileFacts = { purpose: 'fine-tune-results', filename, mime, expiresAfterS: null };
+  const actor = { tenant, keyId: 'system', requestId: null };
+  const objects = { db: env.DB, blobs: env.BLOBS };
+  return (await writeFile(objects, actor, { ...facts, bytes: new TextEncoder().encode(text) })).id;
 }

@@ -24,7 +24,7 @@ import { type AppEnv, type Env, scheduler } from '../env.ts';
 import { servedModels } from '../fleet/pick.ts';
 import { liveBackends } from '../fleet/registry.ts';
 import { checkpointModelName, tunedModelName } from '../jobs/names.ts';
-import { metricsFile } from '../jobs/results.ts';
+import { resultFiles } from '../jobs/results.ts';
 import { LEASED, TERMINAL } from '../jobs/state.ts';
 import { readSignedJson } from '../middleware/signed.ts';
 import {
@@ -318,8 +318,8 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
       );
     }
     name = tunedModelName(row, c.env.ORGANIZATION);
-    const results = await metricsFile(c.env, row);
-    end = { trainedTokens: body.trainedTokens, fineTunedModel: name, resultFiles: results === null ? [] : [results] };
+    const files = await resultFiles(c.env, row);
+    end = { trainedTokens: body.trainedTokens, fineTunedModel: name, resultFiles: files };
   }
   const { stage } = JSON.parse(row.mantis) as StoredMantisOptions;
   const applied = await applyToJob(
