@@ -7,6 +7,7 @@ import { pathToFileURL } from 'node:url';
 const BENCHMARKS: Readonly<Record<string, string>> = {
   inference: 'decoding, prefill and served requests against transformers.js, llama.cpp and PyTorch',
   'decoder-graphs': 'graphs of the decoder against each other: weights, caches, prompts',
+  resume: 'fine-tunes that are killed, stopped and damaged: whether they end at the same bits',
   'train-throughput': 'optimizer steps against PyTorch',
   'quant-agreement': 'answers of quantised weights against those of f32',
   precision: 'answers and logits of every format of weights, keys and values against those of f32, through the engine',
