@@ -10,6 +10,7 @@ import type { BucketWidth, UsageGroup, UsagePage, UsageRecord } from '../contrac
 import { decodeSse } from '../wire/sse.ts';
 import { Admin } from './admin.ts';
 import { Batches } from './batches.ts';
+import { Datasets, DatasetValidations } from './datasets.ts';
 import { ClientError, type ClientOptions, Http, type RequestOptions, streamError } from './http.ts';
 import { Uploads } from './uploads.ts';
 import { WebhookDeliveries, WebhookEndpoints, WebhookEvents } from './webhooks.ts';
@@ -39,6 +40,8 @@ export class MantisClient {
   /** For keys with the scope `admin`. */
   readonly admin: Admin;
   readonly batches: Batches;
+  readonly datasets: Datasets;
+  readonly datasetValidations: DatasetValidations;
   readonly uploads: Uploads;
   readonly webhookEndpoints: WebhookEndpoints;
   readonly webhookDeliveries: WebhookDeliveries;
@@ -48,6 +51,8 @@ export class MantisClient {
     this.#http = new Http(options);
     this.admin = new Admin(this.#http);
     this.batches = new Batches(this.#http);
+    this.datasets = new Datasets(this.#http);
+    this.datasetValidations = new DatasetValidations(this.#http);
     this.uploads = new Uploads(this.#http);
     this.webhookEndpoints = new WebhookEndpoints(this.#http);
     this.webhookDeliveries = new WebhookDeliveries(this.#http);

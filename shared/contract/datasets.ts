@@ -62,6 +62,8 @@ export const CreateDatasetRequest = z.strictObject({
   balancing: z.optional(z.boolean()),
   metadata: z.optional(z.nullable(z.record(z.string(), z.string()))),
 });
+export type CreateDatasetRequest = z.infer<typeof CreateDatasetRequest>;
+
 /** `POST /v1/datasets/{id}`: what is given replaces what was. */
 export const UpdateDatasetRequest = z.strictObject({
   name: z.optional(Name),
@@ -69,6 +71,7 @@ export const UpdateDatasetRequest = z.strictObject({
   balancing: z.optional(z.boolean()),
   metadata: z.optional(z.nullable(z.record(z.string(), z.string()))),
 });
+export type UpdateDatasetRequest = z.infer<typeof UpdateDatasetRequest>;
 
 export const Dataset = z.object({
   id: z.string(),
@@ -191,6 +194,7 @@ export const CreateDatasetValidationRequest = z.strictObject({
   mantis: z.optional(MantisOptions),
   hyperparameters: z.optional(z.strictObject({ n_epochs: z.optional(z.int()), batch_size: z.optional(z.int()) })),
 });
+export type CreateDatasetValidationRequest = z.infer<typeof CreateDatasetValidationRequest>;
 
 export const DatasetValidation = z.object({
   id: z.string(),
