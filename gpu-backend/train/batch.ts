@@ -4,8 +4,11 @@ import type { Layout } from '../text/layout.ts';
 /** What goes in for a picture: features of a frozen encoder, or pixels. Bare pixels [3, side, side] are the model's own square. */
 export type SampleImage = Float32Array | Picture;
 
+/** The same, or where to get it when its micro-batch is computed: not all pictures of a step need be in memory at once. */
+export type ImageSource = SampleImage | (() => Promise<SampleImage>);
+
 /** One conversation ready for the model: its layout, and what goes into each of its image slots. */
-export interface TrainingSample<Image extends SampleImage = Float32Array> {
+export interface TrainingSample<Image extends ImageSource = Float32Array> {
   readonly layout: Layout;
   /** In slot order. */
   readonly images: readonly Image[];
@@ -27,7 +30,7 @@ export interface CollatedBatch {
   readonly targets: Int32Array;
   /** [R] share of the whole step's loss, so that losses and gradients of micro-batches simply add up. */
   readonly weights: Float32Array;
-  readonly images: readonly SampleImage[];
+  readonly images: readonly ImageSource[];
   /** Tokens that are not padding. */
   readonly tokens: number;
   /** Present in a packed row: B is 1 and S the tokens of all its examples. */
@@ -47,8 +50,16 @@ export interface PackedLayout {
   readonly places: Int32Array;
 }
 
+/** The batch with its pictures in memory. */
+export async function withImages(batch: CollatedBatch): Promise<CollatedBatch> {
+  if (batch.images.every((image) => typeof image !== 'function')) return batch;
+  const images: SampleImage[] = [];
+  for (const image of batch.images) images.push(typeof image === 'function' ? await image() : image);
+  return { ...batch, images };
+}
+
 /** Sum of the target weights; a step's losses are divided by the sum over its samples. */
-export function supervisedWeight(samples: readonly TrainingSample<SampleImage>[]): number {
+export function supervisedWeight(samples: readonly TrainingSample<ImageSource>[]): number {
   let sum = 0;
   for (const { layout } of samples) for (let t = 1; t < layout.weights.length; t++) sum += layout.weights[t] as number;
   return sum;
@@ -60,7 +71,7 @@ export function supervisedWeight(samples: readonly TrainingSample<SampleImage>[]
  * @throws Error when no token is supervised
  */
 export function collate(
-  samples: readonly TrainingSample<SampleImage>[],
+  samples: readonly TrainingSample<ImageSource>[],
   options: { readonly padId: number; readonly multiple: number; readonly totalWeight: number },
 ): CollatedBatch {
   const longest = Math.max(...samples.map((s) => s.layout.ids.length));
@@ -70,7 +81,7 @@ export function collate(
   const positions = new Int32Array(batch * length);
   for (let i = 0; i < positions.length; i++) positions[i] = i % length;
   const [imageRows, rows, targets, weights]: [number[], number[], number[], number[]] = [[], [], [], []];
-  const images: SampleImage[] = [];
+  const images: ImageSource[] = [];
   let tokens = 0;
   samples.forEach(({ layout, images: own }, b) => {
     const start = b * length;

@@ -1,62 +1,55 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { contextTokens } from '../models/llama.ts';
 import { type Layout, LayoutError, layoutConversation } from '../text/layout.ts';
 import { readPictureSize } from '../vision/decode.ts';
 import { ImageError } from '../vision/image-error.ts';
 import { modelSize, preprocessImage } from '../vision/preprocess.ts';
 import type { BaseModel } from './base-model.ts';
-import type { SampleImage, TrainingSample } from './batch.ts';
-import { type ChatExample, DatasetError, dataUrlBytes, parseChatDataset } from './chat-dataset.ts';
+import type { ImageSource, SampleImage, TrainingSample } from './batch.ts';
+import type { DataExample } from './data/example.ts';
 import type { FeatureStore } from './feature-store.ts';
 
-/** The usable examples of a file, and how many it has in all. */
-export interface PreparedExamples {
-  readonly examples: readonly ChatExample[];
-  readonly total: number;
+/** An example that cannot be used. The message names its line, and the field where there is one. */
+export class DatasetError extends Error {
+  override readonly name = 'DatasetError';
+  constructor(
+    readonly line: number,
+    readonly path: string,
+    message: string,
+  ) {
+    super(`line ${line}: ${path}: ${message}`);
+  }
 }
 
-/** Turns chat examples into samples: layout by the model's template, features of their pictures. */
+const STORED = /^sha256:([0-9a-f]{64})$/;
+
+/** Turns examples into samples: layout by the model's template, features of their pictures. */
 export class SampleMaker {
-  /** By picture; used where not all have the same slot. */
-  private readonly slotIds = new Map<string, readonly number[]>();
-
-  constructor(
-    private readonly base: BaseModel,
-    private readonly features: FeatureStore,
-    private readonly readImage: ((reference: string) => Promise<Uint8Array>) | undefined,
-  ) {}
-
-  /** Reads a file and checks every example's length before anything is trained. @throws DatasetError */
-  async prepare(path: string, needsImages: boolean): Promise<PreparedExamples> {
-    const all = parseChatDataset(await readFile(path, 'utf8'));
-    for (const example of all) await this.layout(example);
-    const examples = needsImages ? all.filter((e) => e.images.length > 0) : all;
-    return { examples, total: all.length };
-  }
+  /** Size that the model sees, by picture; used where not all have the same slot. */
+  private readonly sizes = new Map<string, { readonly width: number; readonly height: number }>();
+  /** SHA-256 of pictures that are named otherwise, by reference. */
+  private readonly digests = new Map<string, string>();
 
   /**
-   * Decodes and encodes pictures before the first step, so that a broken one fails the job at once; it stops early when they do
-   * not all fit the store (they would only push each other out) or on `signal`.
-   * @returns number of pictures of the examples looked at @throws DatasetError
+   * @param readImage bytes of a picture of an example; throws where there is none
+   * @param features what is made of pictures; not needed to lay examples out
    */
-  async look(examples: readonly ChatExample[], signal: AbortSignal | undefined): Promise<number> {
-    let count = 0;
-    for (const example of examples) {
-      if (signal?.aborted === true || this.features.isFull) break;
-      count += (await this.make(example)).images.length;
-    }
-    return count;
-  }
+  constructor(
+    private readonly base: BaseModel,
+    private readonly readImage: (reference: string) => Promise<Uint8Array>,
+    private readonly features?: FeatureStore,
+  ) {}
 
-  private async layout(example: ChatExample): Promise<Layout> {
-    const { layout: options, slots, config } = this.base;
+  /**
+   * The example as the model reads it. No picture is decoded; where slots depend on their sizes, headers are read.
+   * @throws DatasetError
+   */
+  async layout(example: DataExample): Promise<Layout> {
+    const { layout: options, slots } = this.base;
     const own: (readonly number[])[] = [];
     if (slots.fixed === null)
       for (const reference of example.images) own.push(await this.slotOf(reference, example.line));
-    let layout: Layout;
     try {
-      layout = layoutConversation(example.messages, {
+      return layoutConversation(example.messages, {
         ...options,
         tokensPerImage: (image) => slots.fixed ?? own[image] ?? [],
       });
@@ -64,51 +57,57 @@ export class SampleMaker {
       if (error instanceof LayoutError) throw new DatasetError(example.line, error.path, error.message);
       throw error;
     }
-    const limit = contextTokens(config.text);
-    if (layout.ids.length > limit)
-      throw new DatasetError(
-        example.line,
-        'messages',
-        `the example takes ${layout.ids.length} tokens, the model's context holds ${limit}; shorten or split it`,
-      );
-    return layout;
   }
 
-  async make(example: ChatExample): Promise<TrainingSample<SampleImage>> {
+  /** Its pictures are read, decoded and encoded when their micro-batch is computed. @throws DatasetError */
+  async make(example: DataExample): Promise<TrainingSample<ImageSource>> {
     const layout = await this.layout(example);
-    const images: SampleImage[] = [];
-    for (const slot of layout.images) {
-      const reference = example.images[slot.image] ?? '';
-      images.push(
-        await this.features.get(keyOf(reference), () =>
-          this.read(reference, example.line, (file) => preprocessImage(file, this.base.recipe)),
-        ),
-      );
-    }
+    const images = layout.images.map(
+      ({ image }) =>
+        () =>
+          this.image(example.images[image] ?? '', example.line),
+    );
     return { layout, images };
   }
 
-  /** Where slots depend on the picture: its size is in the file's header, so lengths are known without decoding. */
-  private async slotOf(reference: string, line: number): Promise<readonly number[]> {
-    const key = keyOf(reference);
-    let slot = this.slotIds.get(key);
-    if (slot === undefined) {
-      const { width, height } = await this.read(reference, line, readPictureSize);
-      slot = this.base.slots.idsOf(modelSize(width, height, this.base.recipe));
-      this.slotIds.set(key, slot);
+  /** What goes into the slot of a picture. @throws DatasetError where there is no such picture, or it is none */
+  async image(reference: string, line: number): Promise<SampleImage> {
+    let digest = STORED.exec(reference)?.[1] ?? this.digests.get(reference);
+    let file: Uint8Array | undefined;
+    if (digest === undefined) {
+      file = await this.read(reference, line, async (bytes) => bytes);
+      digest = createHash('sha256').update(file).digest('hex');
+      this.digests.set(reference, digest);
     }
-    return slot;
+    if (this.features === undefined) throw new Error('this maker only lays examples out');
+    return await this.features.get(digest, () =>
+      this.read(reference, line, (bytes) => preprocessImage(bytes, this.base.recipe), file),
+    );
   }
 
-  /** @throws DatasetError where there is no such picture, or it is none */
-  private async read<T>(reference: string, line: number, open: (file: Uint8Array) => Promise<T>): Promise<T> {
-    const file = dataUrlBytes(reference) ?? (await this.readImage?.(reference));
-    if (file === undefined)
-      throw new DatasetError(
-        line,
-        'image_url',
-        `expected a data URL or a known file id, got ${reference.slice(0, 80)}`,
-      );
+  private async slotOf(reference: string, line: number): Promise<readonly number[]> {
+    let size = this.sizes.get(reference);
+    if (size === undefined) {
+      const { width, height } = await this.read(reference, line, readPictureSize);
+      size = modelSize(width, height, this.base.recipe);
+      this.sizes.set(reference, size);
+    }
+    return this.base.slots.idsOf(size);
+  }
+
+  private async read<T>(
+    reference: string,
+    line: number,
+    open: (file: Uint8Array) => Promise<T>,
+    known?: Uint8Array,
+  ): Promise<T> {
+    let file = known;
+    try {
+      file ??= await this.readImage(reference);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new DatasetError(line, 'image_url', `the picture ${reference.slice(0, 80)} could not be read: ${reason}`);
+    }
     try {
       return await open(file);
     } catch (error) {
@@ -116,10 +115,4 @@ export class SampleMaker {
       throw error;
     }
   }
-}
-
-/** Equal keys mean equal pictures. */
-function keyOf(reference: string): string {
-  const bytes = dataUrlBytes(reference);
-  return bytes === undefined ? reference : createHash('sha256').update(bytes).digest('hex');
 }

@@ -1,8 +1,8 @@
 import {
   type CollatedBatch,
   collate,
+  type ImageSource,
   type PackedLayout,
-  type SampleImage,
   supervisedWeight,
   type TrainingSample,
 } from './batch.ts';
@@ -125,7 +125,7 @@ export function packedLayout(lengths: readonly number[], blocks: readonly number
  * @throws Error when no token is supervised
  */
 export function collatePacked(
-  samples: readonly TrainingSample<SampleImage>[],
+  samples: readonly TrainingSample<ImageSource>[],
   options: { readonly blocks: readonly number[]; readonly totalWeight: number },
 ): CollatedBatch {
   const lengths = samples.map((s) => s.layout.ids.length);
@@ -133,7 +133,7 @@ export function collatePacked(
   const ids = new Int32Array(length);
   const positions = new Int32Array(length);
   const [imageRows, rows, targets, weights]: [number[], number[], number[], number[]] = [[], [], [], []];
-  const images: SampleImage[] = [];
+  const images: ImageSource[] = [];
   let start = 0;
   for (const sample of samples) {
     const one = collate([sample], { padId: 0, multiple: 1, totalWeight: options.totalWeight });
@@ -163,13 +163,13 @@ export function collatePacked(
 
 /** Packed micro-batches of one optimizer step; their weights add up to one. Samples without supervised tokens are left out. */
 export function packedBatches(
-  samples: readonly TrainingSample<SampleImage>[],
+  samples: readonly TrainingSample<ImageSource>[],
   budget: RowBudget,
   blocks: readonly number[],
 ): CollatedBatch[] {
   const useful = samples.filter((s) => supervisedWeight([s]) > 0);
   const totalWeight = supervisedWeight(useful);
-  const costOf = ({ layout }: TrainingSample<SampleImage>): RowCost => ({
+  const costOf = ({ layout }: TrainingSample<ImageSource>): RowCost => ({
     tokens: layout.ids.length,
     images: layout.images.length,
   });

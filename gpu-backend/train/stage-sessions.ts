@@ -1,108 +1,135 @@
 import { familyOf } from '../models/family.ts';
-import type { LoraSpec } from '../models/weights.ts';
+import { storeFrozen } from '../models/frozen-weights.ts';
 import { f32, type Tensor } from '../runtime/session.ts';
 import type { BaseModel } from './base-model.ts';
-import type { CollatedBatch } from './batch.ts';
+import {
+  type CollatedBatch,
+  collate,
+  type ImageSource,
+  planMicroBatches,
+  supervisedWeight,
+  type TrainingSample,
+  withImages,
+} from './batch.ts';
+import { packedBatches } from './packing.ts';
+import { causalBlocksAt, groupBlocksAt, type StagePlan } from './stage-plan.ts';
 import type { ParameterState } from './state.ts';
 import { createTrainSession, type TrainSession } from './train-session.ts';
-import { countCorrect, type GradientComputer, sessionComputer } from './trainer.ts';
+import { countCorrect, type GradientComputer, type StepTotals, sessionComputer } from './trainer.ts';
 
-/** Which weights move: the projector; low-rank adapters on the decoder; projector and decoder. The vision tower never does. */
-export type FineTuneStage = 'projector' | 'lora' | 'full';
+interface Made {
+  readonly session: TrainSession;
+  readonly frozen: Readonly<Record<string, Tensor>>;
+  readonly computer: GradientComputer;
+}
 
 /**
- * Up to this many entries, the `lora` stage trains the output head too. A small vocabulary, fully trained, holds tokens that
- * never occurred: the head has learnt to rule them out, and adapters cannot bring them back (after 48 steps on answers of
- * new words the loss was still 4.5 nats a token). It is a few hundred kB beside the adapter.
+ * Training sessions of a stage, and the micro-batches they take. Batches without any picture need a graph of their own, and so does
+ * the validation loss, which has no backward pass; each is made when first met.
  */
-const SMALL_VOCABULARY = 8192;
-const HEAD = 'language_model.lm_head.weight';
-
-/** Training sessions of a stage; batches without any picture need a graph of their own, made when first met. */
 export class StageSessions {
-  private readonly made = new Map<boolean, Promise<{ session: TrainSession; computer: GradientComputer }>>();
+  private readonly made = new Map<string, Promise<Made>>();
+  /** Weights that do not move, as all graphs of the stage store them. */
+  private readonly stored = new Map<string, Tensor>();
+  /** Causal blocks of padded micro-batches, and of the groups of packed ones. */
+  private readonly blocks: number;
+  private readonly groupBlocks: readonly number[];
 
+  /** @param longest example of the stage and of the validation data, decoder positions */
   constructor(
     private readonly base: BaseModel,
-    private readonly stage: FineTuneStage,
-    private readonly lora: LoraSpec | undefined,
+    private readonly plan: StagePlan,
+    longest: number,
     private readonly threads: number,
-  ) {}
+  ) {
+    this.blocks = causalBlocksAt(longest);
+    this.groupBlocks = groupBlocksAt(longest);
+  }
 
-  get(withImages: boolean): Promise<{ session: TrainSession; computer: GradientComputer }> {
-    let entry = this.made.get(withImages);
+  get(hasImages: boolean, lossOnly = false): Promise<Made> {
+    const key = `${hasImages} ${lossOnly}`;
+    let entry = this.made.get(key);
     if (entry === undefined) {
-      entry = this.create(withImages);
-      this.made.set(withImages, entry);
+      entry = this.create(hasImages, lossOnly);
+      this.made.set(key, entry);
     }
     return entry;
   }
 
-  private async create(withImages: boolean): Promise<{ session: TrainSession; computer: GradientComputer }> {
-    const frozenInput = familyOf(this.base.config).hasTower ? 'towerFeatures' : 'pixels';
+  private async create(hasImages: boolean, lossOnly: boolean): Promise<Made> {
+    const { config, weights } = this.base;
+    const { stage, lora, alsoTrain, freeze, trainsVision, checkpointing, packing, basePrecision } = this.plan;
+    const isFrozenTower = familyOf(config).hasTower && !trainsVision;
     const session = await createTrainSession({
-      config: this.base.config,
+      config,
       options: {
-        train: this.stage,
-        images: withImages ? frozenInput : 'none',
-        // Recomputing layers pays where activations, not weights, fill the memory.
-        checkpointing: this.base.config.text.hidden >= 1024 ? 'layer' : 'none',
-        ...(this.lora === undefined ? {} : { lora: this.lora, alsoTrain: this.trainsHead() ? [HEAD] : [] }),
+        train: stage.train,
+        images: !hasImages ? 'none' : isFrozenTower ? 'towerFeatures' : 'pixels',
+        alsoTrain,
+        freeze,
+        checkpointing,
+        lossOnly,
+        basePrecision,
+        ...(lora === undefined ? {} : { lora }),
+        ...(packing === undefined ? { causalBlocks: this.blocks } : { packedGroups: this.groupBlocks }),
       },
       threads: this.threads,
     });
     const trained = new Set(session.graph.trainable);
-    const frozen: Record<string, Tensor> = {};
-    for (const name of session.graph.weights.keys()) {
-      const tensor = this.base.weights.get(name);
-      if (!trained.has(name) && tensor !== undefined) frozen[name] = tensor;
-    }
-    return { session, computer: sessionComputer(session.session, frozen, session.feeds, session.graph.trainable) };
+    const { graph } = session.graph;
+    const frozen = storeFrozen(graph, (name) => weights.get(name), (name) => trained.has(name), this.stored);
+    const computer = sessionComputer(session.session, frozen, session.feeds, session.graph.trainable);
+    return { session, frozen, computer };
   }
 
-  private trainsHead(): boolean {
-    return this.base.config.text.vocab <= SMALL_VOCABULARY && this.base.weights.has(HEAD);
+  /** Micro-batches of one optimizer step of at most so many tokens; their weights add up to one. */
+  batches(samples: readonly TrainingSample<ImageSource>[], microBatchTokens: number): CollatedBatch[] {
+    const { packing } = this.plan;
+    if (packing !== undefined) {
+      const tokens = Math.min(packing.tokens, microBatchTokens);
+      return packedBatches(samples, { tokens, images: packing.images }, this.groupBlocks);
+    }
+    const useful = samples.filter((s) => supervisedWeight([s]) > 0);
+    const totalWeight = supervisedWeight(useful);
+    const padId = this.base.config.text.padToken ?? this.base.config.text.eosTokens[0] ?? 0;
+    return planMicroBatches(useful, (s) => s.layout.ids.length, microBatchTokens).map((group) =>
+      collate(group, { padId, multiple: this.blocks, totalWeight }),
+    );
   }
 
   computer(): GradientComputer {
     return {
       accumulate: async (state, batches) => {
         const totals = { loss: 0, correct: 0, supervised: 0, tokens: 0 };
-        for (const withImages of [true, false]) {
-          const own = batches.filter((b) => b.images.length > 0 === withImages);
-          if (own.length === 0) continue;
-          const part = await (await this.get(withImages)).computer.accumulate(state, own);
-          totals.loss += part.loss;
-          totals.correct += part.correct;
-          totals.supervised += part.supervised;
-          totals.tokens += part.tokens;
-        }
+        for (const hasImages of [true, false])
+          for (const batch of batches.filter((b) => b.images.length > 0 === hasImages)) {
+            const { computer } = await this.get(hasImages);
+            add(totals, await computer.accumulate(state, [await withImages(batch)]));
+          }
         return totals;
       },
     };
   }
 
   /** Loss and right tokens of micro-batches whose weights add up to one. */
-  async evaluate(
-    state: ParameterState,
-    batches: readonly CollatedBatch[],
-  ): Promise<{ loss: number; correct: number; supervised: number }> {
-    const sum = { loss: 0, correct: 0, supervised: 0 };
+  async evaluate(state: ParameterState, batches: readonly CollatedBatch[]): Promise<StepTotals> {
+    const sum = { loss: 0, correct: 0, supervised: 0, tokens: 0 };
     for (const batch of batches) {
-      const { session } = await this.get(batch.images.length > 0);
-      const feeds: Record<string, Tensor> = { ...session.feeds(batch) };
-      for (const name of session.graph.weights.keys()) {
+      const { session, frozen } = await this.get(batch.images.length > 0, true);
+      const feeds: Record<string, Tensor> = { ...frozen, ...session.feeds(await withImages(batch)) };
+      for (const name of session.graph.trainable) {
         const tensor = this.base.weights.get(name);
         if (tensor !== undefined) feeds[name] = tensor;
       }
-      for (const name of session.graph.trainable) {
-        const p = state.get(name);
-        feeds[name] = f32(p.value, p.shape);
-      }
+      for (const { name, value, shape } of state.parameters)
+        if (session.graph.weights.has(name)) feeds[name] = f32(value, shape);
       const results = await session.session.run(feeds, ['loss', 'logits']);
-      sum.loss += Number(results.loss?.data[0]);
-      sum.correct += countCorrect(results.logits, batch.targets);
-      sum.supervised += batch.rows.length;
+      add(sum, {
+        loss: Number(results.loss?.data[0]),
+        correct: countCorrect(results.logits, batch.targets),
+        supervised: batch.rows.length,
+        tokens: batch.tokens,
+      });
     }
     return sum;
   }
@@ -110,4 +137,13 @@ export class StageSessions {
   async release(): Promise<void> {
     for (const entry of this.made.values()) await (await entry).session.session.release();
   }
+}
+
+type Sums = { -readonly [K in keyof StepTotals]: StepTotals[K] };
+
+function add(sum: Sums, part: StepTotals): void {
+  sum.loss += part.loss;
+  sum.correct += part.correct;
+  sum.supervised += part.supervised;
+  sum.tokens += part.tokens;
 }

@@ -3,7 +3,7 @@ import { familyOf } from '../models/family.ts';
 import { type TrainGraph, type TrainOptions as TrainGraphOptions, trainGraph } from '../models/train-graph.ts';
 import { causalBias } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
-import type { CollatedBatch, SampleImage } from './batch.ts';
+import type { CollatedBatch, ImageSource, SampleImage } from './batch.ts';
 
 /** A plain description of a training graph; it can be sent to another thread, which builds the graph itself. */
 export interface TrainSessionSpec {
@@ -52,9 +52,9 @@ export function batchFeeds(
     options.images === 'pixels'
       ? family.pictureFeeds(
           config,
-          batch.images.map((image) =>
-            image instanceof Float32Array ? { pixels_CHW: image, width: side, height: side } : image,
-          ),
+          batch.images
+            .map(inMemory)
+            .map((image) => (image instanceof Float32Array ? { pixels_CHW: image, width: side, height: side } : image)),
         )
       : family.towerFeeds(config, batch.images.map(asFeatures));
   return { ...feeds, ...pictures };
@@ -92,7 +92,13 @@ function sequenceFeeds(
   };
 }
 
-function asFeatures(image: SampleImage): Float32Array {
+function inMemory(image: ImageSource): SampleImage {
+  if (typeof image !== 'function') return image;
+  throw new Error('a micro-batch was given to the graph before its pictures were read: see withImages');
+}
+
+function asFeatures(source: ImageSource): Float32Array {
+  const image = inMemory(source);
   if (image instanceof Float32Array) return image;
   throw new Error(
     `a training graph over features of a frozen encoder was given pixels, ${image.width}x${image.height}`,

@@ -4,8 +4,8 @@ import type { AdamWOptions, DecayRule } from './adamw.ts';
 import {
   type CollatedBatch,
   collate,
+  type ImageSource,
   planForThreads,
-  type SampleImage,
   supervisedWeight,
   type TrainingSample,
 } from './batch.ts';
@@ -37,7 +37,7 @@ export interface StepMetrics {
 /** Training data as a function of position, so that a resumed run sees what it would have seen. */
 export interface DataSource {
   /** Samples of the optimizer step that begins at `cursor`, and where the next one begins. */
-  next(cursor: number): Promise<{ readonly samples: readonly TrainingSample<SampleImage>[]; readonly cursor: number }>;
+  next(cursor: number): Promise<{ readonly samples: readonly TrainingSample<ImageSource>[]; readonly cursor: number }>;
 }
 
 export interface StepTotals {
@@ -150,7 +150,7 @@ export interface TrainOptions {
   /** Waits between tries to save where the disk is full. Default STORAGE_PAUSES_MS. */
   readonly storagePausesMs?: readonly number[];
   /** How samples of a step become micro-batches of at most so many tokens. Default `microBatches`. */
-  readonly plan?: (samples: readonly TrainingSample<SampleImage>[], microBatchTokens: number) => CollatedBatch[];
+  readonly plan?: (samples: readonly TrainingSample<ImageSource>[], microBatchTokens: number) => CollatedBatch[];
   readonly now?: () => number;
 }
 
@@ -170,7 +170,7 @@ export interface TrainResult {
 
 /** Micro-batches of one optimizer step; their weights add up to one. Samples without supervised tokens are left out. */
 export function microBatches(
-  samples: readonly TrainingSample<SampleImage>[],
+  samples: readonly TrainingSample<ImageSource>[],
   options: {
     readonly padId: number;
     readonly lengthMultiple: number;
@@ -309,7 +309,7 @@ function update(
  * @throws OutOfMemory when they cannot be made smaller
  */
 async function gradientsOf(
-  samples: readonly TrainingSample<SampleImage>[],
+  samples: readonly TrainingSample<ImageSource>[],
   progress: Progress,
   options: TrainOptions,
   trouble: (code: 'out_of_memory', message: string) => Promise<void>,

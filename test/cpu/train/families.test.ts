@@ -8,14 +8,12 @@ import { OnnxRunner } from '../../../gpu-backend/engine/onnx-runner.ts';
 import { loadAdapter } from '../../../gpu-backend/models/adapter.ts';
 import { familyOf } from '../../../gpu-backend/models/family.ts';
 import { loadCheckpoint } from '../../../gpu-backend/models/load.ts';
-import { loadBaseModel } from '../../../gpu-backend/train/base-model.ts';
-import { collate, type SampleImage, supervisedWeight, type TrainingSample } from '../../../gpu-backend/train/batch.ts';
-import { SampleMaker } from '../../../gpu-backend/train/chat-samples.ts';
+import { collate, type SampleImage, supervisedWeight } from '../../../gpu-backend/train/batch.ts';
 import { checkpointName } from '../../../gpu-backend/train/checkpoint.ts';
-import { FeatureStore } from '../../../gpu-backend/train/feature-store.ts';
-import { type FineTuneMetrics, type FineTuneSpec, runFineTune } from '../../../gpu-backend/train/finetune.ts';
+import { runFineTune } from '../../../gpu-backend/train/finetune.ts';
+import type { FineTuneMetrics, FineTuneSpec } from '../../../gpu-backend/train/finetune-spec.ts';
 import { createTrainSession } from '../../../gpu-backend/train/train-session.ts';
-import { writeTinyJob } from './tiny.ts';
+import { dataOf, tinySamples, tinySpec, writeTinyJob } from './tiny.ts';
 
 async function folder(t: { after: (fn: () => unknown) => void }): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), 'mantis-families-'));
@@ -25,14 +23,9 @@ async function folder(t: { after: (fn: () => unknown) => void }): Promise<string
 
 for (const family of ['idefics2', 'fuyu'] as const) {
   test(`${family}: a batch of pictures of unequal size has the loss and gradients of its samples`, async (t) => {
-    const job = await writeTinyJob(await folder(t), 4, family);
-    const base = loadBaseModel(job.baseDir);
+    const { base, samples: all } = await tinySamples(await folder(t), 8, family);
     const { config } = base;
-    const store = await FeatureStore.create(config, base.weights, { threads: 1 });
-    const maker = new SampleMaker(base, store, undefined);
-    const { examples } = await maker.prepare(job.trainingFile, true);
-    const samples: TrainingSample<SampleImage>[] = [];
-    for (const example of examples.slice(0, 3)) samples.push(await maker.make(example));
+    const samples = all.filter(({ images }) => images.length > 0).slice(0, 3);
     assert.ok(new Set(samples.flatMap(({ images }) => images.map(sizeOf))).size > 1, 'pictures differ in size');
     const images = familyOf(config).hasTower ? 'towerFeatures' : 'pixels';
     const { graph, session, feeds } = await createTrainSession({
@@ -59,7 +52,6 @@ for (const family of ['idefics2', 'fuyu'] as const) {
         assert.ok(Math.abs(Number(got[i]) - value) < 2e-4 * scale, `${name}[${i}]: ${got[i]} and ${value} of ${scale}`);
     }
     await session.release();
-    await store.release();
   });
 
   for (const stage of ['projector', 'lora', 'full'] as const)
@@ -67,15 +59,11 @@ for (const family of ['idefics2', 'fuyu'] as const) {
       const dir = await folder(t);
       const job = await writeTinyJob(dir, 10, family);
       const spec: FineTuneSpec = {
-        ...job,
-        stage,
-        epochs: 4,
-        batchSize: 5,
-        learningRateMultiplier: 3,
+        ...tinySpec(job, dir, [
+          { train: stage, n_epochs: 4, batch_size: 5, learning_rate_multiplier: 3, packing: true },
+        ]),
         checkpointEvery: 100,
-        seed: 2,
-        validationFile: job.trainingFile,
-        outDir: join(dir, 'out'),
+        validation: dataOf(job.trainingFile),
       };
       const seen: FineTuneMetrics[] = [];
       const result = await runFineTune(spec, { onMetrics: (m) => void seen.push(m) });

@@ -3,10 +3,42 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { type BaseModel, loadBaseModel } from '../../../gpu-backend/train/base-model.ts';
 import type { SampleImage, TrainingSample } from '../../../gpu-backend/train/batch.ts';
-import { SampleMaker } from '../../../gpu-backend/train/chat-samples.ts';
-import { FeatureStore } from '../../../gpu-backend/train/feature-store.ts';
+import type { FineTuneData, FineTuneSpec } from '../../../gpu-backend/train/finetune-spec.ts';
+import { JobData } from '../../../gpu-backend/train/job-data.ts';
+import { planStage } from '../../../gpu-backend/train/stage-plan.ts';
+import type { Stage } from '../../../shared/contract/training.ts';
 import { type FamilyName, writeRandomFamily } from '../../fixtures/random-families.ts';
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
+
+/** A stage of three epochs of four examples a step, but for what is said. */
+export function tinyStage(stage: Partial<Stage> & Pick<Stage, 'train'>): Stage {
+  return { n_epochs: 3, batch_size: 4, learning_rate_multiplier: 1, data: 0, ...stage };
+}
+
+/** A file as the data of a job. */
+export function dataOf(path: string): FineTuneData {
+  const file = { id: 'file-1', bytes: 1, sha256: '0'.repeat(64) };
+  return { spec: { files: [{ file_id: 'file-1', file, filename: 'train.jsonl' }], balancing: false }, paths: [path] };
+}
+
+/** @param dir where scratch and checkpoints go */
+export function tinySpec(
+  { baseDir, trainingFile }: TinyJob,
+  dir: string,
+  stages: readonly (Partial<Stage> & Pick<Stage, 'train'>)[],
+): FineTuneSpec {
+  return {
+    baseDir,
+    data: [dataOf(trainingFile)],
+    stages: stages.map(tinyStage),
+    leftOut: [],
+    seed: 5,
+    workDir: join(dir, 'work'),
+    outDir: join(dir, 'out'),
+    checkpointEvery: 2,
+    keep: 100,
+  };
+}
 
 /** Samples of a tiny job, with the features of its pictures. Texts, numbers of pictures and pictures differ. */
 export async function tinySamples(
@@ -16,11 +48,18 @@ export async function tinySamples(
 ): Promise<{ base: BaseModel; samples: TrainingSample<SampleImage>[] }> {
   const { baseDir, trainingFile } = await writeTinyJob(dir, examples, family, true);
   const base = loadBaseModel(baseDir);
-  const store = await FeatureStore.create(base.config, base.weights, { threads: 1 });
-  const maker = new SampleMaker(base, store, undefined);
+  const data = new JobData(tinySpec({ baseDir, trainingFile }, dir, [{ train: 'full' }]), {});
+  const plan = planStage(base.config, base.weights.keys(), tinyStage({ train: 'full' }), 0, false);
+  const { training } = await data.ofStage(base, plan);
   const samples: TrainingSample<SampleImage>[] = [];
-  for (const example of (await maker.prepare(trainingFile, false)).examples) samples.push(await maker.make(example));
-  await store.release();
+  for (const entry of training.selection.entries) {
+    const { layout, images } = await training.sampleAt(entry);
+    samples.push({
+      layout,
+      images: await Promise.all(images.map(async (image) => (typeof image === 'function' ? await image() : image))),
+    });
+  }
+  await data.release();
   return { base, samples };
 }
 
