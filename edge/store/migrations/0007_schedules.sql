@@ -67,7 +67,7 @@ CREATE UNIQUE INDEX schedule_runs_slot ON schedule_runs (schedule_id, slot_at) W
 -- Never two at once, whoever starts them.
 CREATE UNIQUE INDEX schedule_runs_active ON schedule_runs (schedule_id) WHERE exclusive = 1 AND status IN ('running', 'gating');
 CREATE INDEX schedule_runs_by_schedule ON schedule_runs (schedule_id, seq);
-CREATE INDEX schedule_runs_open ON schedule_runs (status, seq) WHERE status IN ('pending', 'running', 'gating');
+CREATE INDEX schedule_runs_by_status ON schedule_runs (status, seq);
 CREATE INDEX schedule_runs_by_job ON schedule_runs (job_id) WHERE job_id IS NOT NULL;
 
 CREATE TABLE aliases (
