@@ -8,7 +8,14 @@ import { type SendContext, send } from './send.ts';
 
 const W = LIMITS.webhooks;
 
-export type LaneContext = SendContext & { db: D1Database; random?: () => number };
+export type LaneContext = SendContext & {
+  db: D1Database;
+  random?: () => number;
+  /** Takes a line about each call; default: the log. */
+  log?: (entry: Readonly<Record<string, unknown>>) => void;
+};
+
+const logLine = (entry: Readonly<Record<string, unknown>>): void => console.log(JSON.stringify(entry));
 
 /**
  * Endpoints share nothing but the database: each has a lane, so that one whose receiver hangs holds up only what is for itself. A lane may be lost at any
@@ -68,7 +75,7 @@ export class Lane {
   }
 
   async #attempt(endpoint: EndpointRow, delivery: DueDelivery): Promise<void> {
-    const { db, nowMs, random = Math.random } = this.#context;
+    const { db, nowMs, random = Math.random, log = logLine } = this.#context;
     const atMs = nowMs();
     const secrets = liveSecrets(endpoint, atMs);
     const call = { id: delivery.event_id, url: endpoint.url, body: delivery.body, secrets };
@@ -88,19 +95,17 @@ export class Lane {
       statements.push(...disableEndpoint(db, endpoint, 'failing', endedAtMs, endpoint.failing_since));
     await db.batch(statements);
     metrics.webhookDeliveries.inc(1, decision.kind);
-    console.log(
-      JSON.stringify({
-        level: decision.kind === 'delivered' ? 'info' : 'warn',
-        event: 'webhook_attempt',
-        webhook_id: delivery.event_id,
-        endpoint: endpoint.id,
-        attempt,
-        status,
-        error,
-        duration_ms: durationMs,
-        outcome: decision.kind,
-      }),
-    );
+    log({
+      level: decision.kind === 'delivered' ? 'info' : 'warn',
+      event: 'webhook_attempt',
+      webhook_id: delivery.event_id,
+      endpoint: endpoint.id,
+      attempt,
+      status,
+      error,
+      duration_ms: durationMs,
+      outcome: decision.kind,
+    });
   }
 }
 

@@ -2,17 +2,17 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Webhook } from 'standardwebhooks';
 import { checkTarget, parseAllowList } from '../../../edge/egress/target.ts';
-import { afterAttempt } from '../../../edge/webhooks/retry.ts';
+import { afterAttempt, retryAfterMs } from '../../../edge/webhooks/retry.ts';
 import { newWebhookSecret, webhookHeaders } from '../../../edge/webhooks/sign.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 
-const failed = { status: 500, retryAfterS: null };
+const failed = { status: 500, retryAfterMs: null };
 
 describe('retry schedule', () => {
   it('is that of Standard Webhooks: 10 attempts over 75 h 35 min', () => {
     const gaps: number[] = [];
     for (let attempts = 1; ; attempts++) {
-      const decision = afterAttempt(failed, attempts, 0.5);
+      const decision = afterAttempt(failed, attempts, 0);
       if (decision.kind !== 'retry') break;
       gaps.push(decision.afterMs);
     }
@@ -24,14 +24,15 @@ describe('retry schedule', () => {
     assert.equal(afterAttempt(failed, 10, 0.5).kind, 'give_up');
   });
 
-  it('jitters by a tenth', () => {
-    assert.deepEqual(afterAttempt(failed, 2, 0), { kind: 'retry', afterMs: 270_000 });
-    assert.deepEqual(afterAttempt(failed, 2, 1), { kind: 'retry', afterMs: 330_000 });
+  it('jitters by up to a tenth, and makes no attempt later than promised', () => {
+    assert.deepEqual(afterAttempt(failed, 2, 0), { kind: 'retry', afterMs: 300_000 });
+    assert.deepEqual(afterAttempt(failed, 2, 0.5), { kind: 'retry', afterMs: 285_000 });
+    assert.deepEqual(afterAttempt(failed, 2, 1), { kind: 'retry', afterMs: 270_000 });
   });
 
   it('takes only 2xx as success and 410 as good-bye', () => {
     const kinds = [200, 204, 299, 301, 302, 400, 410, 429, 500, null].map(
-      (status) => afterAttempt({ status, retryAfterS: null }, 1, 0.5).kind,
+      (status) => afterAttempt({ status, retryAfterMs: null }, 1, 0.5).kind,
     );
     assert.deepEqual(kinds, [
       'delivered',
@@ -48,8 +49,23 @@ describe('retry schedule', () => {
   });
 
   it('lets retry-after lengthen a gap, not shorten it', () => {
-    assert.deepEqual(afterAttempt({ status: 429, retryAfterS: 60 }, 1, 0.5), { kind: 'retry', afterMs: 60_000 });
-    assert.deepEqual(afterAttempt({ status: 429, retryAfterS: 1 }, 1, 0.5), { kind: 'retry', afterMs: 5_000 });
+    const after = (ms: number, roll: number) => afterAttempt({ status: 429, retryAfterMs: ms }, 1, roll);
+    assert.deepEqual(after(60_000, 0), { kind: 'retry', afterMs: 60_000 });
+    assert.deepEqual(after(60_000, 1), { kind: 'retry', afterMs: 66_000 });
+    assert.deepEqual(after(1_000, 0), { kind: 'retry', afterMs: 5_000 });
+  });
+
+  it('reads retry-after as seconds or a date, with 429 and 503 only, up to a day', () => {
+    const nowMs = Date.UTC(2026, 10, 26, 12);
+    const read = (status: number, text: string | null) => retryAfterMs(status, text, nowMs);
+    assert.equal(read(429, '120'), 120_000);
+    assert.equal(read(503, ' 0 '), 0);
+    assert.equal(read(503, 'Thu, 26 Nov 2026 12:10:00 GMT'), 600_000);
+    assert.equal(read(503, 'Thu, 26 Nov 2026 11:00:00 GMT'), 0);
+    assert.equal(read(429, '9999999999'), 86_400_000);
+    assert.equal(read(429, 'Thu, 26 Nov 2099 12:10:00 GMT'), 86_400_000);
+    for (const text of ['-5', '1.5', 'soon', '', '1e3', null]) assert.equal(read(429, text), null, String(text));
+    for (const status of [200, 302, 500, 502]) assert.equal(read(status, '120'), null);
   });
 });
 
