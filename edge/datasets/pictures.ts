@@ -1,4 +1,5 @@
 /** Pictures that training data only names: read once, from the tenant's uploads or from the web, and from then on the same for the same work. */
+import type { DataSpec } from '../../shared/contract/backend.ts';
 import { ApiError, describe, errorMessage } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { sha256Hex } from '../../shared/wire/signature.ts';
@@ -15,8 +16,14 @@ import { filePrefix } from '../store/files.ts';
 import { deleteLoose } from '../store/loose.ts';
 import { getPin, insertPin, objectOf, type PinRow } from '../store/pins.ts';
 
-/** Whose data names the picture, and the work that fixes what it is. */
+/** Whose data names the picture, and which data: equal files have equal pictures, whatever is done with them. */
 export type PictureScope = { tenant: string; scope: string };
+
+/** @param lists all data of a job or task */
+export async function pictureScope(tenant: string, lists: readonly DataSpec[]): Promise<PictureScope> {
+  const digests = [...new Set(lists.flatMap(({ files }) => files.map(({ file }) => file.sha256)))].sort();
+  return { tenant, scope: await sha256Hex(new TextEncoder().encode(JSON.stringify(digests))) };
+}
 
 const L = LIMITS.images;
 /** An object may lose its last owner while it is being pinned. */
@@ -33,7 +40,7 @@ export async function pinPicture(
   signal: AbortSignal,
 ): Promise<PinRow> {
   const digest = await sha256Hex(new TextEncoder().encode(reference));
-  const known = await getPin(env.DB, scope, digest);
+  const known = await getPin(env.DB, tenant, scope, digest);
   if (known !== null) return known;
   const base = { scope, digest, tenant, reference };
   for (let round = 0; round < MAX_ROUNDS; round++) {

@@ -1,28 +1,44 @@
 /** Pictures that training data names, for the backend that validates it or trains on it: `GET /internal/{tasks|jobs}/{id}/images?reference=…`. */
 import type { Context } from 'hono';
+import type { DataSpec, TaskSpec } from '../../shared/contract/backend.ts';
 import { ApiError, describe, errorMessage } from '../../shared/contract/errors.ts';
-import { type PictureScope, pinPicture } from '../datasets/pictures.ts';
-import type { AppEnv } from '../env.ts';
+import { type PictureScope, pictureScope, pinPicture } from '../datasets/pictures.ts';
+import type { AppEnv, Env } from '../env.ts';
 import { findJob } from '../store/jobs.ts';
+import { addReader } from '../store/pins.ts';
 import { findTask } from '../store/tasks.ts';
 
-/** For a task: what it reads first is what it gets from then on. */
+/** Scopes of work that has asked this isolate, by its id: the data of a job or task never changes. */
+const scopes = new Map<string, PictureScope>();
+const MAX_SCOPES = 256;
+
 export async function taskImage(c: Context<AppEnv>): Promise<Response> {
-  const id = c.req.param('id') ?? '';
-  const task = await findTask(c.env.DB, id);
-  if (task === null) throw new ApiError('job_not_found', `No task ${describe(id)}.`);
-  return serve(c, { tenant: task.tenant, scope: task.id });
+  return serve(c, async (env, id) => {
+    const task = await findTask(env.DB, id);
+    if (task === null) throw new ApiError('job_not_found', `No task ${describe(id)}.`);
+    return { tenant: task.tenant, lists: listsOf(JSON.parse(task.spec) as TaskSpec) };
+  });
 }
 
-/** For a job: what its validation saw. */
 export async function jobImage(c: Context<AppEnv>): Promise<Response> {
-  const id = c.req.param('id') ?? '';
-  const job = await findJob(c.env.DB, id);
-  if (job === null) throw new ApiError('job_not_found', `No job ${describe(id)}.`);
-  return serve(c, { tenant: job.tenant, scope: job.validation_task ?? job.id });
+  return serve(c, async (env, id) => {
+    const job = await findJob(env.DB, id);
+    if (job === null) throw new ApiError('job_not_found', `No job ${describe(id)}.`);
+    const validation = job.validation === null ? [] : [JSON.parse(job.validation) as DataSpec];
+    return { tenant: job.tenant, lists: [...(JSON.parse(job.training) as DataSpec[]), ...validation] };
+  });
 }
 
-async function serve(c: Context<AppEnv>, scope: PictureScope): Promise<Response> {
+function listsOf(spec: TaskSpec): DataSpec[] {
+  if (spec.kind === 'compare') return [spec.heldOut];
+  return [...spec.training, ...(spec.validation === null ? [] : [spec.validation])];
+}
+
+async function serve(
+  c: Context<AppEnv>,
+  find: (env: Env, id: string) => Promise<{ tenant: string; lists: DataSpec[] }>,
+): Promise<Response> {
+  const id = c.req.param('id') ?? '';
   const reference = c.req.query('reference');
   if (reference === undefined)
     throw new ApiError(
@@ -30,6 +46,15 @@ async function serve(c: Context<AppEnv>, scope: PictureScope): Promise<Response>
       errorMessage('reference', { expected: 'a picture’s address or id', received: 'nothing' }),
       { param: 'reference' },
     );
+  let scope = scopes.get(id);
+  if (scope === undefined) {
+    const { tenant, lists } = await find(c.env, id);
+    scope = await pictureScope(tenant, lists);
+    await addReader(c.env.DB, tenant, scope.scope, id).run();
+    const [oldest] = scopes.keys();
+    if (scopes.size >= MAX_SCOPES && oldest !== undefined) scopes.delete(oldest);
+    scopes.set(id, scope);
+  }
   const pin = await pinPicture(c.env, scope, reference, c.req.raw.signal);
   const object = await c.env.BLOBS.get(pin.object_key);
   if (object === null) throw new Error(`picture ${pin.digest} of ${pin.scope} is pinned and its object is gone`);

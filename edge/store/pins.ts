@@ -2,9 +2,11 @@
 import { LIMITS } from '../../shared/contract/limits.ts';
 
 export type PinRow = {
-  scope: string;
-  digest: string;
   tenant: string;
+  /** Of the data that names the picture. */
+  scope: string;
+  /** SHA-256 of the reference, hex. */
+  digest: string;
   reference: string;
   object_key: string;
   bytes: number;
@@ -12,9 +14,18 @@ export type PinRow = {
   pinned_at: number;
 };
 
-/** @param scope the work that reads them @param digest SHA-256 of the reference, hex */
-export function getPin(db: D1Database, scope: string, digest: string): Promise<PinRow | null> {
-  return db.prepare('SELECT * FROM pinned_images WHERE scope = ? AND digest = ?').bind(scope, digest).first<PinRow>();
+export function getPin(db: D1Database, tenant: string, scope: string, digest: string): Promise<PinRow | null> {
+  return db
+    .prepare('SELECT * FROM pinned_images WHERE tenant = ? AND scope = ? AND digest = ?')
+    .bind(tenant, scope, digest)
+    .first<PinRow>();
+}
+
+/** Writes down that a job or task reads pictures of this scope. */
+export function addReader(db: D1Database, tenant: string, scope: string, workId: string): D1PreparedStatement {
+  return db
+    .prepare('INSERT OR IGNORE INTO pin_readers (tenant, scope, work_id) VALUES (?, ?, ?)')
+    .bind(tenant, scope, workId);
 }
 
 /** An object that has these bytes already, of a file or of another pin of the tenant. */
@@ -50,7 +61,9 @@ export async function insertPin(db: D1Database, pin: PinRow, isStaged: boolean):
         'DELETE FROM loose_objects WHERE key = ?1 AND EXISTS (SELECT 1 FROM pinned_images WHERE object_key = ?1)',
       )
       .bind(pin.object_key),
-    db.prepare('SELECT * FROM pinned_images WHERE scope = ? AND digest = ?').bind(pin.scope, pin.digest),
+    db
+      .prepare('SELECT * FROM pinned_images WHERE tenant = ? AND scope = ? AND digest = ?')
+      .bind(pin.tenant, pin.scope, pin.digest),
   ]);
   return results[2]?.results[0] ?? null;
 }
@@ -58,8 +71,8 @@ export async function insertPin(db: D1Database, pin: PinRow, isStaged: boolean):
 const SWEEP_PINS = 500;
 
 /** Unfinished work still reads them. */
-const IN_USE = `(EXISTS (SELECT 1 FROM tasks t WHERE t.id = p.scope AND t.status IN ('queued', 'running'))
-  OR EXISTS (SELECT 1 FROM jobs j WHERE (j.id = p.scope OR j.validation_task = p.scope) AND j.status NOT IN ('succeeded', 'failed', 'cancelled')))`;
+const IN_USE = `EXISTS (SELECT 1 FROM pin_readers r WHERE r.tenant = p.tenant AND r.scope = p.scope
+  AND (EXISTS (SELECT 1 FROM tasks WHERE id = r.work_id AND finished_at IS NULL) OR EXISTS (SELECT 1 FROM jobs WHERE id = r.work_id AND finished_at IS NULL)))`;
 
 /**
  * Forgets pins that are old and that nothing unfinished reads; objects that lose their last owner so become loose.
@@ -68,15 +81,16 @@ const IN_USE = `(EXISTS (SELECT 1 FROM tasks t WHERE t.id = p.scope AND t.status
 export async function sweepPins(db: D1Database, atMs: number): Promise<boolean> {
   const { results } = await db
     .prepare(
-      `SELECT scope, digest, object_key FROM pinned_images p WHERE pinned_at <= ? AND NOT ${IN_USE} ORDER BY pinned_at LIMIT ?`,
+      `SELECT tenant, scope, digest, object_key FROM pinned_images p WHERE pinned_at <= ? AND NOT ${IN_USE} ORDER BY pinned_at LIMIT ?`,
     )
     .bind(atMs - LIMITS.dataset.pinsKeptMs, SWEEP_PINS)
-    .all<Pick<PinRow, 'scope' | 'digest' | 'object_key'>>();
+    .all<Pick<PinRow, 'tenant' | 'scope' | 'digest' | 'object_key'>>();
   if (results.length === 0) return false;
   await db.batch([
     db
       .prepare(
-        `DELETE FROM pinned_images WHERE (scope, digest) IN (SELECT value ->> 'scope', value ->> 'digest' FROM json_each(?))`,
+        `DELETE FROM pinned_images WHERE (tenant, scope, digest)
+           IN (SELECT value ->> 'tenant', value ->> 'scope', value ->> 'digest' FROM json_each(?))`,
       )
       .bind(JSON.stringify(results)),
     db
@@ -87,6 +101,10 @@ export async function sweepPins(db: D1Database, atMs: number): Promise<boolean> 
          ON CONFLICT (key) DO UPDATE SET due_at = ?2`,
       )
       .bind(JSON.stringify(results), atMs),
+    db.prepare(
+      `DELETE FROM pin_readers WHERE NOT EXISTS
+         (SELECT 1 FROM pinned_images p WHERE p.tenant = pin_readers.tenant AND p.scope = pin_readers.scope)`,
+    ),
   ]);
   return results.length === SWEEP_PINS;
 }

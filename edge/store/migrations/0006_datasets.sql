@@ -26,18 +26,26 @@ CREATE TABLE dataset_files (
 CREATE INDEX dataset_files_by_dataset ON dataset_files (dataset_id);
 
 -- Pictures that training data names (uploads, addresses on the web), as they were when first read: who trains reads what was validated. `scope` is the
--- validation, or the other work, that read them first; an object may also be that of a file, and goes with the last row that names it.
+-- digest of the files that name them; an object may also be that of a file, and goes with the last row that names it.
 CREATE TABLE pinned_images (
+  tenant      TEXT NOT NULL,
   scope       TEXT NOT NULL,
   digest      TEXT NOT NULL,              -- SHA-256 of the reference, hex
-  tenant      TEXT NOT NULL,
   reference   TEXT NOT NULL,              -- https URL, file-… or sha256:…
   object_key  TEXT NOT NULL,
   bytes       INTEGER NOT NULL,
   sha256      TEXT NOT NULL,
   pinned_at   INTEGER NOT NULL,
-  PRIMARY KEY (scope, digest)
+  PRIMARY KEY (tenant, scope, digest)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX pinned_images_by_object ON pinned_images (object_key);
 CREATE INDEX pinned_images_by_content ON pinned_images (tenant, sha256);
 CREATE INDEX pinned_images_by_age ON pinned_images (pinned_at);
+
+-- Jobs and tasks that have read pictures of a scope: while one has not ended, they stay.
+CREATE TABLE pin_readers (
+  tenant      TEXT NOT NULL,
+  scope       TEXT NOT NULL,
+  work_id     TEXT NOT NULL,
+  PRIMARY KEY (tenant, scope, work_id)
+) STRICT, WITHOUT ROWID;
