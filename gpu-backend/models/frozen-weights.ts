@@ -3,7 +3,15 @@ import { planeSizes } from '../graph/ops/planes.ts';
 import { type BlockFormat, blockSizes, dequantizeRow, Quantizers } from '../io/quantize.ts';
 import { bytesOf, convertFloats } from '../io/tensor.ts';
 import { f32, type Tensor } from '../runtime/session.ts';
-import { blockFormat, chooseStorage, type Part, type Precision, SCALE_SUFFIX, type Storage } from './storage.ts';
+import {
+  blockFormat,
+  chooseStorage,
+  type Part,
+  type Precision,
+  partOf,
+  SCALE_SUFFIX,
+  type Storage,
+} from './storage.ts';
 
 /*
  * Weights that do not move while adapters or a projector are trained (QLoRA, Dettmers et al., 2023: a quantised base under adapters in
@@ -90,6 +98,21 @@ export function asFrozenLinear(weight: Tensor, storage: Storage, part: Part): Te
 }
 
 /**
+ * The base that an adapter starts from: its adapted layers are worth what their codes are (DoRA begins with the lengths of their rows).
+ * @param targets last parts of the names of adapted modules
+ */
+export function asFrozenBase(
+  weights: ReadonlyMap<string, Tensor>,
+  precision: Precision,
+  targets: readonly string[],
+): ReadonlyMap<string, Tensor> {
+  const storage = storageOfBase(precision);
+  if (storage === undefined) return weights;
+  const adapted = [...weights].filter(([name]) => targets.some((t) => name.endsWith(`.${t}.weight`)));
+  return new Map(adapted.map(([name, tensor]) => [name, asFrozenLinear(tensor, storage, partOf(name))]));
+}
+
+/**
  * The frozen weights of a graph, stored as it declares them.
  * @param weightOf f32 weight by canonical name; read once a weight, so that it may come from a file
  * @param known what was made before for another graph of the same model; new tensors are added
@@ -132,9 +155,11 @@ export function storeFrozen(
     const source = read(name);
     if (source.shape.join() !== shape.join())
       throw new Error(`weight ${name}: expected [${shape}], received [${source.shape}]`);
-    if (value.dtype !== 'f16') known.set(name, source);
+    const floats = source.data as Float32Array;
+    // Taken out once: the data of a weight that lies on disk are read at each look.
+    if (value.dtype !== 'f16') known.set(name, f32(floats, shape));
     else {
-      const bytes = convertFloats({ dtype: 'f32', shape, data: bytesOf(source.data as Float32Array) }, 'f16');
+      const bytes = convertFloats({ dtype: 'f32', shape, data: bytesOf(floats) }, 'f16');
       const data = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
       known.set(name, { dtype: 'f16', shape, data });
     }

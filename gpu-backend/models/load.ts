@@ -116,9 +116,14 @@ function isTiedCopy(name: string, config: VlmConfig): boolean {
   return config.text.tiedHead && name === 'language_model.lm_head.weight';
 }
 
-/** Loads a checkpoint folder as `openCheckpoint` takes it, as f32 in memory. */
-export function loadCheckpoint(dir: string): Checkpoint {
+/**
+ * Loads a checkpoint folder as `openCheckpoint` takes it, as f32 in memory.
+ * @param isOnDisk weights whose `data` are read from the file each time they are looked at, so that a model that is used in fewer bits
+ *   never lies in memory as f32; the file then stays open as long as the process lives
+ */
+export function loadCheckpoint(dir: string, isOnDisk: (name: string) => boolean = () => false): Checkpoint {
   const checkpoint = openCheckpoint(dir);
+  let staysOpen = false;
   try {
     const { config, used, unused } = checkpoint;
     const read = ([name, tensor]: readonly [string, StoredTensor]) =>
@@ -127,13 +132,27 @@ export function loadCheckpoint(dir: string): Checkpoint {
     // In the order of the graphs, which runs and saved files follow.
     for (const name of expectedWeights(config).keys()) {
       const tensor = used.get(name);
-      if (tensor !== undefined) weights.set(...read([name, tensor]));
+      if (tensor === undefined) continue;
+      if (isOnDisk(name)) {
+        staysOpen = true;
+        weights.set(name, onDisk(tensor));
+      } else weights.set(...read([name, tensor]));
     }
     const kept = [...unused].filter(([name, { dtype }]) => !isTiedCopy(name, config) && dtype !== 'i64');
     return { config, weights, unused: new Map(kept.map(read)) };
   } finally {
-    checkpoint.close();
+    if (!staysOpen) checkpoint.close();
   }
+}
+
+function onDisk(tensor: StoredTensor): Tensor {
+  return {
+    dtype: 'f32',
+    shape: tensor.shape,
+    get data() {
+      return toFloat32(tensor.read());
+    },
+  };
 }
 
 function floats(name: string, tensor: Tensor): Float32Array {

@@ -29,10 +29,11 @@ export interface BaseModel {
 /**
  * @param dir checkpoint folder
  * @param tunedDir folder of an earlier fine-tune to start from: a PEFT adapter, changed tensors, or both
+ * @param isOnDisk weights that are read from the file each time they are looked at (see loadCheckpoint)
  * @throws Error naming the file and tensor that do not fit
  */
-export function loadBaseModel(dir: string, tunedDir?: string): BaseModel {
-  const { config, weights: base } = loadCheckpoint(dir);
+export function loadBaseModel(dir: string, tunedDir?: string, isOnDisk?: (name: string) => boolean): BaseModel {
+  const { config, weights: base } = loadCheckpoint(dir, isOnDisk);
   const weights = tunedDir === undefined ? base : overlay(base, config, tunedDir);
   const template = templateForCheckpoint(dir);
   const tokenizer = loadTokenizer(dir, { reserved: reservedTokens(template) });

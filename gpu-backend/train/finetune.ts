@@ -4,7 +4,7 @@ import { verifyCheckpoint } from './checkpoint.ts';
 import { DataError } from './examples.ts';
 import type { FineTuneHooks, FineTuneResult, FineTuneSpec } from './finetune-spec.ts';
 import { JobData } from './job-data.ts';
-import { planStage, StageError } from './stage-plan.ts';
+import { modelPartOf, planStage, StageError } from './stage-plan.ts';
 import { type JobProgress, runStage, stepsOf } from './stage-run.ts';
 import { withChanges } from './stage-weights.ts';
 
@@ -24,7 +24,11 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
     const resume = spec.resumeDir === undefined ? undefined : await verifyCheckpoint(spec.resumeDir);
     const before = resume?.extra as unknown as JobProgress | undefined;
     trainedTokens = before?.trainedTokens ?? 0;
-    let base = loadBaseModel(spec.baseDir, spec.tunedDir);
+    // A base that is held in fewer bits is never in memory as a whole: its layers are read one by one.
+    const isOnDisk = spec.stages.every(({ base_precision }) => (base_precision ?? 'f32') !== 'f32')
+      ? (name: string) => modelPartOf(name) === 'decoder'
+      : undefined;
+    let base = loadBaseModel(spec.baseDir, spec.tunedDir, isOnDisk);
     const plans = spec.stages.map((stage, i) =>
       planStage(base.config, base.weights.keys(), stage, i, spec.validation !== undefined),
     );

@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sha256File } from '../io/digest.ts';
+import { asFrozenBase } from '../models/frozen-weights.ts';
 import { initAdapter } from '../models/presets.ts';
 import type { BaseModel } from './base-model.ts';
 import { type CollatedBatch, type ImageSource, supervisedWeight, type TrainingSample } from './batch.ts';
@@ -233,7 +234,9 @@ async function startState(sessions: StageSessions, { training }: StageRun): Prom
 
 /** What the trained weights begin with, whatever they are now. */
 function startValues({ base, plan, spec, resumeDir }: StageRun, state: ParameterState): Values {
-  const adapter = plan.lora === undefined ? undefined : initAdapter(base.config, plan.lora, spec.seed, base.weights);
+  const { lora, basePrecision } = plan;
+  const origin = lora?.dora === true ? asFrozenBase(base.weights, basePrecision, lora.targets) : undefined;
+  const adapter = lora === undefined ? undefined : initAdapter(base.config, lora, spec.seed, origin);
   const kept = resumeDir === undefined ? undefined : readValues(resumeDir, 'start');
   return new Map(
     state.parameters.map(({ name }) => {

@@ -77,7 +77,12 @@ export class StageSessions {
     });
     const trained = new Set(session.graph.trainable);
     const { graph } = session.graph;
-    const frozen = storeFrozen(graph, (name) => weights.get(name), (name) => trained.has(name), this.stored);
+    const frozen = storeFrozen(
+      graph,
+      (name) => weights.get(name),
+      (name) => trained.has(name),
+      this.stored,
+    );
     const computer = sessionComputer(session.session, frozen, session.feeds, session.graph.trainable);
     return { session, frozen, computer };
   }
