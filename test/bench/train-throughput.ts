@@ -1,13 +1,17 @@
 /**
- * Training throughput of this engine against PyTorch eager: same model, same written batch, whole optimizer steps (forward,
- * backward, global-norm clip, AdamW), fp32, alternating rounds of fresh processes. The last line is JSON.
+ * Training throughput and memory of this engine against Hugging Face transformers and PEFT on PyTorch: same model, same written batch of
+ * four conversations, whole optimizer steps, alternating rounds of fresh processes. The last line is JSON.
  *
- *     node --import tsx test/bench/train-throughput.ts [--cases a,b,lora] [--threads 1,2] [--rounds 3] [--steps 5]
+ *     node --import tsx test/bench/train-throughput.ts [--cases projector,lora,qlora8,qlora4,full] [--threads 1] [--rounds 3] [--save]
  *
- * The peer is run with the interpreter named by MANTIS_BENCH_PYTHON (a venv outside this project with torch and safetensors).
- * It runs twice: as installed, and with the check that keeps Intel MKL off its AVX-512 kernels on other makers' processors
- * answered "Intel" by a preloaded library of two lines. That library is a control, so that a ratio is not a story about MKL:
- * both ratios are always printed.
+ * The peer is run with the interpreter named by MANTIS_BENCH_PYTHON (a venv outside this project with torch, transformers, peft and
+ * safetensors), as its users run it: the four conversations are one padded batch (train_peft.py). It runs three times:
+ *
+ * - `peft`: as installed;
+ * - `peft-unlocked`: with the check that keeps Intel MKL off its AVX-512 kernels on other makers' processors answered "Intel" by a
+ *   preloaded library of two lines. That library is a control, so that a ratio is not a story about MKL;
+ * - `peft-by-one`: unlocked, and one conversation at a time with accumulated gradients, as this engine does by itself. It is what a user who
+ *   knows processors makes of it: no padding, a third of the memory. A control too, so that a ratio is not a story about batches.
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -15,7 +19,9 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parameterCount } from '../../gpu-backend/models/presets.ts';
-import { findCase, type TrainCase, writeCase } from './train-cases.ts';
+import { LLAMA_LINEARS } from '../../gpu-backend/models/weights.ts';
+import { findCase, lengthOf, TRAIN_CASES, type TrainCase, writeCase } from './train-cases.ts';
+import type { TrainEngine, TrainResult, TrainSummary } from './train-table.ts';
 
 interface Measurement {
   readonly wallMs: readonly number[];
@@ -23,21 +29,14 @@ interface Measurement {
   readonly losses: readonly number[];
   readonly peakRssMb: number;
   readonly readyMs: number;
+  /** Parameters that move. */
+  readonly trained: number;
 }
 
-type Engine = 'mantis' | 'torch' | 'torch-unlocked';
-
-interface Summary {
-  readonly stepMs: number;
-  readonly cpuMsPerStep: number;
-  readonly samplesPerSecond: number;
-  readonly peakRssMb: number;
-  readonly readyMs: number;
-}
-
-/** Ratios that the project promises: against the peer as installed, and with its fast path unlocked. */
+/** What the project promises: tokens a second against the peer as installed and with its fast path unlocked, peak memory against it. */
 const BAR_STOCK = 1.7;
-const BAR_UNLOCKED = 0.95;
+const BAR_UNLOCKED = 1.0;
+const BAR_MEMORY = 0.8;
 
 const median = (xs: readonly number[]): number => {
   const sorted = [...xs].sort((x, y) => x - y);
@@ -85,26 +84,28 @@ function buildUnlock(dir: string): string | undefined {
 function peerPython(): string | undefined {
   const python = process.env.MANTIS_BENCH_PYTHON;
   if (python === undefined) {
-    console.error('no PyTorch peer: set MANTIS_BENCH_PYTHON to the python of a venv with torch and safetensors');
+    console.error(
+      'no peer: set MANTIS_BENCH_PYTHON to the python of a venv with torch, transformers, peft and safetensors',
+    );
     return undefined;
   }
   try {
-    execFileSync(python, ['-c', 'import torch, safetensors'], { stdio: 'pipe' });
+    execFileSync(python, ['-c', 'import torch, safetensors, transformers, peft'], { stdio: 'pipe' });
     return python;
   } catch {
-    console.error(`no PyTorch peer: ${python} cannot import torch and safetensors`);
+    console.error(`no peer: ${python} cannot import torch, transformers, peft and safetensors`);
     return undefined;
   }
 }
 
 const { values } = parseArgs({
   options: {
-    cases: { type: 'string', default: 'a,b,lora' },
-    threads: { type: 'string', default: '1,2' },
+    cases: { type: 'string', default: TRAIN_CASES.map((c) => c.name).join() },
+    threads: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '3' },
-    steps: { type: 'string', default: '5' },
-    warmup: { type: 'string', default: '2' },
-    'all-rows': { type: 'boolean', default: false },
+    steps: { type: 'string', default: '1' },
+    warmup: { type: 'string', default: '1' },
+    save: { type: 'boolean', default: false },
   },
 });
 const chosen = values.cases.split(',').map(findCase);
@@ -112,7 +113,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'mantis-bench-'));
 const python = peerPython();
 const unlock = python === undefined ? undefined : buildUnlock(scratch);
 
-async function measure(engine: Engine, c: TrainCase, dir: string, threads: number): Promise<Measurement> {
+async function measure(engine: TrainEngine, c: TrainCase, dir: string, threads: number): Promise<Measurement> {
   const counts = [String(threads), values.warmup, values.steps];
   // One thread is pinned, so that the scheduler does not move it between caches.
   const pin = threads === 1 && process.platform === 'linux' ? ['taskset', '-c', '0'] : [];
@@ -120,28 +121,30 @@ async function measure(engine: Engine, c: TrainCase, dir: string, threads: numbe
     const [program = '', ...rest] = [...pin, ...command];
     return run(program, rest, env);
   };
-  if (engine === 'mantis')
-    return call(
-      [process.execPath, '--import', 'tsx', join(import.meta.dirname, 'train-ort.ts'), dir, c.name, ...counts],
-      {},
-    );
-  const { config: _config, ...plain } = c;
-  const json = JSON.stringify({ ...plain, lora: c.lora ?? null });
-  const args = [python ?? '', join(import.meta.dirname, 'train_torch.py'), dir, json, ...counts];
-  return call(
-    values['all-rows'] ? [...args, '--all-rows'] : args,
-    engine === 'torch' ? {} : { LD_PRELOAD: unlock ?? '' },
-  );
+  if (engine === 'mantis') {
+    const script = join(import.meta.dirname, 'train-ort.ts');
+    return call([process.execPath, '--import', 'tsx', script, dir, c.name, ...counts], {});
+  }
+  const json = JSON.stringify({
+    ...{ train: c.train, basePrecision: c.basePrecision, lora: c.lora ?? null, targets: LLAMA_LINEARS },
+    lengths: c.conversations.map((x) => lengthOf(c, x)),
+    images: c.conversations.map((x) => x.images),
+    microBatch: engine === 'peft-by-one' ? 1 : c.conversations.length,
+  });
+  const args = [python ?? '', join(import.meta.dirname, 'train_peft.py'), dir, json, ...counts];
+  return call(args, engine === 'peft' ? {} : { LD_PRELOAD: unlock ?? '' });
 }
 
-function summarise(c: TrainCase, rounds: readonly Measurement[]): Summary {
+const tokensOf = (c: TrainCase): number => c.conversations.reduce((sum, x) => sum + lengthOf(c, x), 0);
+
+function summarise(c: TrainCase, rounds: readonly Measurement[]): TrainSummary {
   const stepMs = median(rounds.map((r) => median(r.wallMs)));
   return {
-    stepMs,
-    cpuMsPerStep: median(rounds.map((r) => median(r.cpuMs))),
-    samplesPerSecond: (c.batch * 1000) / stepMs,
-    peakRssMb: Math.max(...rounds.map((r) => r.peakRssMb)),
-    readyMs: median(rounds.map((r) => r.readyMs)),
+    stepMs: round(stepMs, 1),
+    cpuMsPerStep: round(median(rounds.map((r) => median(r.cpuMs))), 1),
+    tokensPerSecond: round((tokensOf(c) * 1000) / stepMs, 1),
+    peakRssMb: round(Math.max(...rounds.map((r) => r.peakRssMb)), 1),
+    readyMs: round(median(rounds.map((r) => r.readyMs)), 0),
   };
 }
 
@@ -149,11 +152,11 @@ function summarise(c: TrainCase, rounds: readonly Measurement[]): Summary {
  * What the peer's matrix product reaches on this machine, alone: its 1024 x 1024 product with both faces of MKL. The ratio of the
  * two is the most that an engine at the faster one's rate could win over the peer as installed.
  */
-function peerGemmGflops(engine: Engine, threads: number): number {
+function peerGemmGflops(engine: TrainEngine, threads: number): number {
   const script =
     'import time,torch,sys\ntorch.set_num_threads(int(sys.argv[1]))\na=torch.rand(1024,1024);b=torch.rand(1024,1024);ts=[]\n' +
     'for _ in range(40):\n t=time.perf_counter();a@b;ts.append(time.perf_counter()-t)\nprint(2*1024**3/sorted(ts)[20]/1e9)';
-  const env = { ...process.env, ...(engine === 'torch-unlocked' ? { LD_PRELOAD: unlock ?? '' } : {}) };
+  const env = { ...process.env, ...(engine === 'peft-unlocked' ? { LD_PRELOAD: unlock ?? '' } : {}) };
   const output = execFileSync(python ?? '', ['-c', script, String(threads)], {
     env,
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -162,88 +165,104 @@ function peerGemmGflops(engine: Engine, threads: number): number {
 }
 
 const round = (x: number, digits: number): number => Number(x.toFixed(digits));
-const results: Record<string, unknown>[] = [];
+const ratio = (a: number | undefined, b: number | undefined): number | null =>
+  a === undefined || b === undefined ? null : round(a / b, 3);
+
+/** Prints what was measured and whether it is what was promised. @returns bars that were missed */
+function report(r: TrainResult): number {
+  for (const [engine, s] of Object.entries(r.engines))
+    console.log(
+      `  ${r.threads} thread${r.threads === 1 ? ' ' : 's'} ${engine.padEnd(14)} ${s.stepMs.toFixed(0).padStart(6)} ms/step (cpu ${s.cpuMsPerStep.toFixed(0)})  ${s.tokensPerSecond.toFixed(0).padStart(5)} tokens/s  peak ${s.peakRssMb.toFixed(0).padStart(5)} MB  ready ${s.readyMs} ms`,
+    );
+  const checks = [
+    { bar: `stock >= ${BAR_STOCK}`, value: r.vsStock, ok: (r.vsStock ?? BAR_STOCK) >= BAR_STOCK },
+    { bar: `unlocked >= ${BAR_UNLOCKED}`, value: r.vsUnlocked, ok: (r.vsUnlocked ?? BAR_UNLOCKED) >= BAR_UNLOCKED },
+    { bar: `by one, unlocked >= ${BAR_UNLOCKED}`, value: r.vsByOne, ok: (r.vsByOne ?? BAR_UNLOCKED) >= BAR_UNLOCKED },
+    { bar: `memory <= ${BAR_MEMORY}`, value: r.memoryRatio, ok: (r.memoryRatio ?? 0) <= BAR_MEMORY },
+    { bar: `memory, by one <= ${BAR_MEMORY}`, value: r.memoryByOne, ok: (r.memoryByOne ?? 0) <= BAR_MEMORY },
+    { bar: 'losses agree to 1e-4', value: r.lossDifference, ok: r.lossDifference < 1e-4 },
+  ];
+  for (const { bar, value, ok } of checks)
+    if (value !== null) console.log(`    ${ok ? 'ok  ' : 'MISS'} ${bar}: ${value.toPrecision(3)}`);
+  return checks.filter(({ value, ok }) => value !== null && !ok).length;
+}
+
+const results: TrainResult[] = [];
 let failed = 0;
 const gemm: Record<string, number> = {};
+const threadCounts = values.threads.split(',').map(Number);
 try {
-  for (const threads of values.threads.split(',').map(Number))
-    for (const engine of ['torch', 'torch-unlocked'] as const)
-      if (python !== undefined && (engine === 'torch' || unlock !== undefined))
+  for (const threads of threadCounts)
+    for (const engine of ['peft', 'peft-unlocked'] as const)
+      if (python !== undefined && (engine === 'peft' || unlock !== undefined))
         gemm[`${engine}/${threads}`] = peerGemmGflops(engine, threads);
   console.log(`${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${cpus().length} CPUs, node ${process.version}`);
   if (python !== undefined) console.log(`peer's matrix product, GFLOP/s by threads: ${JSON.stringify(gemm)}`);
+  const engines: TrainEngine[] = [
+    'mantis',
+    ...(python === undefined ? [] : (['peft'] as const)),
+    ...(unlock === undefined ? [] : (['peft-unlocked', 'peft-by-one'] as const)),
+  ];
   for (const c of chosen) {
     const dir = join(scratch, c.name);
     await writeCase(dir, c);
-    console.log(`\n${c.name}: ${c.about} (${(parameterCount(c.config) / 1e6).toFixed(1)} M)`);
-    for (const threads of values.threads.split(',').map(Number)) {
-      const engines: Engine[] = [
-        'mantis',
-        ...(python === undefined ? [] : (['torch'] as const)),
-        ...(unlock === undefined ? [] : (['torch-unlocked'] as const)),
-      ];
-      const rounds = new Map<Engine, Measurement[]>(engines.map((e) => [e, []]));
+    console.log(
+      `\n${c.name}: ${c.about}; ${(parameterCount(c.config) / 1e6).toFixed(1)} M parameters, ${tokensOf(c)} tokens a step`,
+    );
+    for (const threads of threadCounts) {
+      const rounds = new Map<TrainEngine, Measurement[]>(engines.map((e) => [e, []]));
       for (let r = 0; r < Number(values.rounds); r++)
         for (const engine of engines) rounds.get(engine)?.push(await measure(engine, c, dir, threads));
-      const summaries = new Map(engines.map((e) => [e, summarise(c, rounds.get(e) ?? [])]));
-      for (const [engine, s] of summaries)
-        console.log(
-          `  ${threads} thread${threads === 1 ? ' ' : 's'} ${engine.padEnd(15)} ${s.stepMs.toFixed(0).padStart(6)} ms/step (cpu ${s.cpuMsPerStep.toFixed(0)})  ${s.samplesPerSecond.toFixed(2).padStart(7)} samples/s  peak ${s.peakRssMb.toFixed(0).padStart(5)} MB  ready ${s.readyMs.toFixed(0)} ms`,
-        );
-      const mine = summaries.get('mantis');
-      const [stock, unlocked] = [summaries.get('torch'), summaries.get('torch-unlocked')];
-      // Two engines that train the same model on the same batch report the same losses.
-      const losses = engines.map((e) => rounds.get(e)?.[0]?.losses ?? []);
-      const lossDifference = Math.max(
-        0,
-        ...losses.slice(1).flatMap((other) => other.map((x, i) => Math.abs(x / (losses[0]?.[i] ?? Number.NaN) - 1))),
-      );
-      const vsStock = mine && stock ? stock.stepMs / mine.stepMs : undefined;
-      const vsUnlocked = mine && unlocked ? unlocked.stepMs / mine.stepMs : undefined;
-      const memoryRatio = mine && stock ? mine.peakRssMb / stock.peakRssMb : undefined;
-      const checks = [
-        { bar: `stock >= ${BAR_STOCK}`, value: vsStock, ok: vsStock === undefined || vsStock >= BAR_STOCK },
-        {
-          bar: `unlocked >= ${BAR_UNLOCKED}`,
-          value: vsUnlocked,
-          ok: vsUnlocked === undefined || vsUnlocked >= BAR_UNLOCKED,
-        },
-        {
-          bar: `memory <= ${c.maxMemoryRatio}`,
-          value: memoryRatio,
-          ok: memoryRatio === undefined || memoryRatio <= c.maxMemoryRatio,
-        },
-        { bar: 'losses agree to 1e-4', value: lossDifference, ok: lossDifference < 1e-4 },
+      const summary = (e: TrainEngine): TrainSummary | undefined =>
+        engines.includes(e) ? summarise(c, rounds.get(e) ?? []) : undefined;
+      const [mine, stock, unlocked, byOne] = [
+        summarise(c, rounds.get('mantis') ?? []),
+        summary('peft'),
+        summary('peft-unlocked'),
+        summary('peft-by-one'),
       ];
-      for (const { bar, value, ok } of checks) {
-        if (value === undefined) continue;
-        if (!ok) failed++;
-        console.log(`    ${ok ? 'ok  ' : 'MISS'} ${bar}: ${value.toPrecision(3)}`);
-      }
-      results.push({
+      // Engines that train the same model on the same batch report the same losses.
+      const losses = engines.map((e) => rounds.get(e)?.[0]?.losses ?? []);
+      const result: TrainResult = {
         case: c.name,
+        about: c.about,
         threads,
-        engines: Object.fromEntries(
-          [...summaries].map(([e, s]) => [e, Object.fromEntries(Object.entries(s).map(([k, v]) => [k, round(v, 2)]))]),
+        trained: rounds.get('mantis')?.[0]?.trained ?? 0,
+        engines: {
+          mantis: mine,
+          ...(stock === undefined ? {} : { peft: stock }),
+          ...(unlocked === undefined ? {} : { 'peft-unlocked': unlocked }),
+          ...(byOne === undefined ? {} : { 'peft-by-one': byOne }),
+        },
+        vsStock: ratio(stock?.stepMs, mine.stepMs),
+        vsUnlocked: ratio(unlocked?.stepMs, mine.stepMs),
+        vsByOne: ratio(byOne?.stepMs, mine.stepMs),
+        memoryRatio: ratio(mine.peakRssMb, stock?.peakRssMb),
+        memoryByOne: ratio(mine.peakRssMb, byOne?.peakRssMb),
+        lossDifference: Math.max(
+          0,
+          ...losses.slice(1).flatMap((other) => other.map((x, i) => Math.abs(x / (losses[0]?.[i] ?? Number.NaN) - 1))),
         ),
-        vsStock: vsStock === undefined ? null : round(vsStock, 3),
-        vsUnlocked: vsUnlocked === undefined ? null : round(vsUnlocked, 3),
-        memoryRatio: memoryRatio === undefined ? null : round(memoryRatio, 3),
-        lossDifference,
-      });
+      };
+      failed += report(result);
+      results.push(result);
     }
   }
 } finally {
   rmSync(scratch, { recursive: true, force: true });
 }
-console.log(
-  JSON.stringify({
-    bench: 'train-throughput',
-    cpu: cpus()[0]?.model.trim(),
-    peer: python !== undefined,
-    peerGemmGflops: gemm,
-    barsMissed: failed,
-    results,
-  }),
-);
+const kept = {
+  bench: 'train-throughput',
+  cpu: cpus()[0]?.model.trim(),
+  peer: python !== undefined,
+  peerGemmGflops: gemm,
+  barsMissed: failed,
+  results,
+};
+if (values.save) {
+  const file = join(import.meta.dirname, 'results', 'train-throughput.json');
+  writeFileSync(file, `${JSON.stringify(kept, null, 2)}\n`);
+  execFileSync('npx', ['biome', 'format', '--write', file], { stdio: 'ignore' });
+}
+console.log(JSON.stringify(kept));
 process.exitCode = failed > 0 ? 1 : 0;
