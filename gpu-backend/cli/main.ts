@@ -11,6 +11,7 @@ import { finetuneCommand } from './finetune.ts';
 import { importCommand } from './import.ts';
 import { inspectCommand } from './inspect.ts';
 import { inspectImageCommand } from './inspect-image.ts';
+import { jobsCommand } from './jobs.ts';
 import { keysCommand } from './keys.ts';
 import { modelsCommand } from './models.ts';
 import { precisionCommand } from './precision.ts';
@@ -43,6 +44,7 @@ Examples:
   for (const command of [
     askCommand(),
     finetuneCommand(),
+    jobsCommand(),
     datasetCommand(),
     modelsCommand(),
     checkpointCommand(),
