@@ -63,6 +63,17 @@ export async function claimDeliveries(
   return endpoint === undefined ? null : { endpoint, due: claimed?.results ?? [] };
 }
 
+/** Gives back what a sender of the endpoint had claimed that is known to be gone. */
+export async function freeClaims(db: D1Database, endpointId: string, nowMs: number): Promise<void> {
+  await db
+    .prepare(
+      `UPDATE webhook_deliveries SET next_at = ?1, claimed_until = NULL
+       WHERE endpoint_id = ?2 AND next_at > ?1 AND claimed_until > ?1`,
+    )
+    .bind(nowMs, endpointId)
+    .run();
+}
+
 /** How an attempt ended. `nextAtMs` null ends the delivery. */
 export type AttemptRecord = {
   atMs: number;

@@ -1,7 +1,13 @@
 /** The way to one endpoint: claims what is due for it, a few calls at once, and writes down how each ended. */
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { metrics } from '../metrics/metrics.ts';
-import { claimDeliveries, type DueDelivery, nextDeliveryAt, recordAttempt } from '../store/webhookDeliveries.ts';
+import {
+  claimDeliveries,
+  type DueDelivery,
+  freeClaims,
+  nextDeliveryAt,
+  recordAttempt,
+} from '../store/webhookDeliveries.ts';
 import { disableEndpoint, type EndpointRow, liveSecrets } from '../store/webhookEndpoints.ts';
 import { afterAttempt } from './retry.ts';
 import { type SendContext, send } from './send.ts';
@@ -11,6 +17,8 @@ const W = LIMITS.webhooks;
 export type LaneContext = SendContext & {
   db: D1Database;
   random?: () => number;
+  /** There is no other sender of the endpoint: what is claimed at the start was claimed by one that has died, and is begun again at once. */
+  takesOver?: boolean;
   /** Takes a line about each call; default: the log. */
   log?: (entry: Readonly<Record<string, unknown>>) => void;
 };
@@ -45,7 +53,8 @@ export class Lane {
    * @throws what the database threw, once no call is under way any more
    */
   async run(untilMs = Number.POSITIVE_INFINITY): Promise<number | null> {
-    const { db, nowMs } = this.#context;
+    const { db, nowMs, takesOver = false } = this.#context;
+    if (takesOver) await freeClaims(db, this.#endpointId, nowMs());
     for (;;) {
       const free = W.callsAtOnce - this.#underWay.size;
       const poked = new Promise<void>((resolve) => {

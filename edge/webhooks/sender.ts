@@ -3,6 +3,7 @@ import { nowMs } from '../clock.ts';
 import { egressOf } from '../egress/fetch.ts';
 import type { Env } from '../env.ts';
 import { flush } from '../metrics/collector.ts';
+import { logSettings } from '../middleware/log.ts';
 import { Lane } from './lane.ts';
 
 /** An alarm may run for 15 minutes; a turn ends well before, and the next one takes over. */
@@ -17,6 +18,8 @@ const FAILED_GAP_MS = 5_000;
  */
 export class WebhookSender extends DurableObject<Env> {
   #lane: Lane | null = null;
+  /** The platform lets no second object of this name live, so what another one had claimed it will not finish. */
+  #isFirstTurn = true;
 
   /** Something is due. @param id the endpoint; the object is found by this name */
   async wake(id: string): Promise<void> {
@@ -30,10 +33,17 @@ export class WebhookSender extends DurableObject<Env> {
     const id = await this.ctx.storage.get<string>('id');
     if (id === undefined || this.#lane !== null) return;
     let nextAtMs: number | null = nowMs() + FAILED_GAP_MS;
-    const lane = new Lane({ db: this.env.DB, egress: egressOf(this.env), nowMs }, id);
+    const { env } = this;
+    const log = (entry: Readonly<Record<string, unknown>>) => {
+      if (logSettings({ LOG_LEVEL: String(entry.level) }).least >= logSettings(env).least)
+        console.log(JSON.stringify(entry));
+    };
+    const context = { db: env.DB, egress: egressOf(env), nowMs, log, takesOver: this.#isFirstTurn };
+    const lane = new Lane(context, id);
     this.#lane = lane;
     try {
       nextAtMs = await lane.run(nowMs() + TURN_MS);
+      this.#isFirstTurn = false;
       // No request of a client runs here that would tell them.
       await flush(this.env);
     } catch (error) {

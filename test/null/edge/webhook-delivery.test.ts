@@ -179,6 +179,7 @@ describe('deliveries under a virtual clock', () => {
     await world.time.runUntil(START_MS + 65_000);
     assert.equal(world.processed.size, 1);
     // The first claim is lost with its sender: nobody else takes it before it runs out.
+    world.takesOver = false;
     world.receiver = () => (world.kills === 0 ? 'timeout' : undefined);
     await world.happen('batch.failed', 'batch_2');
     await world.time.runUntil(world.time.nowMs + 1_000);

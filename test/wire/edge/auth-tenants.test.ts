@@ -151,6 +151,10 @@ const VERBS: [kind: keyof Things, none: string, method: string, path: (id: strin
   ['model', 'ft:faulty:local::none', 'DELETE', (id) => `/v1/models/${id}`],
   ['webhook', 'whe_none', 'GET', (id) => `/v1/webhook_endpoints/${id}`],
   ['webhook', 'whe_none', 'DELETE', (id) => `/v1/webhook_endpoints/${id}`],
+  ['webhook', 'whe_none', 'POST', (id) => `/v1/webhook_endpoints/${id}`, { status: 'disabled' }],
+  ['webhook', 'whe_none', 'POST', (id) => `/v1/webhook_endpoints/${id}/rotate_secret`, {}],
+  ['webhook', 'whe_none', 'POST', (id) => `/v1/webhook_endpoints/${id}/test`],
+  ['webhook', 'whe_none', 'POST', (id) => `/v1/webhook_endpoints/${id}/redeliver`, { since: 0 }],
 ];
 
 /** Things named inside a request. */
