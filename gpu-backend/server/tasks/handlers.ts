@@ -1,5 +1,6 @@
 import type { ModelService } from '../../engine/service.ts';
 import type { TaskHandlers } from '../task-runner.ts';
+import { compareHandler } from './compare.ts';
 import { validateHandler } from './validate.ts';
 
 /**
@@ -7,6 +8,6 @@ import { validateHandler } from './validate.ts';
  * @param service answers questions, for tasks that ask models
  * @param secret signs calls of child processes to the edge
  */
-export function taskHandlers(_service: ModelService, secret: string): TaskHandlers {
-  return { validate: validateHandler(secret) };
+export function taskHandlers(service: ModelService, secret: string): TaskHandlers {
+  return { validate: validateHandler(secret), compare: compareHandler(service) };
 }
