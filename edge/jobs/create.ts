@@ -19,6 +19,7 @@ export type PreparedJob = { id: string; statements: D1PreparedStatement[] };
 /**
  * Checks a request and prepares the rows of its job and of the task that validates its data: one transaction makes the job. It begins as
  * `validating_files`.
+ * @param options.id of the job; left out: a new one
  * @param options.guard SQL: the rows are written only where it is true
  * @throws ApiError for what the request gets wrong: model, files, options
  */
@@ -26,7 +27,7 @@ export async function prepareJob(
   env: Env,
   actor: Actor,
   request: CreateJobRequest,
-  options: { scheduleId?: string; guard?: string } = {},
+  options: { id?: string; scheduleId?: string; guard?: string } = {},
 ): Promise<PreparedJob> {
   const { tenant } = actor;
   const model = await resolveModel(env, tenant, request.model);
@@ -43,7 +44,7 @@ export async function prepareJob(
       { param: 'method.supervised.mantis.max_tokens' },
     );
 
-  const id = newId('ftjob-');
+  const id = options.id ?? newId('ftjob-');
   const guard = options.guard ?? 'TRUE';
   const revision = crypto.randomUUID();
   const prepared = await prepareValidation(env, tenant, model, {

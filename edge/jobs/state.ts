@@ -159,7 +159,8 @@ function requeue(state: JobState, note: string, reason: JobError | null, nowMs: 
   const tries = state.fruitlessClaims;
   if (tries < LIMITS.jobs.maxFruitlessClaims) {
     const pauseMs = tries < 2 ? 0 : LIMITS.jobs.retryPauseMs * 2 ** (tries - 2);
-    return change({ ...state, ...free, status: 'queued', notBeforeMs: nowMs + pauseMs }, note);
+    // Without a pause there is no time to wait for: a clock that ran ahead would make it minutes.
+    return change({ ...state, ...free, status: 'queued', notBeforeMs: pauseMs === 0 ? 0 : nowMs + pauseMs }, note);
   }
   const message = `${state.fruitlessClaims} workers in a row stopped without reaching a new checkpoint.`;
   const error =
@@ -183,7 +184,7 @@ function finish(state: JobState, act: Extract<JobAct, { type: 'finish' }>, nowMs
       return requeue(state, 'The worker gave the job back; it waits for another one.', act.error, nowMs);
     case 'paused':
       // Resumed before the worker had stopped.
-      return change({ ...state, ...free, status: 'queued', notBeforeMs: nowMs }, 'The job waits for a worker.');
+      return change({ ...state, ...free, status: 'queued', notBeforeMs: 0 }, 'The job waits for a worker.');
     case 'succeeded':
       return change({ ...state, ...free, status: 'succeeded' }, 'The job has successfully completed.');
     case 'cancelled':
