@@ -4,8 +4,9 @@
 export type TrainEngine = 'mantis' | 'peft' | 'peft-unlocked' | 'peft-by-one';
 
 export interface TrainSummary {
+  /** Of the processor with one thread, else on the clock. */
   readonly stepMs: number;
-  readonly cpuMsPerStep: number;
+  readonly wallMsPerStep: number;
   /** Decoder positions of the conversations, without padding. */
   readonly tokensPerSecond: number;
   readonly peakRssMb: number;

@@ -1,0 +1,252 @@
+/**
+ * A staged job on NLVR from an untrained projector: nano with a projector of random weights learns to show its pictures to the decoder again
+ * (stage 1, pictures named and counted), and then dialogues with people's statements of the training split (stage 2) as LoRA, DoRA,
+ * LoRA over an int8 base, or full tuning. Accuracy on all of NLVR dev after each; LoRA is to reach 90 % of full tuning's gain. The last
+ * line is JSON.
+ *
+ *     npm run bench -- staged-nlvr [--align 3000] [--instruct 6000] [--variants lora,full,dora,int8] [--threads 2] [--limit n] [--out DIR] [--save]
+ *
+ * Dialogues come from the generator that nano was trained with, other seeds; dev is looked at for the accuracies alone.
+ */
+import { execFileSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import sharp from 'sharp';
+import { ChoiceScorer, type ScorerImage } from '../../gpu-backend/engine/choice-scorer.ts';
+import { evaluateNlvr } from '../../gpu-backend/eval/nlvr.ts';
+import { sha256Hex } from '../../gpu-backend/io/digest.ts';
+import { loadCheckpoint, writeCheckpoint } from '../../gpu-backend/models/load.ts';
+import { initWeights } from '../../gpu-backend/models/presets.ts';
+import { checkpointName } from '../../gpu-backend/train/checkpoint.ts';
+import { runFineTune } from '../../gpu-backend/train/finetune.ts';
+import type { FineTuneData, FineTuneMetrics, FineTuneSpec } from '../../gpu-backend/train/finetune-spec.ts';
+import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/train/nano/nlvr.ts';
+import { loadRealData } from '../../gpu-backend/train/nano/real.ts';
+import { type NanoDialogue, NanoStream, type Phase } from '../../gpu-backend/train/nano/samples.ts';
+import { boxSidePx } from '../../gpu-backend/train/nano/scene.ts';
+import { decodeImage } from '../../gpu-backend/vision/decode.ts';
+import { preprocessImage } from '../../gpu-backend/vision/preprocess.ts';
+import type { Stage } from '../../shared/contract/training.ts';
+
+const { values } = parseArgs({
+  options: {
+    align: { type: 'string', default: '3000' },
+    instruct: { type: 'string', default: '6000' },
+    batch: { type: 'string', default: '16' },
+    variants: { type: 'string', default: 'lora,full,dora,int8' },
+    threads: { type: 'string', default: '2' },
+    limit: { type: 'string' },
+    data: { type: 'string', default: join(import.meta.dirname, '../../../shared/data/nlvr') },
+    out: { type: 'string' },
+    save: { type: 'boolean', default: false },
+  },
+});
+/** LoRA's share of full tuning's gain. */
+const BAR = 0.9;
+
+if (!existsSync(join(values.data, 'dev.jsonl'))) {
+  console.log(JSON.stringify({ bench: 'staged-nlvr', skipped: `there is no NLVR data in ${values.data}` }));
+  process.exit(0);
+}
+const out = values.out ?? mkdtempSync(join(tmpdir(), 'mantis-staged-'));
+mkdirSync(out, { recursive: true });
+const threads = Number(values.threads);
+const bundled = join(import.meta.dirname, '../../gpu-backend/models/nano');
+
+/** nano, whose projector has forgotten everything. */
+async function writeBase(): Promise<string> {
+  const dir = join(out, 'base');
+  if (existsSync(join(dir, 'model.safetensors'))) return dir;
+  cpSync(bundled, dir, { recursive: true });
+  const { config, weights, unused } = loadCheckpoint(bundled);
+  const fresh = initWeights(config, 77);
+  for (const [name, tensor] of fresh) if (name.startsWith('multi_modal_projector.')) weights.set(name, tensor);
+  await writeCheckpoint(dir, { config, weights, unused });
+  return dir;
+}
+
+async function png(rgb: Uint8Array): Promise<string> {
+  const raw = { width: boxSidePx, height: boxSidePx, channels: 3 } as const;
+  const bytes = await sharp(rgb, { raw }).png().toBuffer();
+  return `data:image/png;base64,${bytes.toString('base64')}`;
+}
+
+async function line({ images, turns }: NanoDialogue): Promise<string> {
+  const urls = await Promise.all(images.map(png));
+  const messages = turns.flatMap(({ user, assistant, weight }) => [
+    {
+      role: 'user',
+      content: user.map((part) =>
+        typeof part === 'string'
+          ? { type: 'text', text: part }
+          : { type: 'image_url', image_url: { url: urls[part.image] } },
+      ),
+    },
+    { role: 'assistant', content: assistant, ...(weight === 0 ? { weight: 0 } : {}) },
+  ]);
+  return JSON.stringify({ messages });
+}
+
+async function writeDialogues(name: string, stream: NanoStream, count: number): Promise<FineTuneData> {
+  const path = join(out, `${name}-${count}.jsonl`);
+  const lines: string[] = [];
+  for (let i = 0; i < count; i++) lines.push(await line(stream.dialogue(i)));
+  const text = `${lines.join('\n')}\n`;
+  writeFileSync(path, text);
+  const file = { id: `file-${name}`, bytes: Buffer.byteLength(text), sha256: sha256Hex(Buffer.from(text)) };
+  return { spec: { files: [{ file_id: file.id, file, filename: `${name}.jsonl` }], balancing: false }, paths: [path] };
+}
+
+const everything: Pick<Phase, 'until' | 'turns' | 'describeChance'> = {
+  until: Number.POSITIVE_INFINITY,
+  turns: [7, 11],
+  describeChance: 0,
+};
+const NAMES: Phase = {
+  ...everything,
+  mix: { caption: 5, perception: 4 },
+  eachShare: 0.5,
+  describeChance: 0.4,
+  ...{ statementSets: [1, 1, 2, 2, 3], skillSets: [2, 2, 3] },
+};
+const STATEMENTS: Phase = {
+  ...everything,
+  mix: { perception: 0.4, statements: 4, skills: 2, real: 3 },
+  eachShare: 0.2,
+  ...{ statementSets: [1, 2, 3, 3, 3, 3], skillSets: [2, 3, 3] },
+};
+
+async function accuracy(base: string, overlay: string | null): Promise<{ accuracy: number; standardError: number }> {
+  const [boxes, examples] = await Promise.all([
+    readNlvrBoxes(values.data, 'dev'),
+    readNlvrExamples(values.data, 'dev'),
+  ]);
+  const scorer = await ChoiceScorer.create(base, overlay, threads);
+  const chosen = values.limit === undefined ? examples : examples.slice(0, Number(values.limit));
+  const report = await evaluateNlvr<ScorerImage>(chosen, {
+    image: (box) => ({ key: String(box), picture: () => preprocessImage(boxes.png(box), scorer.front.recipe) }),
+    score: (questions) => scorer.score(questions),
+  });
+  return { accuracy: report.accuracy, standardError: report.accuracyStandardError };
+}
+
+const stage = (options: Partial<Stage> & Pick<Stage, 'train' | 'data'>): Stage => ({
+  ...{ n_epochs: 1, batch_size: Number(values.batch), learning_rate_multiplier: 1 },
+  packing: true,
+  ...options,
+});
+const lora = { r: 16, alpha: 32 };
+const VARIANTS: Readonly<Record<string, Stage>> = {
+  lora: stage({ train: 'lora', data: 1, lora }),
+  full: stage({ train: 'full', data: 1 }),
+  dora: stage({ train: 'lora', data: 1, lora: { ...lora, dora: true } }),
+  int8: stage({ train: 'lora', data: 1, lora, base_precision: 'int8' }),
+};
+
+interface Run {
+  readonly dir: string;
+  readonly steps: number;
+  readonly seconds: number;
+  readonly lastLoss: number;
+}
+
+async function train(
+  name: string,
+  spec: Omit<FineTuneSpec, 'workDir' | 'outDir' | 'leftOut' | 'seed' | 'threads'>,
+): Promise<Run> {
+  const started = performance.now();
+  const losses: number[] = [];
+  const outDir = join(out, name);
+  const result = await runFineTune(
+    { ...spec, leftOut: [], seed: 3, threads, workDir: join(out, 'work'), outDir, keep: 3, checkpointEvery: 1_000_000 },
+    {
+      onEvent: (_level, message) => console.error(`${name}: ${message}`),
+      onMetrics: (m: FineTuneMetrics) => {
+        losses.push(m.train_loss);
+        if (m.step % 25 === 0)
+          console.error(
+            `${name}: step ${m.step} of ${m.totalSteps}, loss ${m.train_loss.toFixed(3)}, ${m.tokens_per_second.toFixed(0)} tokens/s`,
+          );
+      },
+    },
+  );
+  if (result.outcome !== 'succeeded') throw new Error(`${name}: ${JSON.stringify(result)}`);
+  const recent = losses.slice(-20);
+  return {
+    dir: join(outDir, checkpointName(result.finalStep)),
+    steps: result.finalStep,
+    seconds: Math.round((performance.now() - started) / 1000),
+    lastLoss: recent.reduce((a, b) => a + b, 0) / recent.length,
+  };
+}
+
+const decodePng = async (bytes: Uint8Array) => {
+  const { width, height, pixels_HWC } = await decodeImage(bytes);
+  return { width, height, rgb: pixels_HWC };
+};
+
+const base = await writeBase();
+const real = await loadRealData(values.data, decodePng);
+const data = [
+  await writeDialogues('names', new NanoStream({ seed: 4101, phases: [NAMES] }), Number(values.align)),
+  await writeDialogues(
+    'statements',
+    new NanoStream({ seed: 4102, phases: [STATEMENTS], real }),
+    Number(values.instruct),
+  ),
+];
+const untrained = await accuracy(base, null);
+console.error(`untrained projector: ${(100 * untrained.accuracy).toFixed(1)} %`);
+
+// The first variant is the whole staged job; the others start from the end of its first stage.
+const chosen = values.variants.split(',');
+const aligning = stage({ train: 'projector', data: 0 });
+const alignedDir = join(out, chosen[0] ?? '', checkpointName(Math.ceil(Number(values.align) / Number(values.batch))));
+let aligned: { accuracy: number; standardError: number } | undefined;
+const runs: Record<string, Run & { accuracy: number; standardError: number }> = {};
+for (const name of chosen) {
+  const second = VARIANTS[name];
+  if (second === undefined) throw new Error(`no variant "${name}"; there are ${Object.keys(VARIANTS).join(', ')}`);
+  const run =
+    aligned === undefined
+      ? await train(name, { baseDir: base, data, stages: [aligning, second] })
+      : await train(name, { baseDir: base, tunedDir: alignedDir, data, stages: [second] });
+  aligned ??= await accuracy(base, alignedDir);
+  const measured = await accuracy(base, run.dir);
+  runs[name] = { ...run, ...measured };
+  console.error(
+    `${name}: after stage 1 ${(100 * aligned.accuracy).toFixed(1)} %, at the end ${(100 * measured.accuracy).toFixed(1)} %`,
+  );
+}
+const gainOf = (name: string, from: number): number | null => {
+  const [own, full] = [runs[name]?.accuracy, runs.full?.accuracy];
+  return own === undefined || full === undefined ? null : Number(((own - from) / (full - from)).toFixed(3));
+};
+const shares = Object.fromEntries(
+  chosen
+    .filter((name) => name !== 'full')
+    .map((name) => [
+      name,
+      { ofJob: gainOf(name, untrained.accuracy), ofSecondStage: gainOf(name, aligned?.accuracy ?? Number.NaN) },
+    ]),
+);
+const kept = {
+  bench: 'staged-nlvr',
+  ...{ align: Number(values.align), instruct: Number(values.instruct), batch: Number(values.batch), threads },
+  untrained,
+  aligned,
+  runs: Object.fromEntries(Object.entries(runs).map(([name, { dir: _, ...run }]) => [name, run])),
+  shareOfFullGain: shares,
+  bar: BAR,
+  barMet: shares.lora?.ofJob === undefined || shares.lora.ofJob === null ? null : shares.lora.ofJob >= BAR,
+};
+if (values.out === undefined) rmSync(out, { recursive: true, force: true });
+if (values.save) {
+  const file = join(import.meta.dirname, 'results', 'staged-nlvr.json');
+  writeFileSync(file, `${JSON.stringify(kept, null, 2)}\n`);
+  execFileSync('npx', ['biome', 'format', '--write', file], { stdio: 'ignore' });
+}
+console.log(JSON.stringify(kept));
+process.exitCode = kept.barMet === false ? 1 : 0;
