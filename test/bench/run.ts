@@ -10,6 +10,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   resume: 'fine-tunes that are killed, stopped and damaged: whether they end at the same bits',
   packing: 'packed rows against padded ones on real conversations, and whether they are learned by heart',
   'train-throughput': 'optimizer steps against transformers and PEFT: tokens a second and memory',
+  'frozen-base': 'what a base in fewer bits costs: weights, loss, gradients, bytes',
   'staged-nlvr': 'a staged job on NLVR from an untrained projector: LoRA against full tuning',
   'quant-agreement': 'answers of quantised weights against those of f32',
   precision: 'answers and logits of every format of weights, keys and values against those of f32, through the engine',
