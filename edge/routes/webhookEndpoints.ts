@@ -12,6 +12,7 @@ import {
   type WebhookTest,
 } from '../../shared/contract/webhooks.ts';
 import { newId } from '../../shared/wire/ids.ts';
+import { newWebhookSecret } from '../../shared/wire/webhookSignature.ts';
 import { nowMs } from '../clock.ts';
 import { egressOf } from '../egress/fetch.ts';
 import { checkTarget, parseAllowList } from '../egress/target.ts';
@@ -33,7 +34,6 @@ import {
   updateEndpoint,
 } from '../store/webhookEndpoints.ts';
 import { send } from '../webhooks/send.ts';
-import { newWebhookSecret } from '../webhooks/sign.ts';
 import { listQuery } from './query.ts';
 
 const W = LIMITS.webhooks;

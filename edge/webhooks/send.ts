@@ -1,9 +1,9 @@
 /** One call of a receiver. */
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { webhookHeaders } from '../../shared/wire/webhookSignature.ts';
 import { type Egress, fetchTarget } from '../egress/fetch.ts';
 import { checkTarget } from '../egress/target.ts';
 import { type AttemptResult, retryAfterMs } from './retry.ts';
-import { webhookHeaders } from './sign.ts';
 
 const W = LIMITS.webhooks;
 

@@ -1,5 +1,5 @@
 import { DurableObject } from 'cloudflare:workers';
-import { nowMs } from '../clock.ts';
+import { nowMs, platformMs } from '../clock.ts';
 import { egressOf } from '../egress/fetch.ts';
 import type { Env } from '../env.ts';
 import { flush } from '../metrics/collector.ts';
@@ -26,7 +26,7 @@ export class WebhookSender extends DurableObject<Env> {
     this.#lane?.poke();
     await this.ctx.storage.put('id', id);
     // Beside a lane that is just ending too: it may have looked for the last time.
-    await this.ctx.storage.setAlarm(nowMs());
+    await this.ctx.storage.setAlarm(platformMs(nowMs()));
   }
 
   override async alarm(): Promise<void> {
@@ -57,6 +57,7 @@ export class WebhookSender extends DurableObject<Env> {
 
   async #armAt(atMs: number): Promise<void> {
     const set = await this.ctx.storage.getAlarm();
-    if (set === null || set > atMs) await this.ctx.storage.setAlarm(atMs);
+    const alarmMs = platformMs(atMs);
+    if (set === null || set > alarmMs) await this.ctx.storage.setAlarm(alarmMs);
   }
 }

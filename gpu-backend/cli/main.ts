@@ -19,6 +19,7 @@ import { serveCommand } from './serve.ts';
 import { auditCommand, tenantsCommand } from './tenants.ts';
 import { trainCommand } from './train.ts';
 import { verifyCommand } from './verify.ts';
+import { webhooksCommand } from './webhooks.ts';
 
 /** Runs one command line. Mistakes of the user end with one sentence and exit code 2, failures with 1. */
 export async function main(argv: readonly string[]): Promise<void> {
@@ -59,6 +60,7 @@ Examples:
     evalCommand(),
     verifyCommand(),
     serveCommand(),
+    webhooksCommand(),
     keysCommand(),
     tenantsCommand(),
     auditCommand(),

@@ -3,8 +3,8 @@ import { describe, it } from 'node:test';
 import { Webhook } from 'standardwebhooks';
 import { checkTarget, parseAllowList } from '../../../edge/egress/target.ts';
 import { afterAttempt, retryAfterMs } from '../../../edge/webhooks/retry.ts';
-import { newWebhookSecret, webhookHeaders } from '../../../edge/webhooks/sign.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
+import { newWebhookSecret, webhookHeaders } from '../../../shared/wire/webhookSignature.ts';
 
 const failed = { status: 500, retryAfterMs: null };
 
