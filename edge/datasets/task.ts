@@ -12,6 +12,9 @@ import { dataDigest } from './spec.ts';
 /** Everything of a validation's row but its id, its subject and what the client asked. `equal`: one that has found the same already. */
 export type PreparedValidation = Pick<NewTask, 'spec' | 'fileIds'> & { inputDigest: string; equal: TaskRow | null };
 
+/**
+ * @param asked.estimate whether time and memory of the training are measured too. A job goes without: it would make the same steps twice.
+ */
 export async function prepareValidation(
   env: Env,
   tenant: string,
@@ -21,17 +24,25 @@ export async function prepareValidation(
     validation: DataSpec | null;
     stages: StageDraft[];
     maxBadShare: number;
+    estimate?: boolean;
   },
 ): Promise<PreparedValidation> {
-  const lists = [...asked.training, ...(asked.validation === null ? [] : [asked.validation])];
-  const spec: ValidateTask = { kind: 'validate', baseModel: card.id, adapter: adapter ?? null, ...asked };
+  const { estimate = false, ...data } = asked;
+  const lists = [...data.training, ...(data.validation === null ? [] : [data.validation])];
+  const spec: ValidateTask = { kind: 'validate', baseModel: card.id, adapter: adapter ?? null, ...data, estimate };
   const digests = await Promise.all(lists.map(dataDigest));
-  const seen = [digests, asked.validation !== null, card.digest, adapter?.id ?? null, asked.stages, asked.maxBadShare];
-  const inputDigest = await sha256Hex(new TextEncoder().encode(JSON.stringify(seen)));
+  const seen = [digests, data.validation !== null, card.digest, adapter?.id ?? null, data.stages, data.maxBadShare];
+  const digest = (measured: boolean) => sha256Hex(new TextEncoder().encode(JSON.stringify([...seen, measured])));
+  const sinceMs = nowMs() - LIMITS.dataset.reuseValidationMs;
+  const whole = await digest(true);
+  const inputDigest = estimate ? whole : await digest(false);
   return {
     spec,
     inputDigest,
     fileIds: [...new Set(lists.flatMap(({ files }) => files.map(({ file }) => file.id)))],
-    equal: await equalTask(env.DB, tenant, inputDigest, nowMs() - LIMITS.dataset.reuseValidationMs),
+    // One that measured more than is wanted serves as well.
+    equal:
+      (await equalTask(env.DB, tenant, inputDigest, sinceMs)) ??
+      (estimate ? null : await equalTask(env.DB, tenant, whole, sinceMs)),
   };
 }

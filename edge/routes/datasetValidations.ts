@@ -35,6 +35,7 @@ export async function createDatasetValidation(c: Context<AppEnv>): Promise<Respo
     validation,
     stages: decided.stages,
     maxBadShare: decided.mantis.max_bad_share ?? LIMITS.jobs.defaultMaxBadShare,
+    estimate: true,
   });
   if (prepared.equal !== null) return c.json(await showWhole(c.env, prepared.equal));
   const id = newId('dsval_');

@@ -11,8 +11,19 @@ import { Stage, StageDraft } from './training.ts';
 
 // ── Generation: edge → backend ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** A stored file of weights; `url` is a path on the edge, fetched with a signed GET. `sha256` is lower-case hex. */
-export const WeightFile = z.object({ name: z.string(), bytes: z.int(), sha256: z.string() });
+/** Where a backend has put a file itself: `s3://bucket/key`. */
+const OutsideLocation = z.string().check(z.maxLength(1_024), z.regex(/^s3:\/\/[a-z0-9.-]{3,63}\/[\w.\-/]+$/));
+
+/**
+ * A stored file of weights; `url` is a path on the edge, fetched with a signed GET. `sha256` is lower-case hex. `location`: it is not at the edge but in the
+ * backends' own store.
+ */
+export const WeightFile = z.object({
+  name: z.string(),
+  bytes: z.int(),
+  sha256: z.string(),
+  location: z.optional(OutsideLocation),
+});
 export type WeightFile = z.infer<typeof WeightFile>;
 
 /** `blob` indexes the frame's blobs; the same picture twice may share one blob. `isFile`: the client wrote `image_file`; for paths in errors. */
@@ -306,6 +317,23 @@ export const CheckpointRequest = z.object({
 });
 export type CheckpointRequest = z.infer<typeof CheckpointRequest>;
 
+/** `POST /internal/jobs/{id}/checkpoints/{step}/files`: before a file is put into the backends' own store, so that nothing lies there unknown. */
+export const AnnounceFileRequest = z.object({
+  token: z.int(),
+  step: z.int().check(z.nonnegative()),
+  name: z.string().check(z.regex(/^[A-Za-z0-9_][\w.-]{0,127}$/)),
+  bytes: z.int(),
+  sha256: z.string(),
+  location: OutsideLocation,
+});
+export type AnnounceFileRequest = z.infer<typeof AnnounceFileRequest>;
+
+/** `POST /internal/outside/due` → `OutsideDue`: files of a store (`s3://bucket/prefix`) that nothing needs any more. */
+export const OutsideDueRequest = z.object({ store: z.string().check(z.startsWith('s3://')) });
+export const OutsideDue = z.object({ locations: z.array(z.string()) });
+/** `POST /internal/outside/gone`: they have been deleted. */
+export const OutsideGoneRequest = z.object({ locations: z.array(z.string()).check(z.maxLength(1_000)) });
+
 export const FinishRequest = z.object({
   token: z.int(),
   /** `released`: the worker drains and gives the job back, to be resumed elsewhere. `paused`: as the heartbeat asked. */
@@ -336,6 +364,8 @@ export const ValidateTask = z.object({
   validation: z.nullable(DataSpec),
   stages: z.array(StageDraft),
   maxBadShare: z.number(),
+  /** Whether a few steps are trained to measure what the training would take. */
+  estimate: z.boolean(),
 });
 export type ValidateTask = z.infer<typeof ValidateTask>;
 

@@ -9,9 +9,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { DataSpec, ValidateResult } from '../../../shared/contract/backend.ts';
 import { StagedObject } from '../../../shared/contract/backend.ts';
 import type { FineTuneData } from '../../train/finetune-spec.ts';
+import { estimateTraining } from '../../train/validate/estimate.ts';
 import { UnavailablePicture } from '../../train/validate/pictures.ts';
-import { validateData } from '../../train/validate/validate.ts';
+import { type ValidateHooks, validateData } from '../../train/validate/validate.ts';
 import { EdgeClient, EdgeError } from '../edge-client.ts';
+import { OverlayStore } from '../overlay-store.ts';
 import type { FromValidator, ValidateStart } from './validate-protocol.ts';
 
 /** The edge may be restarting; its own start takes a few seconds. */
@@ -32,6 +34,17 @@ async function work(start: ValidateStart): Promise<ValidateResult> {
   const training: FineTuneData[] = [];
   for (const list of spec.training) training.push(await fetchData(edge, list, workDir));
   const validation = spec.validation === null ? null : await fetchData(edge, spec.validation, workDir);
+  const estimate: NonNullable<ValidateHooks['estimate']> = async (lists, stages, table) => {
+    const { adapter } = spec;
+    const tuned = adapter === null ? null : await new OverlayStore(edge, workDir).fetch({ model: adapter.id, adapter });
+    return await estimateTraining(lists, stages, table, {
+      baseDir: start.baseDir,
+      ...(tuned === null ? {} : { tunedDir: tuned.dir }),
+      workDir,
+      threads: start.threads,
+      backend: start.backendId,
+    });
+  };
   let saidAt = 0;
   const { problemsPath, ...result } = await validateData(
     {
@@ -43,6 +56,7 @@ async function work(start: ValidateStart): Promise<ValidateResult> {
       workDir,
     },
     {
+      ...(spec.estimate ? { estimate } : {}),
       fetchImage: (reference) => fetchImage(edge, task, reference),
       onProgress: (progress) => {
         if (performance.now() - saidAt < PROGRESS_EVERY_MS) return;

@@ -8,11 +8,13 @@ import type { DatasetProblem, DatasetReport, TrainingEstimate } from '../../../s
 import { errorMessage } from '../../../shared/contract/facts.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { decideStages, type Stage, type StageDraft } from '../../../shared/contract/training.ts';
+import { expectedWeights, readConfig } from '../../models/load.ts';
 import { LayoutError, type Message } from '../../text/layout.ts';
 import { contentHashOf, type DataExample } from '../data/example.ts';
 import { type ImageReader, importData } from '../data/import.ts';
 import type { FetchImage } from '../data/store.ts';
 import type { FineTuneData } from '../finetune-spec.ts';
+import { planStage, StageError } from '../stage-plan.ts';
 import { DigestIndex } from './digest-index.ts';
 import { ExampleTable } from './examples.ts';
 import { type DataFront, layoutOf, loadDataFront } from './front.ts';
@@ -52,12 +54,12 @@ export interface ValidateHooks {
   readonly fetchImage?: FetchImage;
   /** Folder that paths of pictures start from, by list and file; without one a path is an error. */
   readonly imageRoot?: (data: number | 'validation', file: number) => string | undefined;
-  /** Measures what training on the data would take. */
+  /** Measures what training on the data would take, or says why it cannot. */
   readonly estimate?: (
     lists: readonly CheckedList[],
     stages: readonly Stage[],
     table: ExampleTable,
-  ) => Promise<TrainingEstimate | null>;
+  ) => Promise<TrainingEstimate | string>;
   readonly onProgress?: (progress: ValidateProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -111,7 +113,7 @@ class DataCheck {
   }
 
   async run(): Promise<Validated> {
-    const { input, hooks } = this;
+    const { input } = this;
     for (const [i, data] of input.training.entries()) await this.readList(data, i);
     if (input.validation !== undefined) await this.readList(input.validation, 'validation');
     await this.compare();
@@ -124,12 +126,10 @@ class DataCheck {
     const all = [...training, ...(validation === null ? [] : [validation])];
     const badShare = Math.max(0, ...all.map(({ bad, examples }) => (examples === 0 ? 0 : bad / examples)));
     const isEmpty = all.some(({ usable }) => usable === 0);
-    const verdict = isEmpty || badShare > input.maxBadShare ? 'refused' : 'accepted';
+    const canRun = this.planProblems(stages);
+    const verdict = isEmpty || !canRun || badShare > input.maxBadShare ? 'refused' : 'accepted';
     this.progress('estimating', 0, stages.length);
-    const estimate =
-      verdict === 'refused' || hooks.estimate === undefined
-        ? null
-        : await hooks.estimate(this.lists, stages, this.table);
+    const estimate = verdict === 'refused' ? null : await this.estimate(stages);
     await this.problems.close();
     const leftOut = this.leftOut();
     const report: DatasetReport = {
@@ -175,14 +175,11 @@ class DataCheck {
     this.lists.push({ data, store, files, first });
     if (files.every(({ usable }) => usable === 0))
       this.problems.add({
+        ...ABOUT_ALL,
         severity: 'error',
         code: 'no_usable_examples',
         message: errorMessage('data', { expected: 'at least 1 example without errors', received: 'none' }),
         data: name,
-        subset: null,
-        line: null,
-        message_index: null,
-        part_index: null,
         param: name === 'validation' ? 'validation_file' : 'training_file',
       });
   }
@@ -363,15 +360,10 @@ class DataCheck {
     }
     if (!isWhole)
       this.problems.add({
+        ...ABOUT_ALL,
         severity: 'warning',
         code: 'near_duplicates_incomplete',
         message: 'So many examples are alike that not all of them were compared; there may be more near duplicates.',
-        data: 0,
-        subset: null,
-        line: null,
-        message_index: null,
-        part_index: null,
-        param: null,
       });
     const wanted = [...this.inValidation.keys()].filter((picture) => !this.inTraining.has(picture));
     for (const picture of (await findAlike(pictures, wanted, [...this.inTraining])).keys()) {
@@ -381,6 +373,40 @@ class DataCheck {
       this.tell(example, 'leaked_image', `Image ${position} looks the same as one of the training data.`);
     }
     this.progress('comparing', table.length, table.length);
+  }
+
+  private async estimate(stages: readonly Stage[]): Promise<TrainingEstimate | null> {
+    const estimate = (await this.hooks.estimate?.(this.lists, stages, this.table)) ?? null;
+    if (typeof estimate !== 'string') return estimate;
+    this.problems.add({
+      ...ABOUT_ALL,
+      severity: 'warning',
+      code: 'estimate_unavailable',
+      message: `No estimate: ${estimate}.`,
+    });
+    return null;
+  }
+
+  /** What the model cannot do is refused before anything is trained. */
+  private planProblems(stages: readonly Stage[]): boolean {
+    const config = readConfig(this.input.baseDir);
+    const names = [...expectedWeights(config).keys()];
+    let isGood = true;
+    for (const [i, stage] of stages.entries()) {
+      try {
+        planStage(config, names, stage, i, this.input.validation !== undefined);
+      } catch (error) {
+        if (!(error instanceof StageError)) throw error;
+        isGood = false;
+        this.problems.add({
+          ...ABOUT_ALL,
+          severity: 'error',
+          code: 'unsupported_parameter',
+          message: `${error.message}.`,
+        });
+      }
+    }
+    return isGood;
   }
 
   /** Stages with a bound of their own leave out what is longer; said here, with the lengths. */
@@ -458,6 +484,9 @@ class DataCheck {
     this.hooks.onProgress?.({ phase, done, total, problems: this.problems.count });
   }
 }
+
+/** A problem of no line. */
+const ABOUT_ALL = { data: 0, subset: null, line: null, message_index: null, part_index: null, param: null } as const;
 
 function allData({ training, validation }: ValidateInput): FineTuneData[] {
   return [...training, ...(validation === undefined ? [] : [validation])];

@@ -106,6 +106,13 @@ test('a dataset with pictures from everywhere is looked at, and a job trains on 
   const { report, id } = await whole(started.id);
 
   assert.equal(report.verdict, 'accepted');
+  const { estimate } = report;
+  assert.ok(estimate !== null, JSON.stringify(report.problems));
+  // 25 examples in batches of three, three epochs.
+  assert.equal(estimate.steps, 27);
+  assert.equal(estimate.tokens, 3 * (report.training[0]?.tokens.total ?? 0));
+  assert.ok(estimate.seconds > 0 && estimate.memory_bytes > 50e6 && estimate.tokens_per_second > 0);
+  assert.ok((estimate.stages[0]?.trained_parameters ?? 0) > 10_000);
   const [summary] = report.training;
   assert.deepEqual([summary?.examples, summary?.usable, summary?.bad], [27, 25, 2]);
   assert.deepEqual(summary?.subsets, { good: 24, more: 1 });
