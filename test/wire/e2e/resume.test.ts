@@ -91,7 +91,8 @@ test('a job survives kill -9 of everything', async (t) => {
   const delivery = await receiver.waitFor(1, 30_000);
   const headers = new Headers(Object.entries(delivery.headers).map(([name, value]) => [name, String(value)]));
   const event = await second.client.webhooks.unwrap(delivery.body, headers, endpoint.secret);
-  assert.deepEqual(event.data, { id: created.id });
+  assert.ok('id' in event.data);
+  assert.equal(event.data.id, created.id);
   // Longer than the first retry step: a second delivery would have come by now.
   await new Promise((resolve) => setTimeout(resolve, 7_000));
   const ids = receiver.deliveries.map(({ headers: { 'webhook-id': id } }) => id);
