@@ -7,10 +7,12 @@ import { build } from 'esbuild';
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 
 /**
- * @param entry other Workers that tests run
+ * @param options.entry other Workers that tests run
+ * @param options.testSeams whether tests may turn its clock and break its stores (`edge/seams.ts`); never in production
  * @returns the minified module's text; source maps stay out of it
  */
-export async function bundleWorker(entry: string = join(ROOT, 'edge', 'worker.ts')): Promise<string> {
+export async function bundleWorker(options: { entry?: string; testSeams?: boolean } = {}): Promise<string> {
+  const { entry = join(ROOT, 'edge', 'worker.ts'), testSeams = false } = options;
   const result = await build({
     entryPoints: [entry],
     bundle: true,
@@ -21,6 +23,7 @@ export async function bundleWorker(entry: string = join(ROOT, 'edge', 'worker.ts
     conditions: ['workerd', 'worker', 'browser', 'import'],
     mainFields: ['browser', 'module', 'main'],
     external: ['cloudflare:*', 'node:*'],
+    define: { 'globalThis.MANTIS_TEST_SEAMS': String(testSeams) },
     // Names stay for the sake of stacks in logs; `keepNames` would set them anew each time a function is made.
     minifyWhitespace: true,
     minifySyntax: true,

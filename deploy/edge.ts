@@ -51,6 +51,8 @@ export type EdgeOptions = {
   apiKey?: string | undefined;
   /** Bindings of the Worker that this process answers itself, by name. */
   services?: Readonly<Record<string, LocalService>>;
+  /** Lets tests set the Worker's clock and break its stores (`edge/seams.ts`). No start of the product sets it. */
+  testSeams?: boolean;
 };
 
 /** A call of the Worker to the process that started it, all in memory. */
@@ -102,7 +104,13 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
         // Miniflare would send every call of a backend through a Worker of its own that takes a header off which is not there.
         stripCfConnectingIp: false,
         unsafeDirectSockets: [{ host: '127.0.0.1', port: options.port }],
-        modules: [{ type: 'ESModule', path: 'worker.js', contents: await bundleWorker() }],
+        modules: [
+          {
+            type: 'ESModule',
+            path: 'worker.js',
+            contents: await bundleWorker({ testSeams: options.testSeams === true }),
+          },
+        ],
         bindings: {
           ...workerOptions.bindings,
           // Nobody stands in front who could tell; a client could write it.

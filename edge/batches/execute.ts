@@ -3,6 +3,7 @@ import type { BatchEndpoint } from '../../shared/contract/batches.ts';
 import { type AskOptions, completeChat, costOf } from '../chat/complete.ts';
 import { showScores } from '../chat/scores.ts';
 import { validateChat, validateScore } from '../chat/validate.ts';
+import { nowMs } from '../clock.ts';
 import type { Env } from '../env.ts';
 import { score } from '../fleet/forward.ts';
 import type { ImageMemory } from '../images/memory.ts';
@@ -31,7 +32,7 @@ export async function executeLine(
   const who = { tenant: line.tenant, requestId: line.requestId, memory: line.memory };
   const record = (valid: Parameters<typeof meteredOf>[0]) => {
     const context = { ...line, route: endpoint, status: 200 };
-    recordUsage(env, options, usageRow(meteredOf(valid, line.bytes), options.facts, context, Date.now()));
+    recordUsage(env, options, usageRow(meteredOf(valid, line.bytes), options.facts, context, nowMs()));
   };
   if (endpoint === '/v1/chat/completions') {
     const valid = await validateChat(env, who, body, who);

@@ -3,6 +3,7 @@ import type { BatchResult } from '../../shared/contract/batches.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
+import { nowMs as clockMs } from '../clock.ts';
 import type { Env } from '../env.ts';
 import { ImageMemory } from '../images/memory.ts';
 import { newFacts } from '../metrics/facts.ts';
@@ -58,7 +59,7 @@ export class Lines {
     const { stop, untilMs } = this.options;
     stop.signal.addEventListener('abort', () => this.#signal());
     for (;;) {
-      const nowMs = Date.now();
+      const nowMs = clockMs();
       const mayBegin = nowMs < untilMs && !stop.signal.aborted;
       if (mayBegin && this.#ready.length === 0 && !this.#isRead) await this.#readAhead();
       if (mayBegin) while (this.#begin(nowMs)) {}
@@ -159,7 +160,7 @@ export class Lines {
 
   /** @param isReached whether a backend had taken the line */
   #failed(ready: Ready, requestId: string, error: unknown, isReached: boolean): void {
-    const nowMs = Date.now();
+    const nowMs = clockMs();
     if (!(error instanceof ApiError))
       console.error(
         JSON.stringify({

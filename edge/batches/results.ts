@@ -3,6 +3,7 @@ import type { BatchResult, BatchStatus } from '../../shared/contract/batches.ts'
 import { errorMessage } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
+import { nowMs as clockMs } from '../clock.ts';
 import type { Env } from '../env.ts';
 import { fileOf } from '../files/adopt.ts';
 import { Stage } from '../files/stage.ts';
@@ -24,7 +25,7 @@ export async function writeResults(env: Env, batch: BatchRow, ledger: Ledger): P
   const isWhole = counts.completed + counts.failed === counts.total;
   const to: BatchStatus =
     batch.status === 'cancelling' ? 'cancelled' : isWhole && counts.total > 0 ? 'completed' : 'expired';
-  const nowMs = Date.now();
+  const nowMs = clockMs();
   const output = await write(env, batch, 'output', ledger.results('output'), nowMs);
   const errors = await write(env, batch, 'error', both(ledger.results('error'), unexecuted(ledger, to)), nowMs);
   const files = [output, errors].filter((file) => file !== null);

@@ -2,6 +2,7 @@ import { DurableObject } from 'cloudflare:workers';
 import type { BatchError } from '../../shared/contract/batches.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { nowMs, platformMs } from '../clock.ts';
 import { type Env, scheduler } from '../env.ts';
 import { objectParts } from '../files/read.ts';
 import { resolveModel } from '../fleet/models.ts';
@@ -37,7 +38,7 @@ export class BatchRunner extends DurableObject<Env> {
   /** There is something to do. @param id the batch; the object is found by this name */
   async wake(id: string): Promise<void> {
     await this.ctx.storage.put('id', id);
-    if (this.#stop === null) await this.ctx.storage.setAlarm(Date.now());
+    if (this.#stop === null) await this.ctx.storage.setAlarm(platformMs(nowMs()));
   }
 
   /** The batch was cancelled: lines under way are given up. */
@@ -60,7 +61,7 @@ export class BatchRunner extends DurableObject<Env> {
     }
     // A batch that has ended leaves nothing here; the object itself goes when nobody calls it.
     if (gapMs === null) await this.ctx.storage.deleteAll();
-    else await this.ctx.storage.setAlarm(Date.now() + gapMs);
+    else await this.ctx.storage.setAlarm(platformMs(nowMs() + gapMs));
   }
 
   /** One step on. @returns when to look again, ms from now; null where the batch has ended */
@@ -131,22 +132,22 @@ export class BatchRunner extends DurableObject<Env> {
         return 0;
       }
       // Nobody serves it now; that may change until the window closes.
-      if (Date.now() < batch.expires_at) return NO_BACKEND_GAP_MS;
+      if (nowMs() < batch.expires_at) return NO_BACKEND_GAP_MS;
     }
-    await moveBatch(this.env.DB, id, ['validating'], 'in_progress', Date.now(), { change: { model, total }, tenant });
+    await moveBatch(this.env.DB, id, ['validating'], 'in_progress', nowMs(), { change: { model, total }, tenant });
     return 0;
   }
 
   async #fail({ id, tenant, status }: BatchRow, errors: readonly BatchError[]): Promise<null> {
     const change = { errors: JSON.stringify(errors) };
-    await moveBatch(this.env.DB, id, [status], 'failed', Date.now(), { change, tenant });
+    await moveBatch(this.env.DB, id, [status], 'failed', nowMs(), { change, tenant });
     await scheduler(this.env).wake();
     return null;
   }
 
   async #execute(batch: BatchRow, stop: AbortController): Promise<number> {
     const { DB: db } = this.env;
-    const now = () => Date.now();
+    const now = nowMs;
     const file = await findFile(db, batch.input_file_id);
     if (file === null || now() >= batch.expires_at) {
       await moveBatch(db, batch.id, ['in_progress'], 'finalizing', now(), { tenant: batch.tenant });

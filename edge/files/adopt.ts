@@ -2,6 +2,7 @@
 import type { FilePurpose } from '../../shared/contract/files.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
+import { nowMs as clockMs } from '../clock.ts';
 import type { Actor } from '../store/audit.ts';
 import { auditFile, type FileRow, filePrefix, insertFile, type NewFile } from '../store/files.ts';
 import { deleteLoose } from '../store/loose.ts';
@@ -42,7 +43,7 @@ export async function adopt(
   facts: FileFacts,
   options: { along?: (file: NewFile) => D1PreparedStatement[]; guard?: string } = {},
 ): Promise<FileRow> {
-  const file = fileOf(actor.tenant, staged, facts, Date.now());
+  const file = fileOf(actor.tenant, staged, facts, clockMs());
   const [made] = await store.db.batch<FileRow>([
     ...insertFile(store.db, file, options.guard),
     auditFile(store.db, actor, file, options.guard),

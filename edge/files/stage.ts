@@ -3,6 +3,7 @@ import { ApiError, errorMessage } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { randomText } from '../../shared/wire/ids.ts';
 import { hex } from '../../shared/wire/signature.ts';
+import { nowMs } from '../clock.ts';
 import { deleteLoose, insertLoose } from '../store/loose.ts';
 
 export type ObjectStore = { db: D1Database; blobs: R2Bucket };
@@ -108,7 +109,7 @@ export class Stage {
   }
 
   async #note(uploadId?: string): Promise<void> {
-    await insertLoose(this.#store.db, this.#key, Date.now(), uploadId === undefined ? {} : { uploadId }).run();
+    await insertLoose(this.#store.db, this.#key, nowMs(), uploadId === undefined ? {} : { uploadId }).run();
     this.#noted = true;
   }
 

@@ -1,4 +1,5 @@
 import { DurableObject } from 'cloudflare:workers';
+import { nowMs, platformMs } from '../clock.ts';
 import { auditChain, type Env } from '../env.ts';
 import { sweepFiles, wakeBatches } from '../files/sweep.ts';
 import { sweepFeatures } from '../store/features.ts';
@@ -41,15 +42,15 @@ export class Scheduler extends DurableObject<Env> {
   override async alarm(): Promise<void> {
     let gapMs = BUSY_GAP_MS;
     try {
-      await sweepLeases(this.env, Date.now());
+      await sweepLeases(this.env, nowMs());
       const schedules = await advanceAll(this.env);
-      await wakeSenders(this.env, Date.now());
+      await wakeSenders(this.env, nowMs());
       this.#chainAudit();
-      await this.#sweepFiles(Date.now());
-      await this.#sweepWebhooks(Date.now());
+      await this.#sweepFiles(nowMs());
+      await this.#sweepWebhooks(nowMs());
       await this.#sweepFeatures();
       gapMs = schedules.isBusy || (await countRunning(this.env.DB)) > 0 ? BUSY_GAP_MS : IDLE_GAP_MS;
-      if (schedules.nextAtMs !== null) gapMs = Math.min(gapMs, Math.max(schedules.nextAtMs - Date.now(), MIN_GAP_MS));
+      if (schedules.nextAtMs !== null) gapMs = Math.min(gapMs, Math.max(schedules.nextAtMs - nowMs(), MIN_GAP_MS));
     } catch (error) {
       // An alarm that throws is repeated six times and then gone for good.
       console.error(JSON.stringify({ level: 'error', event: 'scheduler', error: String(error) }));
@@ -57,15 +58,15 @@ export class Scheduler extends DurableObject<Env> {
     await this.#armAfter(gapMs);
   }
 
-  async #sweepFiles(nowMs: number): Promise<void> {
-    if (nowMs < this.#filesDueAtMs) return;
+  async #sweepFiles(atMs: number): Promise<void> {
+    if (atMs < this.#filesDueAtMs) return;
     await wakeBatches(this.env);
-    this.#filesDueAtMs = (await sweepFiles(this.env, nowMs)) ? 0 : nowMs + FILES_GAP_MS;
+    this.#filesDueAtMs = (await sweepFiles(this.env, atMs)) ? 0 : atMs + FILES_GAP_MS;
   }
 
-  async #sweepWebhooks(nowMs: number): Promise<void> {
-    if (nowMs < this.#webhooksDueAtMs) return;
-    this.#webhooksDueAtMs = (await sweepWebhooks(this.env.DB, nowMs, WEBHOOKS_PAGE)) ? 0 : nowMs + WEBHOOKS_GAP_MS;
+  async #sweepWebhooks(atMs: number): Promise<void> {
+    if (atMs < this.#webhooksDueAtMs) return;
+    this.#webhooksDueAtMs = (await sweepWebhooks(this.env.DB, atMs, WEBHOOKS_PAGE)) ? 0 : atMs + WEBHOOKS_GAP_MS;
   }
 
   /** Beside the rest: neither waits for the other, and a log that cannot be chained now is chained the next time. */
@@ -79,16 +80,17 @@ export class Scheduler extends DurableObject<Env> {
   /** A page at a time, and all pages once in `FEATURES_GAP_MS`. */
   async #sweepFeatures(): Promise<void> {
     const sweep = (await this.ctx.storage.get<FeatureSweep>('featureSweep')) ?? { cursor: null, dueAtMs: 0 };
-    if (Date.now() < sweep.dueAtMs) return;
-    const cursor = await sweepFeatures(this.env.BLOBS, sweep.cursor, Date.now());
-    const dueAtMs = cursor === null ? Date.now() + FEATURES_GAP_MS : 0;
+    if (nowMs() < sweep.dueAtMs) return;
+    const cursor = await sweepFeatures(this.env.BLOBS, sweep.cursor, nowMs());
+    const dueAtMs = cursor === null ? nowMs() + FEATURES_GAP_MS : 0;
     await this.ctx.storage.put<FeatureSweep>('featureSweep', { cursor, dueAtMs });
   }
 
   async #armAfter(gapMs: number): Promise<void> {
     // A wake-up that came meanwhile has set an earlier alarm.
     const set = await this.ctx.storage.getAlarm();
-    if (set === null || set > Date.now() + gapMs) await this.ctx.storage.setAlarm(Date.now() + gapMs);
+    const atMs = platformMs(nowMs() + gapMs);
+    if (set === null || set > atMs) await this.ctx.storage.setAlarm(atMs);
   }
 }
 

@@ -5,6 +5,7 @@ import { ApiError, describe, errorMessage, violation } from '../../shared/contra
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { streamBatch } from '../batches/follow.ts';
+import { nowMs as clockMs } from '../clock.ts';
 import { type AppEnv, actorOf, batchRunner, scheduler } from '../env.ts';
 import { readJson } from '../middleware/body.ts';
 import { auditEntry } from '../store/audit.ts';
@@ -36,7 +37,7 @@ export async function createBatch(c: Context<AppEnv>): Promise<Response> {
     );
   if (wrong.length > 0) throw ApiError.from(wrong);
   const id = newId('batch_');
-  const nowMs = Date.now();
+  const nowMs = clockMs();
   const made = await insertBatch(c.env.DB, actorOf(c), {
     id,
     endpoint: asked.endpoint,
@@ -80,7 +81,7 @@ export async function retrieveBatch(c: Context<AppEnv>): Promise<Response> {
 /** `POST /v1/batches/{id}/cancel`. What is done stays; what is under way is given up. */
 export async function cancelBatch(c: Context<AppEnv>): Promise<Response> {
   const { id, tenant } = await existingBatch(c);
-  const row = await moveBatch(c.env.DB, id, ['validating', 'in_progress'], 'cancelling', Date.now(), {
+  const row = await moveBatch(c.env.DB, id, ['validating', 'in_progress'], 'cancelling', clockMs(), {
     tenant,
     along: (guard) => [auditEntry(c.env.DB, actorOf(c), { action: 'batch.cancelling', object: id }, guard)],
   });

@@ -4,6 +4,7 @@ import { ApiError, describe, errorMessage, type Violation, violation } from '../
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { CompleteUploadRequest, CreateUploadRequest } from '../../shared/contract/uploads.ts';
 import { newId } from '../../shared/wire/ids.ts';
+import { nowMs as clockMs } from '../clock.ts';
 import { type AppEnv, actorOf, scheduler } from '../env.ts';
 import { adopt } from '../files/adopt.ts';
 import { assemble } from '../files/assemble.ts';
@@ -39,7 +40,7 @@ export async function createUpload(c: Context<AppEnv>): Promise<Response> {
     const expected = `at most ${LIMITS.images.maxBytes} bytes for a picture`;
     throw ApiError.from([violation('image_file_too_large', 'bytes', { expected, received: asked.bytes })]);
   }
-  const nowMs = Date.now();
+  const nowMs = clockMs();
   const row = await insertUpload(c.env.DB, actorOf(c), {
     id: newId('upload_'),
     filename: asked.filename,
@@ -58,7 +59,7 @@ export async function createUpload(c: Context<AppEnv>): Promise<Response> {
 export async function retrieveUpload(c: Context<AppEnv>): Promise<Response> {
   const upload = await existingUpload(c);
   const file = upload.file_id === null ? null : await findFile(c.env.DB, upload.file_id);
-  return c.json(showUpload(upload, file, Date.now()));
+  return c.json(showUpload(upload, file, clockMs()));
 }
 
 /** `POST /v1/uploads/{id}/parts`: multipart with `data`. */
@@ -81,7 +82,7 @@ export async function addUploadPart(c: Context<AppEnv>): Promise<Response> {
     upload_id: upload.id,
     object_key: data.key,
     bytes: data.bytes,
-    created_at: Date.now(),
+    created_at: clockMs(),
   };
   if (!(await insertPart(store.db, part, part.created_at))) {
     await deleteLoose(store, [data.key]).catch(() => {});
@@ -111,7 +112,7 @@ export async function completeUploadFile(c: Context<AppEnv>): Promise<Response> 
   refuseUnlessOpen(upload);
   const store = { db: c.env.DB, blobs: c.env.BLOBS };
   const parts = await partsOf(c, upload, asked.part_ids);
-  const claim = await claimUpload(store.db, upload.id, Date.now());
+  const claim = await claimUpload(store.db, upload.id, clockMs());
   if (claim === null) throw notOpen(await existingUpload(c));
   const work = complete();
   // A client that goes away during a long one finds it done when it looks again.
@@ -138,14 +139,14 @@ export async function completeUploadFile(c: Context<AppEnv>): Promise<Response> 
         },
         {
           guard: claimHolds(upload.id, claim as string),
-          along: ({ id }) => completeUpload(store.db, upload.id, claim as string, id, Date.now()),
+          along: ({ id }) => completeUpload(store.db, upload.id, claim as string, id, clockMs()),
         },
       );
       await deleteLoose(
         store,
         parts.map(({ object_key }) => object_key),
       ).catch(() => {});
-      return showUpload({ ...upload, status: 'completed' }, file, Date.now());
+      return showUpload({ ...upload, status: 'completed' }, file, clockMs());
     } catch (error) {
       await releaseUpload(store.db, upload.id, claim as string).catch(() => {});
       throw error;
@@ -170,11 +171,11 @@ export async function cancelUpload(c: Context<AppEnv>): Promise<Response> {
   const upload = await existingUpload(c);
   refuseUnlessOpen(upload);
   const keys = await partKeys(c.env.DB, upload.id);
-  if (!(await endUpload(c.env.DB, actorOf(c), upload.id, 'cancelled', Date.now())))
+  if (!(await endUpload(c.env.DB, actorOf(c), upload.id, 'cancelled', clockMs())))
     throw notOpen(await existingUpload(c));
   // A part that arrives at this moment is left to the sweeper.
   await deleteLoose({ db: c.env.DB, blobs: c.env.BLOBS }, keys).catch(() => {});
-  return c.json(showUpload({ ...upload, status: 'cancelled' }, null, Date.now()));
+  return c.json(showUpload({ ...upload, status: 'cancelled' }, null, clockMs()));
 }
 
 /** The named parts in order. @throws ApiError with every part that is not there, is named twice, or a length that was not announced */
@@ -224,11 +225,11 @@ async function existingUpload(c: Context<AppEnv>): Promise<UploadRow> {
 }
 
 function refuseUnlessOpen(upload: UploadRow): void {
-  if (upload.status !== 'pending' || upload.expires_at <= Date.now()) throw notOpen(upload);
+  if (upload.status !== 'pending' || upload.expires_at <= clockMs()) throw notOpen(upload);
 }
 
 function notOpen(upload: UploadRow): ApiError {
-  const { status } = showUpload(upload, null, Date.now());
+  const { status } = showUpload(upload, null, clockMs());
   if (status !== 'pending')
     return new ApiError('invalid_state', `Upload ${upload.id} is ${status}: nothing more can be done with it.`, {
       param: 'id',

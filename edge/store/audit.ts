@@ -1,5 +1,6 @@
 import type { AuditEntry } from '../../shared/contract/audit.ts';
 import { newId } from '../../shared/wire/ids.ts';
+import { nowMs } from '../clock.ts';
 import { page } from './sequence.ts';
 
 /** Who makes a change. */
@@ -40,7 +41,7 @@ export function auditEntry(
     )
     .bind(
       newId('audit_'),
-      Date.now(),
+      nowMs(),
       entry.tenant ?? actor.tenant,
       actor.keyId,
       entry.action,

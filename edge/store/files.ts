@@ -1,4 +1,5 @@
 import type { FileObject, FilePurpose } from '../../shared/contract/files.ts';
+import { nowMs as clockMs } from '../clock.ts';
 import { type Actor, auditEntry, IF_CHANGED } from './audit.ts';
 import { deleteLoose } from './loose.ts';
 import { nextSeq, page } from './sequence.ts';
@@ -136,7 +137,7 @@ export async function deleteFile(
            AND NOT EXISTS (SELECT 1 FROM pinned_images WHERE object_key = ?1)
          ON CONFLICT (key) DO UPDATE SET due_at = ?2 RETURNING key`,
       )
-      .bind(file.object_key, Date.now()),
+      .bind(file.object_key, clockMs()),
   ]);
   const keys = loose?.results.map(({ key }) => key) ?? [];
   // What is not deleted now is deleted by the sweeper.

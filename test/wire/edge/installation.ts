@@ -37,6 +37,7 @@ export async function startInstallation(
     models?: Readonly<Record<string, string>>;
     egressAllow?: string;
     vars?: Readonly<Record<string, string>>;
+    testSeams?: boolean;
   } = {},
 ): Promise<Installation> {
   const dataDir = await mkdtemp(join(tmpdir(), 'mantis-wire-'));
@@ -47,6 +48,7 @@ export async function startInstallation(
     apiKey: API_KEY,
     egressAllow: options.egressAllow ?? '',
     vars: options.vars ?? {},
+    testSeams: options.testSeams === true,
   });
   let backend: BackendProcess | null = null;
   if (options.backend === true || options.models !== undefined) {

@@ -20,7 +20,7 @@ export class DriverFault extends Error {
 }
 
 export async function driverInWorkerd(bindings: Record<string, string>): Promise<DriverHandle> {
-  const contents = await bundleWorker(join(import.meta.dirname, 'scaler-worker.ts'));
+  const contents = await bundleWorker({ entry: join(import.meta.dirname, 'scaler-worker.ts') });
   const miniflare = new Miniflare({
     cf: false,
     modules: [{ type: 'ESModule', path: 'worker.js', contents }],
