@@ -24,6 +24,16 @@ import {
   updateKeyRoute,
 } from './routes/adminKeys.ts';
 import { createTenantRoute, listTenantsRoute, retrieveTenant, updateTenantRoute } from './routes/adminTenants.ts';
+import {
+  aliasHistory,
+  createAlias,
+  listAllAliases,
+  promoteAlias,
+  removeAlias,
+  retrieveAlias,
+  rollbackAlias,
+  updateAlias,
+} from './routes/aliases.ts';
 import { cancelBatch, createBatch, listAllBatches, retrieveBatch } from './routes/batches.ts';
 import { createChatCompletion } from './routes/chat.ts';
 import {
@@ -55,6 +65,7 @@ import {
   heartbeatJob,
   putCheckpointFile,
 } from './routes/internalJobs.ts';
+import { announceCheckpointFile, outsideDue, outsideGone } from './routes/internalOutside.ts';
 import { internalFileContent, modelFile, modelManifest } from './routes/internalStore.ts';
 import { claimTask, finishTask, heartbeatTask, putTaskProblems } from './routes/internalTasks.ts';
 import {
@@ -70,6 +81,19 @@ import {
 import { metricsAccess, showMetrics } from './routes/metrics.ts';
 import { listAllModels, removeModel, retrieveModel } from './routes/models.ts';
 import { openApi } from './routes/openapi.ts';
+import {
+  createSchedule,
+  listAllSchedules,
+  nextScheduleRuns,
+  pauseSchedule,
+  removeSchedule,
+  resumeSchedule,
+  retrieveSchedule,
+  retrieveScheduleRun,
+  runSchedule,
+  scheduleRuns,
+  updateSchedule,
+} from './routes/schedules.ts';
 import { createScore } from './routes/score.ts';
 import { addUploadPart, cancelUpload, completeUploadFile, createUpload, retrieveUpload } from './routes/uploads.ts';
 import { listUsageRecords, retrieveUsage } from './routes/usage.ts';
@@ -90,6 +114,7 @@ import {
   testWebhookEndpoint,
   updateWebhookEndpoint,
 } from './routes/webhookEndpoints.ts';
+import { mountSeams } from './seams.ts';
 
 export function createApp(): Hono<AppEnv> {
   const app = new Hono<AppEnv>();
@@ -147,6 +172,25 @@ export function createApp(): Hono<AppEnv> {
   app.post('/v1/fine_tuning/jobs/:id/resume', resumeJob);
   app.get('/v1/fine_tuning/jobs/:id/events', jobEvents);
   app.get('/v1/fine_tuning/jobs/:id/checkpoints', jobCheckpoints);
+  app.post('/v1/schedules', createSchedule);
+  app.get('/v1/schedules', listAllSchedules);
+  app.get('/v1/schedules/:id', retrieveSchedule);
+  app.post('/v1/schedules/:id', updateSchedule);
+  app.delete('/v1/schedules/:id', removeSchedule);
+  app.post('/v1/schedules/:id/run', runSchedule);
+  app.post('/v1/schedules/:id/pause', pauseSchedule);
+  app.post('/v1/schedules/:id/resume', resumeSchedule);
+  app.get('/v1/schedules/:id/next', nextScheduleRuns);
+  app.get('/v1/schedules/:id/runs', scheduleRuns);
+  app.get('/v1/schedules/:id/runs/:run', retrieveScheduleRun);
+  app.post('/v1/aliases', createAlias);
+  app.get('/v1/aliases', listAllAliases);
+  app.get('/v1/aliases/:id', retrieveAlias);
+  app.post('/v1/aliases/:id', updateAlias);
+  app.delete('/v1/aliases/:id', removeAlias);
+  app.post('/v1/aliases/:id/promote', promoteAlias);
+  app.post('/v1/aliases/:id/rollback', rollbackAlias);
+  app.get('/v1/aliases/:id/history', aliasHistory);
   app.post('/v1/webhook_endpoints', createWebhookEndpoint);
   app.get('/v1/webhook_endpoints', listWebhookEndpoints);
   app.get('/v1/webhook_endpoints/:id', retrieveWebhookEndpoint);
@@ -175,6 +219,7 @@ export function createApp(): Hono<AppEnv> {
   app.post('/v1/admin/audit/verify', verifyAudit);
 
   app.use('/internal/*', signed());
+  if (globalThis.MANTIS_TEST_SEAMS === true) mountSeams(app);
   app.post('/internal/backends/register', reportBackend);
   app.post('/internal/backends/heartbeat', reportBackend);
   app.post('/internal/jobs/claim', claimJob);
@@ -183,6 +228,9 @@ export function createApp(): Hono<AppEnv> {
   app.put('/internal/jobs/:id/checkpoints/:step/:name', putCheckpointFile);
   app.get('/internal/jobs/:id/checkpoints/:step/:name', getCheckpointFile);
   app.post('/internal/jobs/:id/checkpoints', addCheckpoint);
+  app.post('/internal/jobs/:id/checkpoints/:step/files', announceCheckpointFile);
+  app.post('/internal/outside/due', outsideDue);
+  app.post('/internal/outside/gone', outsideGone);
   app.post('/internal/jobs/:id/finish', finishJob);
   app.post('/internal/tasks/claim', claimTask);
   app.post('/internal/tasks/:id/heartbeat', heartbeatTask);

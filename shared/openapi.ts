@@ -65,7 +65,12 @@ const named = (name: SchemaName) => ({
 
 function describeOperation(operation: Operation): Json {
   const { method, id, summary, tag, path, query = [], body, open, stream } = operation;
-  const inPath = path.includes('{id}') ? [{ name: 'id', in: 'path', required: true, schema: { type: 'string' } }] : [];
+  const inPath = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
+    name,
+    in: 'path',
+    required: true,
+    schema: { type: 'string' },
+  }));
   const codes = errorCodesOf({ id, method, path, body, hasQuery: query.length > 0, isOpen: open === true });
   const success = {
     description: stream === undefined ? 'Success' : (STREAMS[stream] ?? 'Success, or a stream of events'),

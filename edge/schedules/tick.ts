@@ -3,7 +3,7 @@
  * due is found in the rows, and each row changes once.
  */
 import type { Env } from '../env.ts';
-import { comparedRuns, countOpenRuns, hasOpenRuns, startableRuns, trainedRuns } from '../store/scheduleRuns.ts';
+import { comparedRuns, countOpenRuns, startableRuns, trainedRuns } from '../store/scheduleRuns.ts';
 import { dueSchedules, openWork, type ScheduleRow, timingOf, writePlan } from '../store/schedules.ts';
 import { endGate, endTraining } from './finish.ts';
 import { planSlots } from './plan.ts';

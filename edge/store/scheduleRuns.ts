@@ -138,6 +138,13 @@ export function findRun(db: D1Database, id: string): Promise<RunRow | null> {
   return db.prepare('SELECT * FROM schedule_runs WHERE id = ?').bind(id).first<RunRow>();
 }
 
+export function findScheduleRun(db: D1Database, scheduleId: string, id: string): Promise<RunRow | null> {
+  return db
+    .prepare('SELECT * FROM schedule_runs WHERE id = ? AND schedule_id = ?')
+    .bind(id, scheduleId)
+    .first<RunRow>();
+}
+
 export async function listRuns(db: D1Database, scheduleId: string, query: { limit: number; after: string | null }) {
   const { results } = await db
     .prepare(

@@ -198,6 +198,14 @@ export function getSchedule(db: D1Database, tenant: string, id: string): Promise
     .first<ScheduleRow>();
 }
 
+/** A schedule that promotes to an alias, or null. */
+export function scheduleOfAlias(db: D1Database, tenant: string, alias: string): Promise<{ id: string } | null> {
+  return db
+    .prepare(`SELECT id FROM schedules WHERE tenant = ? AND alias = ? AND status IN ('active', 'paused') LIMIT 1`)
+    .bind(tenant, alias)
+    .first<{ id: string }>();
+}
+
 /** Whoever's it is, deleted ones too: for the scheduler only. */
 export function findSchedule(db: D1Database, id: string): Promise<ScheduleRow | null> {
   return db.prepare('SELECT * FROM schedules WHERE id = ?').bind(id).first<ScheduleRow>();

@@ -9,9 +9,11 @@ import type { ScoreRequest, ScoreResponse } from '../contract/score.ts';
 import type { BucketWidth, UsageGroup, UsagePage, UsageRecord } from '../contract/usage.ts';
 import { decodeSse } from '../wire/sse.ts';
 import { Admin } from './admin.ts';
+import { Aliases } from './aliases.ts';
 import { Batches } from './batches.ts';
 import { Datasets, DatasetValidations } from './datasets.ts';
 import { ClientError, type ClientOptions, Http, type RequestOptions, streamError } from './http.ts';
+import { Schedules } from './schedules.ts';
 import { Uploads } from './uploads.ts';
 import { WebhookDeliveries, WebhookEndpoints, WebhookEvents } from './webhooks.ts';
 
@@ -39,9 +41,11 @@ export class MantisClient {
 
   /** For keys with the scope `admin`. */
   readonly admin: Admin;
+  readonly aliases: Aliases;
   readonly batches: Batches;
   readonly datasets: Datasets;
   readonly datasetValidations: DatasetValidations;
+  readonly schedules: Schedules;
   readonly uploads: Uploads;
   readonly webhookEndpoints: WebhookEndpoints;
   readonly webhookDeliveries: WebhookDeliveries;
@@ -50,9 +54,11 @@ export class MantisClient {
   constructor(options: ClientOptions) {
     this.#http = new Http(options);
     this.admin = new Admin(this.#http);
+    this.aliases = new Aliases(this.#http);
     this.batches = new Batches(this.#http);
     this.datasets = new Datasets(this.#http);
     this.datasetValidations = new DatasetValidations(this.#http);
+    this.schedules = new Schedules(this.#http);
     this.uploads = new Uploads(this.#http);
     this.webhookEndpoints = new WebhookEndpoints(this.#http);
     this.webhookDeliveries = new WebhookDeliveries(this.#http);

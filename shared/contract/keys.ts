@@ -39,6 +39,8 @@ const ACCESS: readonly (readonly [prefix: string, access: Access])[] = [
   ['/v1/fine_tuning', 'fine_tuning'],
   ['/v1/datasets', 'fine_tuning'],
   ['/v1/dataset_validations', 'fine_tuning'],
+  ['/v1/schedules', 'fine_tuning'],
+  ['/v1/aliases', 'fine_tuning'],
   ['/v1/webhook_endpoints', 'webhooks'],
   ['/v1/webhook_deliveries', 'webhooks'],
   ['/v1/webhook_events', 'webhooks'],

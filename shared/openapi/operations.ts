@@ -1,6 +1,7 @@
 import { ADMIN_OPERATIONS } from './adminOperations.ts';
 import { DATASET_OPERATIONS } from './datasetOperations.ts';
 import type { Operation } from './operation.ts';
+import { SCHEDULE_OPERATIONS } from './scheduleOperations.ts';
 
 /** Every public operation, in the order of the document. */
 export const OPERATIONS: readonly Operation[] = [
@@ -394,6 +395,7 @@ export const OPERATIONS: readonly Operation[] = [
     tag: 'Webhooks',
     answer: 'WebhookEvent',
   },
+  ...SCHEDULE_OPERATIONS,
   ...ADMIN_OPERATIONS,
   {
     method: 'get',

@@ -26,6 +26,7 @@ export const QUERY = {
   models: { type: 'array', items: { type: 'string' }, description: 'Only of these' },
   api_key_ids: { type: 'array', items: { type: 'string' }, description: 'Only of these' },
   'limit:buckets': { type: 'integer', minimum: 1, description: BUCKETS },
+  count: { type: 'integer', minimum: 1, maximum: LIMITS.schedules.maxNextRuns, default: 10 },
   request_id: { type: 'string', description: 'Only of this request' },
   page: { type: 'string', description: '`next_page` of the page before' },
   'tenant:usage': { type: 'string', description: 'For admins: another tenant, or `all`' },

@@ -1,3 +1,11 @@
+import {
+  Alias,
+  AliasChange,
+  CreateAliasRequest,
+  PromoteAliasRequest,
+  RollbackAliasRequest,
+  UpdateAliasRequest,
+} from '../contract/aliases.ts';
 import { AuditEntry, AuditVerdict } from '../contract/audit.ts';
 import { Batch, CreateBatchRequest } from '../contract/batches.ts';
 import { ChatChunk, ChatCompletion, ChatRequest, InputTokens } from '../contract/chat.ts';
@@ -23,6 +31,13 @@ import {
   UpdateTenantRequest,
 } from '../contract/keys.ts';
 import { Model } from '../contract/models.ts';
+import {
+  CreateScheduleRequest,
+  NextRuns,
+  Schedule,
+  ScheduleRun,
+  UpdateScheduleRequest,
+} from '../contract/schedules.ts';
 import { ScoreRequest, ScoreResponse } from '../contract/score.ts';
 import { CompleteUploadRequest, CreateUploadRequest, Upload, UploadPart } from '../contract/uploads.ts';
 import { UsagePage, UsageRecord } from '../contract/usage.ts';
@@ -74,6 +89,17 @@ export const SCHEMAS = {
   WebhookRedelivery,
   WebhookDelivery,
   WebhookTest,
+  CreateScheduleRequest,
+  UpdateScheduleRequest,
+  Schedule,
+  ScheduleRun,
+  NextRuns,
+  CreateAliasRequest,
+  UpdateAliasRequest,
+  PromoteAliasRequest,
+  RollbackAliasRequest,
+  Alias,
+  AliasChange,
   CreateTenantRequest,
   UpdateTenantRequest,
   Tenant,
