@@ -1,9 +1,10 @@
-import { loadBaseModel } from './base-model.ts';
+import type { BaseModel } from './base-model.ts';
 import { DatasetError } from './chat-samples.ts';
 import { verifyCheckpoint } from './checkpoint.ts';
 import { DataError } from './examples.ts';
 import type { FineTuneHooks, FineTuneResult, FineTuneSpec } from './finetune-spec.ts';
 import { JobData } from './job-data.ts';
+import { borrowBaseModel, type Loan } from './loans.ts';
 import { modelPartOf, planStage, StageError } from './stage-plan.ts';
 import { type JobProgress, runStage, stepsOf } from './stage-run.ts';
 import { withChanges } from './stage-weights.ts';
@@ -19,6 +20,7 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
   let trainedTokens = 0;
   const fail = (code: string, message: string): FineTuneResult => ({ outcome: 'failed', code, message, trainedTokens });
   const data = new JobData(spec, hooks);
+  let loan: Loan<BaseModel> | undefined;
   try {
     hooks.onPhase?.('preparing');
     const resume = spec.resumeDir === undefined ? undefined : await verifyCheckpoint(spec.resumeDir);
@@ -28,7 +30,8 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
     const isOnDisk = spec.stages.every(({ base_precision }) => (base_precision ?? 'f32') !== 'f32')
       ? (name: string) => modelPartOf(name) === 'decoder'
       : undefined;
-    let base = loadBaseModel(spec.baseDir, spec.tunedDir, isOnDisk);
+    loan = await borrowBaseModel(spec.baseDir, spec.tunedDir, isOnDisk);
+    let base = loan.value;
     const plans = spec.stages.map((stage, i) =>
       planStage(base.config, base.weights.keys(), stage, i, spec.validation !== undefined),
     );
@@ -87,5 +90,6 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
     throw error;
   } finally {
     await data.release();
+    await loan?.release();
   }
 }

@@ -66,6 +66,12 @@ export class GradientRun {
     return { loss: this.loss[0] as number, logits };
   }
 
+  /** Gives up what is bound; the session may have other users. */
+  release(): void {
+    this.run?.release();
+    this.run = undefined;
+  }
+
   private open(): BoundRun {
     const run = this.session.bind();
     for (const [name, tensor] of Object.entries(this.frozen)) run.input(name, tensor);

@@ -1,3 +1,4 @@
+import type { Tensor } from '../runtime/session.ts';
 import { type BaseModel, loadBaseModel } from './base-model.ts';
 import { createTrainSession, type TrainSession, type TrainSessionSpec } from './train-session.ts';
 
@@ -56,14 +57,31 @@ export class Loans<T> {
 
 const models = new Loans<BaseModel>(async () => {});
 const sessions = new Loans<TrainSession>(async ({ session }) => await session.release());
+const stored = new Loans<Map<string, Tensor>>(async () => {});
+const numbers = new WeakMap<object, number>();
+let count = 0;
 
 /**
  * A base model to read from: jobs over the same one get the same tensors, and with them one copy of its weights. A base's folder does not change while a
  * process runs, and nothing that trains writes into these tensors. One with an earlier fine-tune laid over it is the job's own.
  */
-export async function borrowBaseModel(dir: string, tunedDir?: string): Promise<Loan<BaseModel>> {
-  if (tunedDir !== undefined) return { value: loadBaseModel(dir, tunedDir), release: async () => {} };
-  return await models.borrow(dir, () => loadBaseModel(dir));
+export async function borrowBaseModel(
+  dir: string,
+  tunedDir: string | undefined,
+  isOnDisk: ((name: string) => boolean) | undefined,
+): Promise<Loan<BaseModel>> {
+  if (tunedDir !== undefined) return { value: loadBaseModel(dir, tunedDir, isOnDisk), release: async () => {} };
+  return await models.borrow(`${dir} ${isOnDisk === undefined}`, () => loadBaseModel(dir, undefined, isOnDisk));
+}
+
+/** Weights that do not move, as graphs of this model and precision take them; who borrows them adds what is missing. */
+export async function borrowStoredWeights(
+  { weights }: BaseModel,
+  precision: string | undefined,
+): Promise<Loan<Map<string, Tensor>>> {
+  const number = numbers.get(weights) ?? count++;
+  numbers.set(weights, number);
+  return await stored.borrow(`${number} ${precision ?? 'f32'}`, () => new Map());
 }
 
 /**

@@ -11,10 +11,11 @@ import {
   type TrainingSample,
   withImages,
 } from './batch.ts';
+import { borrowStoredWeights, borrowTrainSession, type Loan } from './loans.ts';
 import { packedBatches } from './packing.ts';
 import { causalBlocksAt, groupBlocksAt, type StagePlan } from './stage-plan.ts';
 import type { ParameterState } from './state.ts';
-import { createTrainSession, type TrainSession } from './train-session.ts';
+import type { TrainSession } from './train-session.ts';
 import { countCorrect, type GradientComputer, type StepTotals, sessionComputer } from './trainer.ts';
 
 interface Made {
@@ -29,8 +30,8 @@ interface Made {
  */
 export class StageSessions {
   private readonly made = new Map<string, Promise<Made>>();
-  /** Weights that do not move, as all graphs of the stage store them. */
-  private readonly stored = new Map<string, Tensor>();
+  /** Sessions, and weights that do not move, as all graphs of the stage store them: other jobs of the process may use them too. */
+  private readonly loans: Loan<unknown>[] = [];
   /** Causal blocks of padded micro-batches, and of the groups of packed ones. */
   private readonly blocks: number;
   private readonly groupBlocks: readonly number[];
@@ -60,28 +61,31 @@ export class StageSessions {
     const { config, weights } = this.base;
     const { stage, lora, alsoTrain, freeze, trainsVision, checkpointing, packing, basePrecision } = this.plan;
     const isFrozenTower = familyOf(config).hasTower && !trainsVision;
-    const session = await createTrainSession({
-      config,
-      options: {
-        train: stage.train,
-        images: !hasImages ? 'none' : isFrozenTower ? 'towerFeatures' : 'pixels',
-        alsoTrain,
-        freeze,
-        checkpointing,
-        lossOnly,
-        basePrecision,
-        ...(lora === undefined ? {} : { lora }),
-        ...(packing === undefined ? { causalBlocks: this.blocks } : { packedGroups: this.groupBlocks }),
-      },
-      threads: this.threads,
-    });
+    const { value: session } = await this.borrow(
+      borrowTrainSession({
+        config,
+        options: {
+          train: stage.train,
+          images: !hasImages ? 'none' : isFrozenTower ? 'towerFeatures' : 'pixels',
+          alsoTrain,
+          freeze,
+          checkpointing,
+          lossOnly,
+          basePrecision,
+          ...(lora === undefined ? {} : { lora }),
+          ...(packing === undefined ? { causalBlocks: this.blocks } : { packedGroups: this.groupBlocks }),
+        },
+        threads: this.threads,
+      }),
+    );
+    const { value: stored } = await this.borrow(borrowStoredWeights(this.base, basePrecision));
     const trained = new Set(session.graph.trainable);
     const { graph } = session.graph;
     const frozen = storeFrozen(
       graph,
       (name) => weights.get(name),
       (name) => trained.has(name),
-      this.stored,
+      stored,
     );
     const computer = sessionComputer(session.session, frozen, session.feeds, session.graph.trainable);
     return { session, frozen, computer };
@@ -139,8 +143,16 @@ export class StageSessions {
     return sum;
   }
 
+  private async borrow<T>(borrowing: Promise<Loan<T>>): Promise<Loan<T>> {
+    const loan = await borrowing;
+    this.loans.push(loan);
+    return loan;
+  }
+
   async release(): Promise<void> {
-    for (const entry of this.made.values()) await (await entry).session.session.release();
+    for (const made of await Promise.allSettled(this.made.values()))
+      if (made.status === 'fulfilled') made.value.computer.release?.();
+    for (const loan of this.loans) await loan.release();
   }
 }
 

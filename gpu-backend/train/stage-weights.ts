@@ -36,6 +36,7 @@ export function withChanges(base: BaseModel, dir: string): BaseModel {
   const trained = new Set([...readTensors(join(dir, 'state.safetensors'))].map(([name]) => name));
   const weights = new Map(base.weights);
   const carried = new Set(base.carried);
+  let hasChanged = false;
   for (const [name, tensor] of readTensors(join(dir, CHANGED_FILE))) {
     if (trained.has(`value.${name}`)) continue;
     const known = base.weights.get(name);
@@ -43,7 +44,10 @@ export function withChanges(base: BaseModel, dir: string): BaseModel {
       throw new Error(`${dir}: ${name} is [${tensor.shape}], the base model has [${known?.shape ?? 'no such weight'}]`);
     weights.set(name, tensor);
     carried.add(name);
+    hasChanged = true;
   }
+  // The same model as before, which other jobs may be reading too.
+  if (!hasChanged) return base;
   return { ...base, weights, carried: [...carried] };
 }
 

@@ -50,6 +50,8 @@ export interface StepTotals {
 /** Computes gradients of micro-batches and adds them to a state. */
 export interface GradientComputer {
   accumulate(state: ParameterState, batches: readonly CollatedBatch[]): Promise<StepTotals>;
+  /** Gives up what it holds of its session. */
+  release?(): void;
 }
 
 /**
@@ -74,6 +76,7 @@ export function sessionComputer(
       }
       return totals;
     },
+    release: () => run.release(),
   };
 }
 
