@@ -218,6 +218,12 @@ export async function getCheckpointFile(c: Context<AppEnv>): Promise<Response> {
 
 export async function checkpointFile(env: Env, id: string, step: number, name: string): Promise<Response> {
   const row = await getCheckpoint(env.DB, id, step);
+  const outside = row === null ? undefined : manifestOf(row).files.find((file) => file.name === name)?.location;
+  if (outside !== undefined)
+    throw new ApiError(
+      'not_found',
+      `Job ${id}: ${JSON.stringify(name)} of step ${step} is not here but at ${outside}. Fetch it from there.`,
+    );
   const object = row === null ? null : await env.BLOBS.get(checkpointKey(id, step, row.token, name));
   if (object === null)
     throw new ApiError('not_found', `Job ${id}: no file ${JSON.stringify(name)} in a checkpoint of step ${step}.`);
@@ -233,9 +239,9 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
   const row = await findJob(c.env.DB, id);
   if (row === null) throw unknownJob(id);
   const stored = new Map((await uploadedFiles(c.env.DB, id, body.step, body.token)).map((file) => [file.name, file]));
-  for (const { name, bytes, sha256 } of body.files) {
+  for (const { name, bytes, sha256, location } of body.files) {
     const file = stored.get(name);
-    if (file?.bytes !== bytes || file.sha256 !== sha256) {
+    if (file?.bytes !== bytes || file.sha256 !== sha256 || file.location !== location) {
       const received = file === undefined ? 'nothing' : `${file.bytes} bytes, sha256 ${file.sha256}`;
       throw new ApiError(
         'digest_mismatch',

@@ -26,10 +26,10 @@ export function recordCheckpointFile(
 ): D1PreparedStatement {
   return db
     .prepare(
-      `INSERT OR REPLACE INTO checkpoint_files (job_id, step, token, name, bytes, sha256) SELECT ?1, ?2, ?3, ?4, ?5, ?6
+      `INSERT OR REPLACE INTO checkpoint_files (job_id, step, token, name, bytes, sha256, location) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7
        WHERE EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND lease_token = ?3 AND status IN ('running', 'pausing'))`,
     )
-    .bind(file.jobId, file.step, file.token, file.name, file.bytes, file.sha256);
+    .bind(file.jobId, file.step, file.token, file.name, file.bytes, file.sha256, file.location ?? null);
 }
 
 /** The object of an uploaded file is loose no more, where the file was recorded. */
@@ -46,13 +46,13 @@ export function strikeOwned(
     .bind(file.jobId, file.step, file.token, file.name, key);
 }
 
-/** Files uploaded so far for one step under one lease. */
+/** Files uploaded, or announced in a store of the backend's own, so far for one step under one lease. */
 export async function uploadedFiles(db: D1Database, jobId: string, step: number, token: number): Promise<WeightFile[]> {
   const { results } = await db
-    .prepare('SELECT name, bytes, sha256 FROM checkpoint_files WHERE job_id = ? AND step = ? AND token = ?')
+    .prepare('SELECT name, bytes, sha256, location FROM checkpoint_files WHERE job_id = ? AND step = ? AND token = ?')
     .bind(jobId, step, token)
-    .all<WeightFile>();
-  return results;
+    .all<Omit<WeightFile, 'location'> & { location: string | null }>();
+  return results.map(({ location, ...file }) => (location === null ? file : { ...file, location }));
 }
 
 /** The step of a checkpoint again after a resume replaces the earlier one; both are complete. `guard` makes it part of a job's change. */
@@ -163,7 +163,14 @@ export function releaseFiles(
     db
       .prepare(
         `INSERT OR IGNORE INTO loose_objects (key, due_at)
-         SELECT 'jobs/' || job_id || '/checkpoints/' || step || '/' || token || '/' || name, ?3 FROM checkpoint_files f WHERE ${unowned}`,
+         SELECT 'jobs/' || job_id || '/checkpoints/' || step || '/' || token || '/' || name, ?3 FROM checkpoint_files f
+         WHERE location IS NULL AND ${unowned}`,
+      )
+      .bind(what.jobId, what.throughStep, atMs + LIMITS.files.looseMs),
+    db
+      .prepare(
+        `INSERT OR IGNORE INTO outside_objects (location, due_at)
+         SELECT location, ?3 FROM checkpoint_files f WHERE location IS NOT NULL AND ${unowned}`,
       )
       .bind(what.jobId, what.throughStep, atMs + LIMITS.files.looseMs),
     db.prepare(`DELETE FROM checkpoint_files AS f WHERE ${unowned}`).bind(what.jobId, what.throughStep),
