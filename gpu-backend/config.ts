@@ -73,6 +73,9 @@ export const Environment = z.object({
   MANTIS_ADAPTERS: z._default(z.enum(ADAPTER_MODES), 'auto'),
   MANTIS_JOBS: z._default(z.enum(['on', 'off']), 'on'),
   MANTIS_JOBS_PER_PROCESS: integer(1, 64, 4),
+  MANTIS_CHECKPOINT_STORE: z.optional(
+    z.string().check(z.regex(/^s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](\/[\w.\-/]+)?$/, 's3://bucket/prefix')),
+  ),
   MANTIS_JOB_STALL_MS: integer(1_000, 86_400_000, LIMITS.jobs.stallMs),
   MANTIS_DRAIN_MS: integer(0, 3_600_000, 10_000),
   MANTIS_PARENT_PID: z.optional(z.string().check(z.regex(/^\d+$/, 'a process id'))),
@@ -112,6 +115,7 @@ export function parseConfig(environment: Readonly<Record<string, string | undefi
     adapters: env.MANTIS_ADAPTERS,
     takesJobs: env.MANTIS_JOBS === 'on',
     jobsPerProcess: env.MANTIS_JOBS_PER_PROCESS,
+    checkpointStore: env.MANTIS_CHECKPOINT_STORE?.replace(/\/+$/, '') ?? null,
     jobStallMs: env.MANTIS_JOB_STALL_MS,
     drainMs: env.MANTIS_DRAIN_MS,
     parentPid: env.MANTIS_PARENT_PID === undefined ? null : Number(env.MANTIS_PARENT_PID),

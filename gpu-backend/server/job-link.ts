@@ -1,11 +1,14 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CheckpointManifest, StoredFile, TrainerEvent } from '../../shared/contract/backend.ts';
 import type { CheckpointMetrics } from '../../shared/contract/jobs.ts';
 import type { TrainStage } from '../../shared/contract/models.ts';
+import { sha256File } from '../io/digest.ts';
+import { S3ObjectError } from '../io/s3-store.ts';
 import { DigestMismatch, type EdgeClient, EdgeError } from './edge-client.ts';
+import { OutsideFiles } from './outside-files.ts';
 
 /** The edge no longer takes our writes: somebody else has the job, or it was ended. Everything must stop. */
 export class LeaseLost extends Error {
@@ -29,12 +32,15 @@ export class JobLink {
   readonly #edge: EdgeClient;
   readonly #jobId: string;
   readonly #token: number;
+  readonly #outside: OutsideFiles;
   #queued: TrainerEvent[] = [];
   #flushing: Promise<void> = Promise.resolve();
   #lastFlushAt = 0;
   #isLost = false;
 
-  constructor(edge: EdgeClient, jobId: string, token: number) {
+  /** @param outside where checkpoints go that are not sent to the edge; default: none */
+  constructor(edge: EdgeClient, jobId: string, token: number, outside = new OutsideFiles(null)) {
+    this.#outside = outside;
     this.#edge = edge;
     this.#jobId = jobId;
     this.#token = token;
@@ -88,6 +94,11 @@ export class JobLink {
   ): Promise<void> {
     const files: CheckpointManifest['files'] = [];
     for (const name of names) {
+      const location = this.#outside.locationOf(this.#jobId, step, this.#token, basename(name));
+      if (location !== null) {
+        files.push(await this.#putOutside(step, join(dir, name), name, location));
+        continue;
+      }
       const bytes = await readFile(join(dir, name));
       const path = `/internal/jobs/${this.#jobId}/checkpoints/${step}/${encodeURIComponent(basename(name))}`;
       await this.#again(() => this.#edge.upload(path, bytes, this.#token));
@@ -95,6 +106,20 @@ export class JobLink {
     }
     const body = { token: this.#token, step, kind, metrics, files };
     await this.#again(() => this.#edge.post(`/internal/jobs/${this.#jobId}/checkpoints`, body));
+  }
+
+  /** Announced first: what lies in the store is always known to the edge, which says when it may go. */
+  async #putOutside(
+    step: number,
+    path: string,
+    name: string,
+    location: string,
+  ): Promise<CheckpointManifest['files'][number]> {
+    const file = { name: basename(name), bytes: (await stat(path)).size, sha256: await sha256File(path), location };
+    const announcement = { token: this.#token, step, ...file };
+    await this.#again(() => this.#edge.post(`/internal/jobs/${this.#jobId}/checkpoints/${step}/files`, announcement));
+    await this.#again(() => this.#outside.put(location, path, file));
+    return { ...file, name };
   }
 
   /** Brings a stored file here. */
@@ -124,9 +149,12 @@ export class JobLink {
   async #fetchWhole(path: string, to: string, file: CheckpointManifest['files'][number]): Promise<void> {
     for (let attempt = 1; ; attempt++) {
       try {
-        await this.#edge.download(path, to, file);
+        if (file.location === undefined) await this.#edge.download(path, to, file);
+        else await this.#outside.get(file.location, to, file);
         return;
       } catch (error) {
+        if (error instanceof S3ObjectError && attempt === MAX_FETCHES) throw new BrokenCheckpoint(error.message);
+        if (error instanceof S3ObjectError) continue;
         const isGone = error instanceof EdgeError && error.status === 404 && error.code !== 'job_not_found';
         if (!isGone && !(error instanceof DigestMismatch)) throw error;
         if (isGone || attempt === MAX_FETCHES) throw new BrokenCheckpoint(error.message);

@@ -14,7 +14,11 @@ export interface ChildStart {
   readonly baseDir: string;
   /** Folder of this job alone; removed by the parent afterwards. */
   readonly workDir: string;
+  /** Features of pictures, for all jobs of this machine and later ones. */
+  readonly featureDir: string;
   readonly threads: number;
+  /** `s3://bucket/prefix` for its checkpoints; null: they go through the edge. */
+  readonly checkpointStore: string | null;
   /** Share of the micro-batches that the stages say; below 1 where tries ran out of memory. */
   readonly microBatchShare: number;
 }

@@ -33,6 +33,8 @@ export interface JobRunnerOptions {
   readonly jobsPerProcess?: number;
   /** Least time after which a step is taken for stuck. Default `LIMITS.jobs.stallMs`. */
   readonly stallMs?: number;
+  /** `s3://bucket/prefix` for checkpoints. Default: they go through the edge. */
+  readonly checkpointStore?: string | null;
   /** Whether answers are computed just now; training waits for them. Default never. */
   readonly isBusy?: () => boolean;
   readonly observe: (what: { readonly running: number; readonly step: number; readonly outcome?: string }) => void;
@@ -235,7 +237,9 @@ export class JobRunner {
       secret: this.#o.secret,
       baseDir,
       workDir,
+      featureDir: join(this.#o.dataDir, 'training-features'),
       threads: this.#o.threads,
+      checkpointStore: this.#o.checkpointStore ?? null,
       microBatchShare: 0.5 ** Math.min(MAX_HALVINGS, this.#memoryFailures.get(job.id) ?? 0),
     });
     onStop((reason) => trainer.stop(job.id, reason));

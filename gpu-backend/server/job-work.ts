@@ -13,6 +13,7 @@ import { isStorageFull, StorageFull } from '../train/storage.ts';
 import { EdgeClient } from './edge-client.ts';
 import { BrokenCheckpoint, JobLink, LeaseLost } from './job-link.ts';
 import type { ChildStart, FromChild, JobOutcome, StopReason } from './job-protocol.ts';
+import { OutsideFiles } from './outside-files.ts';
 import { OverlayStore } from './overlay-store.ts';
 
 const STOPPED = { cancel: 'cancelled', pause: 'paused', drain: 'released', lost: 'released' } as const;
@@ -29,6 +30,7 @@ export class JobWork {
   readonly #hooks: JobWorkHooks;
   readonly #link: JobLink;
   readonly #edge: EdgeClient;
+  readonly #outside: OutsideFiles;
   readonly #stop = new AbortController();
   #reason: StopReason | null = null;
   #lines = 0;
@@ -37,7 +39,8 @@ export class JobWork {
     this.#start = start;
     this.#hooks = hooks;
     this.#edge = new EdgeClient({ url: start.edgeUrl, secret: start.secret });
-    this.#link = new JobLink(this.#edge, start.job.id, start.leaseToken);
+    this.#outside = new OutsideFiles(start.checkpointStore);
+    this.#link = new JobLink(this.#edge, start.job.id, start.leaseToken, this.#outside);
   }
 
   stop(reason: StopReason): void {
@@ -73,7 +76,7 @@ export class JobWork {
   }
 
   async #train(): Promise<JobOutcome> {
-    const { job, workDir, baseDir, threads, microBatchShare } = this.#start;
+    const { job, workDir, featureDir, baseDir, threads, microBatchShare } = this.#start;
     const link = this.#link;
     const data: FineTuneData[] = [];
     for (const spec of job.training) data.push(await fetchData(link, spec, workDir));
@@ -82,7 +85,10 @@ export class JobWork {
     const tuned =
       job.adapter === null
         ? null
-        : await new OverlayStore(this.#edge, workDir).fetch({ model: job.adapter.id, adapter: job.adapter });
+        : await new OverlayStore(this.#edge, workDir, this.#outside).fetch({
+            model: job.adapter.id,
+            adapter: job.adapter,
+          });
     const outDir = join(workDir, 'checkpoints');
     const result = await runFineTune(
       {
@@ -93,6 +99,7 @@ export class JobWork {
         seed: job.seed,
         threads,
         workDir,
+        featureDir,
         outDir,
         microBatchShare,
         ...(job.maxDurationS === null ? {} : { maxDurationS: job.maxDurationS }),

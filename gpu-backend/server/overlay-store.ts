@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
 import { access, copyFile, link, mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type GenerateRequest, ModelManifest } from '../../shared/contract/backend.ts';
+import { type GenerateRequest, ModelManifest, type WeightFile } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { Overlay } from '../engine/model-pool.ts';
 import { type EdgeClient, EdgeError } from './edge-client.ts';
+import { OutsideFiles } from './outside-files.ts';
 
 /** Files of a fine-tune that serving reads; what else a checkpoint holds (optimizer state) stays where it is. */
 const SERVED_FILE = /^(adapter_config\.json|(adapter_)?model\.safetensors|projector\.safetensors)$/;
@@ -16,9 +17,12 @@ const SERVED_FILE = /^(adapter_config\.json|(adapter_)?model\.safetensors|projec
 export class OverlayStore {
   readonly #edge: EdgeClient;
   readonly #dir: string;
+  readonly #outside: OutsideFiles;
   readonly #running = new Map<string, Promise<Overlay>>();
 
-  constructor(edge: EdgeClient, dir: string) {
+  /** @param outside reads files that are not at the edge */
+  constructor(edge: EdgeClient, dir: string, outside = new OutsideFiles(null)) {
+    this.#outside = outside;
     this.#edge = edge;
     this.#dir = dir;
   }
@@ -47,29 +51,26 @@ export class OverlayStore {
     return await running;
   }
 
-  async #assemble(
-    id: string,
-    dir: string,
-    files: readonly { readonly name: string; readonly bytes: number; readonly sha256: string }[],
-  ): Promise<void> {
+  async #assemble(id: string, dir: string, files: readonly WeightFile[]): Promise<void> {
     const temporary = `${dir}.${process.pid}.part`;
     await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { recursive: true });
     try {
       for (const file of files) {
         const blob = join(this.#dir, 'blobs', file.sha256);
-        if (!(await exists(blob)))
-          await this.#edge.download(
-            `/internal/models/${encodeURIComponent(id)}/files/${encodeURIComponent(file.name)}`,
-            blob,
-            file,
-          );
+        if (!(await exists(blob))) await this.#bring(id, file, blob);
         await link(blob, join(temporary, file.name)).catch(() => copyFile(blob, join(temporary, file.name)));
       }
       await rename(temporary, dir);
     } finally {
       await rm(temporary, { recursive: true, force: true });
     }
+  }
+
+  async #bring(id: string, file: WeightFile, to: string): Promise<void> {
+    const path = `/internal/models/${encodeURIComponent(id)}/files/${encodeURIComponent(file.name)}`;
+    if (file.location === undefined) await this.#edge.download(path, to, file);
+    else await this.#outside.get(file.location, to, file);
   }
 
   async #manifest(model: string): Promise<ModelManifest> {

@@ -25,6 +25,7 @@ import { EdgeClient } from './edge-client.ts';
 import { ObjectTier } from './feature-objects.ts';
 import { JobRunner } from './job-runner.ts';
 import { createMetrics } from './metrics.ts';
+import { OutsideFiles, sweepOutside } from './outside-files.ts';
 import { OverlayStore } from './overlay-store.ts';
 import { Registration } from './registration.ts';
 import { TaskRunner } from './task-runner.ts';
@@ -77,6 +78,8 @@ export interface ServeOptions {
   readonly jobsPerProcess: number;
   /** Least time after which a step of a job is taken for stuck, and its process ended. */
   readonly jobStallMs: number;
+  /** `s3://bucket/prefix` for checkpoints of jobs. Default: they go through the edge. */
+  readonly checkpointStore?: string | null;
   /** After SIGTERM, running answers may take this long to end. */
   readonly drainMs: number;
   readonly logLevel: string;
@@ -141,7 +144,8 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   // The choice; what it was chosen from is for who asks (`mantis precision` prints it too).
   for (const [i, line] of lines.entries()) log[i === 0 ? 'info' : 'debug'](line);
   const edge = options.edgeUrl === null ? null : new EdgeClient({ url: options.edgeUrl, secret: options.secret });
-  const overlays = edge === null ? null : new OverlayStore(edge, options.dataDir);
+  const outside = new OutsideFiles(options.checkpointStore ?? null);
+  const overlays = edge === null ? null : new OverlayStore(edge, options.dataDir, outside);
   const pool = new ModelPool({
     models: options.models,
     capacity,
@@ -263,6 +267,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         stopGraceMs: options.drainMs,
         jobsPerProcess: options.jobsPerProcess,
         stallMs: options.jobStallMs,
+        checkpointStore: outside.url,
         isBusy: () => service.inFlight > 0,
         baseDirOf: (model) => pool.baseDirOf(model),
         observe: ({ running, step, outcome }) => {
@@ -274,6 +279,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         },
       });
       jobs.start();
+      if (outside.url !== null) sweepOutside(outside, edge, log);
     }
   }
 
