@@ -11,7 +11,7 @@ const DAYS = 30;
 const START = Date.parse('2026-10-12T00:00:20Z');
 
 const SCHEDULES = [
-  { cron: '*/30 * * * *', time_zone: 'UTC', misfire: 'run_all' },
+  { cron: '0 */2 * * *', time_zone: 'UTC', misfire: 'run_all' },
   { cron: '30 2 * * *', time_zone: 'Europe/Berlin', misfire: 'run_once' },
   { cron: '0 */6 * * *', time_zone: 'America/New_York', misfire: 'skip' },
   { cron: '7,37 9-17 * * 1-5', time_zone: 'Europe/Berlin', misfire: 'run_once' },
@@ -81,7 +81,7 @@ test('30 days of cron: 5 % of the ticks missing, 5 % doubled, 2 % late, clocks o
     assert.equal(jobs[0]?.n, got.filter(({ kind }) => kind === 'run').length);
     effects += got.length;
   }
-  assert.ok(effects > 1_400, `${effects} effects`);
+  assert.ok(effects > 700, `${effects} effects`);
 });
 
 for (const overlap of ['skip', 'queue', 'allow'] as const)

@@ -115,7 +115,7 @@ export async function makeWorld(options: { endsAtOnce?: boolean } = {}): Promise
       );
       if (status === 'succeeded')
         sqlite.rows(
-          `INSERT INTO models (id, base, kind, job_id, step, created_at, listed, tenant) VALUES (?, 'mantis-nano', 'lora', ?, 1, ?, 1, ?)`,
+          `INSERT OR IGNORE INTO models (id, base, kind, job_id, step, created_at, listed, tenant) VALUES (?, 'mantis-nano', 'lora', ?, 1, ?, 1, ?)`,
           model,
           id,
           nowMs,
