@@ -1,15 +1,16 @@
 /**
  * What a base in fewer bits costs: relative error of the weights, change of the loss of the bundled model on held-out dialogues of its
- * generator, change of the gradient of fresh adapters, bytes fed. The last line is JSON.
+ * generator, change of the gradient of fresh adapters, bytes fed; and the peak memory of a larger decoder (frozen-memory.ts). The last line is JSON.
  *
  *     npm run bench -- frozen-base [--dialogues 64]
  */
+import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { familyOf } from '../../gpu-backend/models/family.ts';
 import { asFrozenLinear, storageOfBase, storeFrozen } from '../../gpu-backend/models/frozen-weights.ts';
 import { initAdapter } from '../../gpu-backend/models/presets.ts';
-import { partOf } from '../../gpu-backend/models/storage.ts';
+import { PRECISIONS, partOf } from '../../gpu-backend/models/storage.ts';
 import { trainGraph } from '../../gpu-backend/models/train-graph.ts';
 import type { LoraSpec } from '../../gpu-backend/models/weights.ts';
 import { f32, Session, type Tensor } from '../../gpu-backend/runtime/session.ts';
@@ -122,4 +123,15 @@ for (const precision of ['f32', 'f16', 'int8', 'int4'] as const) {
     `${precision.padEnd(5)} weights off by ${(100 * row.weightError).toFixed(3)} %, loss ${row.loss.toFixed(4)} (${row.lossChange >= 0 ? '+' : ''}${row.lossChange.toFixed(4)}), gradients off by ${(100 * row.gradientError).toFixed(2)} % (cosine ${row.gradientCosine.toFixed(5)}), ${row.fedMb} MB fed`,
   );
 }
-console.log(JSON.stringify({ bench: 'frozen-base', dialogues: samples.length, results }));
+const memory = [];
+for (const mode of ['projector', 'lora'])
+  for (const precision of PRECISIONS) {
+    const script = join(import.meta.dirname, 'frozen-memory.ts');
+    const output = execFileSync(process.execPath, ['--import', 'tsx', script, mode, precision], { encoding: 'utf8' });
+    const row = JSON.parse(output.trimEnd().split('\n').at(-1) ?? '{}') as Record<string, number | string>;
+    memory.push(row);
+    console.log(
+      `147 M, ${mode}, ${precision}: ${row.fedMb} MB fed, peak ${row.peakMb} MB, ${row.cpuMs} ms a pass of 64 positions`,
+    );
+  }
+console.log(JSON.stringify({ bench: 'frozen-base', dialogues: samples.length, results, memory }));
