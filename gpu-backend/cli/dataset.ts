@@ -3,6 +3,7 @@ import type { DataExample } from '../train/data/example.ts';
 import { exportData } from '../train/data/export.ts';
 import { type ExportForm, exportForms } from '../train/data/export-record.ts';
 import { addSourceOptions, type Loaded, planOf, type SourceOptions, withData } from './dataset-source.ts';
+import { validateCommand } from './dataset-validate.ts';
 import { CliError } from './error.ts';
 import { wholeNumber } from './parse.ts';
 import { ProgressBar } from './progress.ts';
@@ -36,7 +37,8 @@ export function datasetCommand(): Command {
   return new Command('dataset')
     .description('look at training data, and write it in other forms')
     .addCommand(addSourceOptions(convert))
-    .addCommand(addSourceOptions(inspect));
+    .addCommand(addSourceOptions(inspect))
+    .addCommand(validateCommand());
 }
 
 async function runConvert(inputs: string[], options: ConvertOptions): Promise<void> {

@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { askCommand } from './ask.ts';
 import { checkpointCommand } from './checkpoint.ts';
 import { datasetCommand } from './dataset.ts';
+import { datasetsCommand } from './datasets.ts';
 import { devicesCommand } from './devices.ts';
 import { doctorCommand } from './doctor.ts';
 import { CliError } from './error.ts';
@@ -47,6 +48,7 @@ Examples:
     finetuneCommand(),
     jobsCommand(),
     datasetCommand(),
+    datasetsCommand(),
     modelsCommand(),
     checkpointCommand(),
     devicesCommand(),
