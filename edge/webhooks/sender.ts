@@ -17,6 +17,7 @@ const FAILED_GAP_MS = 5_000;
  * and an object that has lost its alarm is woken by the scheduler.
  */
 export class WebhookSender extends DurableObject<Env> {
+  #id: string | null = null;
   #lane: Lane | null = null;
   /** The platform lets no second object of this name live, so what another one had claimed it will not finish. */
   #isFirstTurn = true;
@@ -24,14 +25,16 @@ export class WebhookSender extends DurableObject<Env> {
   /** Something is due. @param id the endpoint; the object is found by this name */
   async wake(id: string): Promise<void> {
     this.#lane?.poke();
-    await this.ctx.storage.put('id', id);
+    if (this.#id === null) await this.ctx.storage.put('id', id);
+    this.#id = id;
     // Beside a lane that is just ending too: it may have looked for the last time.
-    await this.ctx.storage.setAlarm(platformMs(nowMs()));
+    await this.#armAt(nowMs());
   }
 
   override async alarm(): Promise<void> {
-    const id = await this.ctx.storage.get<string>('id');
+    const id = this.#id ?? (await this.ctx.storage.get<string>('id'));
     if (id === undefined || this.#lane !== null) return;
+    this.#id = id;
     let nextAtMs: number | null = nowMs() + FAILED_GAP_MS;
     const { env } = this;
     const log = (entry: Readonly<Record<string, unknown>>) => {

@@ -213,7 +213,7 @@ export function parseTime(text: string): number {
 
 function statusOf(one: WebhookEndpoint): string {
   if (one.status === 'disabled') return `disabled (${one.disabled_reason})`;
-  return one.failing_since === null ? 'enabled' : `failing since ${age(one.failing_since)}`;
+  return one.failing_since === null ? 'enabled' : `failing (first ${age(one.failing_since)})`;
 }
 
 function said({ status, error }: { status: number | null; error: string | null }): string {
@@ -252,7 +252,7 @@ function printSecret(endpoint: WebhookEndpoint & { secret: string }, options: Js
   const overlap =
     endpoint.old_secret_expires_at === null
       ? ''
-      : `; the old secret signs beside it until ${until(endpoint.old_secret_expires_at)}`;
+      : `; the old secret stops signing ${until(endpoint.old_secret_expires_at)}`;
   process.stderr.write(`${endpoint.id}: ${endpoint.events.join(', ')} to ${endpoint.url}${overlap}\n`);
   process.stdout.write(`${endpoint.secret}\n`);
 }

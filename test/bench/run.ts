@@ -31,6 +31,8 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   auth: 'what checking keys and signatures costs, and every route with every kind of credential',
   ssrf: 'whether any address of a picture or webhook leads to a private one',
   'rate-limits': 'how exact limits of keys are, and what asking costs',
+  webhooks:
+    'webhooks through faults and kills under a virtual clock, each verified by others; endpoints that hang beside others',
   idempotency: 'jobs created under keys by clients that repeat themselves and break off',
   gpu: 'serving and training steps on accelerators, and tokens by the loop',
   preprocess: 'nine 1080p pictures from a request to tensors, against a plain sharp loop; memory by kind of picture',
