@@ -60,13 +60,15 @@ export class JobWork {
       await tell({ type: 'done', jobId, outcome: await this.#train() });
     } catch (error) {
       if (error instanceof LeaseLost || this.#reason === 'lost') await tell({ type: 'lost', jobId });
-      else
-        await tell({
-          type: 'done',
-          jobId,
-          outcome: { status: 'released', trainedTokens: null, error: failure(error) },
-        });
+      else await tell({ type: 'done', jobId, outcome: this.#outcomeOf(error) });
     }
+  }
+
+  #outcomeOf(error: unknown): JobOutcome {
+    // Told to stop before the first step: there is nothing to save.
+    const { aborted, reason } = this.#stop.signal;
+    if (aborted && error === reason) return { status: STOPPED[this.#reason ?? 'drain'], trainedTokens: null };
+    return { status: 'released', trainedTokens: null, error: failure(error) };
   }
 
   #say(level: 'info' | 'warn' | 'error', message: string): void {
