@@ -42,6 +42,8 @@ export class Scheduler extends DurableObject<Env> {
   override async alarm(): Promise<void> {
     let gapMs = BUSY_GAP_MS;
     try {
+      // First, since somebody waits for it; and again for what the rest has made.
+      await wakeSenders(this.env, nowMs());
       await sweepLeases(this.env, nowMs());
       const schedules = await advanceAll(this.env);
       await wakeSenders(this.env, nowMs());
