@@ -5,18 +5,23 @@ import { lossCurve } from '../../../gpu-backend/cli/curve.ts';
 import { JobScreen, type Screen } from '../../../gpu-backend/cli/follow.ts';
 import { JobView } from '../../../gpu-backend/cli/job-view.ts';
 
+const ESC = '\u001b';
+
 /** What a terminal shows after the text: lines, with the cursor moved up and what is below deleted. */
 function terminal(text: string): string[] {
   const lines: string[] = [];
   let row = 0;
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what a terminal is told with
-  for (const piece of text.split(/(\u001b\[\d+A|\u001b\[J|\n)/)) {
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: as above
-    const up = /^\u001b\[(\d+)A$/.exec(piece);
-    if (up !== null) row -= Number(up[1]);
-    else if (piece === '\u001b[J') lines.length = row;
-    else if (piece === '\n') row++;
-    else if (piece !== '') lines[row] = (lines[row] ?? '') + piece;
+  for (const [l, line] of text.split('\n').entries()) {
+    if (l > 0) row++;
+    for (const [i, piece] of line.split(`${ESC}[`).entries()) {
+      // Behind an escape: `4A` moves up four lines, `J` deletes what is below; then text.
+      const up = i === 0 ? null : /^(\d+)A/.exec(piece);
+      const below = i > 0 && piece.startsWith('J');
+      if (up !== null) row -= Number(up[1]);
+      if (below) lines.length = row;
+      const shown = piece.slice(up?.[0].length ?? (below ? 1 : 0));
+      if (shown !== '') lines[row] = (lines[row] ?? '') + shown;
+    }
   }
   return lines;
 }
