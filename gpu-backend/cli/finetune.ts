@@ -1,12 +1,14 @@
 import { Command } from 'commander';
 import type { MantisClient } from '../../shared/client/client.ts';
+import type { CreateJobRequest } from '../../shared/contract/jobs.ts';
 import { type ApiOptions, apiOptions, uploadTrainingFile, withApi } from './api.ts';
 import { CliError } from './error.ts';
 import { addTrainingFlags, mantisOptions, type TrainingFlags } from './finetune-options.ts';
 import { followJob } from './follow.ts';
 import { wholeNumber, within } from './parse.ts';
 
-interface FinetuneOptions extends ApiOptions, TrainingFlags {
+/** What a job is made of. */
+export interface JobFlags extends TrainingFlags {
   readonly model: string;
   readonly validation?: string;
   readonly suffix?: string;
@@ -14,22 +16,18 @@ interface FinetuneOptions extends ApiOptions, TrainingFlags {
   readonly batchSize?: number;
   readonly learningRateMultiplier?: number;
   readonly seed?: number;
+}
+
+interface FinetuneOptions extends ApiOptions, JobFlags {
   readonly follow: boolean;
 }
 
 /** `mantis finetune`: uploads a file, starts a job and follows it to its end. */
 export function finetuneCommand(): Command {
-  const command = addTrainingFlags(
+  const command = addJobFlags(
     new Command('finetune')
       .description('tune a model on conversations with images, and follow the job with a live curve of its losses')
-      .argument('<data>', 'training file (see `mantis dataset`), or the id of an uploaded file or a dataset')
-      .option('-m, --model <id>', 'base model', 'mantis-nano')
-      .option('--validation <data>', 'file, or id, to measure on')
-      .option('--suffix <name>', 'part of the new model’s name')
-      .option('--epochs <n>', 'passes over the file', wholeNumber)
-      .option('--batch-size <n>', 'examples a step', wholeNumber)
-      .option('--learning-rate-multiplier <x>', 'scales the stage’s learning rate', within(0, 1000))
-      .option('--seed <n>', 'same seed, same model', wholeNumber),
+      .argument('<data>', 'training file (see `mantis dataset`), or the id of an uploaded file or a dataset'),
   )
     .option('--follow', 'show events, bar and curve until the job has ended; Ctrl-C leaves it running', true)
     .option('--no-follow', 'start the job, print its id and return');
@@ -43,6 +41,27 @@ export function finetuneCommand(): Command {
 
 /** @returns the tuned model's name; the job's id when it is not followed */
 async function finetune(api: MantisClient, data: string, options: FinetuneOptions): Promise<string> {
+  const job = await api.jobs.create(await jobRequest(api, data, options));
+  process.stderr.write(`started ${job.id}\n`);
+  return options.follow ? await followJob(api, job.id) : job.id;
+}
+
+/** Everything that a job may be told. */
+export function addJobFlags(command: Command): Command {
+  return addTrainingFlags(
+    command
+      .option('-m, --model <id>', 'base model', 'mantis-nano')
+      .option('--validation <data>', 'file, or id, to measure on')
+      .option('--suffix <name>', 'part of the new model’s name')
+      .option('--epochs <n>', 'passes over the file', wholeNumber)
+      .option('--batch-size <n>', 'examples a step', wholeNumber)
+      .option('--learning-rate-multiplier <x>', 'scales the stage’s learning rate', within(0, 1000))
+      .option('--seed <n>', 'same seed, same model', wholeNumber),
+  );
+}
+
+/** What the flags ask for; files of this machine are uploaded. */
+export async function jobRequest(api: MantisClient, data: string, options: JobFlags): Promise<CreateJobRequest> {
   const mantis = await mantisOptions(options);
   if (options.earlyStopping !== undefined && options.validation === undefined)
     throw new CliError('--early-stopping needs --validation: it watches the loss there', 2);
@@ -55,20 +74,18 @@ async function finetune(api: MantisClient, data: string, options: FinetuneOption
       ? {}
       : { learning_rate_multiplier: options.learningRateMultiplier }),
   };
-  const job = await api.jobs.create({
+  return {
     model: options.model,
     training_file: training,
     ...(validation === null ? {} : { validation_file: validation }),
     ...(options.suffix === undefined ? {} : { suffix: options.suffix }),
     ...(options.seed === undefined ? {} : { seed: options.seed }),
     method: { type: 'supervised', supervised: { hyperparameters, mantis } },
-  });
-  process.stderr.write(`started ${job.id}\n`);
-  return options.follow ? await followJob(api, job.id) : job.id;
+  };
 }
 
 /** Ids of files and datasets are what they are; anything else is a file of this machine, and uploaded. */
-async function dataId(api: MantisClient, data: string): Promise<string> {
+export async function dataId(api: MantisClient, data: string): Promise<string> {
   if (/^(file-|dataset_)[A-Za-z0-9]+$/.test(data)) return data;
   const file = await uploadTrainingFile(api, data);
   process.stderr.write(`uploaded ${data} as ${file.id} (${file.bytes} bytes)\n`);

@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { aliasCommand } from './aliases.ts';
 import { askCommand } from './ask.ts';
 import { checkpointCommand } from './checkpoint.ts';
 import { datasetCommand } from './dataset.ts';
@@ -16,6 +17,7 @@ import { jobsCommand } from './jobs.ts';
 import { keysCommand } from './keys.ts';
 import { modelsCommand } from './models.ts';
 import { precisionCommand } from './precision.ts';
+import { schedulesCommand } from './schedules.ts';
 import { serveCommand } from './serve.ts';
 import { auditCommand, tenantsCommand } from './tenants.ts';
 import { trainCommand } from './train.ts';
@@ -49,7 +51,9 @@ Examples:
     jobsCommand(),
     datasetCommand(),
     datasetsCommand(),
+    schedulesCommand(),
     modelsCommand(),
+    aliasCommand(),
     checkpointCommand(),
     devicesCommand(),
     doctorCommand(),
