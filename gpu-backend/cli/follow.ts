@@ -27,6 +27,8 @@ export function standardError(): Screen {
 
 const DRAW_EVERY_MS = 100;
 const LINE_EVERY_MS = 5_000;
+/** Problems of data that are printed. */
+const LISTED = 20;
 /** The curve takes no more of a tall terminal. */
 const MAX_ROWS = 18;
 
@@ -101,7 +103,9 @@ export async function followJob(api: MantisClient, id: string, screen: Screen = 
         } else shown.message(level === 'info' ? message : `${level}: ${message}`);
       } else if (update.status === 'succeeded') return update.fineTunedModel ?? id;
       else {
-        const { error } = await api.jobs.retrieve(id);
+        const { error, validation } = await api.jobs.retrieve(id);
+        if (error?.code === 'invalid_training_file' && validation !== null)
+          for (const line of await problemsOf(api, validation)) shown.message(line);
         throw new CliError(`${id} ${update.status}${error === null ? '' : `: ${error.message}`}`);
       }
     }
@@ -109,4 +113,17 @@ export async function followJob(api: MantisClient, id: string, screen: Screen = 
     shown.end();
   }
   throw new CliError(`the events of ${id} ended before the job did`);
+}
+
+/** What is wrong with the data, as far as a screen takes it. */
+async function problemsOf(api: MantisClient, validation: string): Promise<string[]> {
+  const { report } = await api.datasetValidations.retrieve(validation);
+  const errors = (report?.problems ?? []).filter(({ severity }) => severity === 'error');
+  const lines = errors
+    .slice(0, LISTED)
+    .map(
+      ({ line, message, data }) =>
+        `  ${data === 'validation' ? 'validation ' : ''}${line === null ? '' : `line ${line}: `}${message}`,
+    );
+  return errors.length > LISTED ? [...lines, `  … and ${errors.length - LISTED} more in ${validation}`] : lines;
 }
