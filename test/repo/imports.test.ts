@@ -102,8 +102,9 @@ test('folders have no import cycles between files at run time', () => {
 
 test('the serving path never loads the differentiation walk', () => {
   assert.ok(existsSync(join(root, 'gpu-backend/main.ts')), 'gpu-backend/main.ts starts the serving path');
-  // The trainer is another process: the URL that starts it is where the serving process ends.
-  const stays = (edge: Import): boolean => edge.atRunTime && !(edge.kind === 'url' && /job-child/.test(edge.to));
+  // Trainer and validator are other processes: the URL that starts one is where the serving process ends.
+  const stays = (edge: Import): boolean =>
+    edge.atRunTime && !(edge.kind === 'url' && /(job|validate)-child/.test(edge.to));
   const path = findPath('gpu-backend/main.ts', 'gpu-backend/graph/grad.ts', inside.filter(stays));
   assert.equal(path?.join(' → '), undefined);
 });

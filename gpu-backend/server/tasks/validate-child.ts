@@ -10,8 +10,9 @@ import type { DataSpec, ValidateResult } from '../../../shared/contract/backend.
 import { StagedObject } from '../../../shared/contract/backend.ts';
 import type { FineTuneData } from '../../train/finetune-spec.ts';
 import { estimateTraining } from '../../train/validate/estimate.ts';
+import type { ValidateHooks } from '../../train/validate/input.ts';
 import { UnavailablePicture } from '../../train/validate/pictures.ts';
-import { type ValidateHooks, validateData } from '../../train/validate/validate.ts';
+import { validateData } from '../../train/validate/validate.ts';
 import { EdgeClient, EdgeError } from '../edge-client.ts';
 import { OverlayStore } from '../overlay-store.ts';
 import type { FromValidator, ValidateStart } from './validate-protocol.ts';

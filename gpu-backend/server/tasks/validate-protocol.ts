@@ -1,6 +1,6 @@
 /** Messages between the server and the child process that validates data; they cross the IPC channel by structured clone. */
 import type { ValidateResult, ValidateTask } from '../../../shared/contract/backend.ts';
-import type { ValidateProgress } from '../../train/validate/validate.ts';
+import type { ValidateProgress } from '../../train/validate/input.ts';
 
 export interface ValidateStart {
   readonly type: 'start';

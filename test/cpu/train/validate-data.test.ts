@@ -10,13 +10,9 @@ import sharp from 'sharp';
 import { sha256File, sha256Hex } from '../../../gpu-backend/io/digest.ts';
 import { runFineTune } from '../../../gpu-backend/train/finetune.ts';
 import type { FineTuneData } from '../../../gpu-backend/train/finetune-spec.ts';
+import type { ValidateHooks, ValidateInput } from '../../../gpu-backend/train/validate/input.ts';
 import { UnavailablePicture } from '../../../gpu-backend/train/validate/pictures.ts';
-import {
-  type Validated,
-  type ValidateHooks,
-  type ValidateInput,
-  validateData,
-} from '../../../gpu-backend/train/validate/validate.ts';
+import { type Validated, validateData } from '../../../gpu-backend/train/validate/validate.ts';
 import type { LeftOut } from '../../../shared/contract/backend.ts';
 import type { DatasetProblem, Subset } from '../../../shared/contract/datasets.ts';
 import type { StageDraft } from '../../../shared/contract/training.ts';

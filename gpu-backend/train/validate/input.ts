@@ -1,0 +1,44 @@
+import type { TrainingEstimate } from '../../../shared/contract/datasets.ts';
+import type { Stage, StageDraft } from '../../../shared/contract/training.ts';
+import type { FetchImage } from '../data/store.ts';
+import type { FineTuneData } from '../finetune-spec.ts';
+import type { ExampleTable } from './examples.ts';
+import type { CheckedList } from './summary.ts';
+
+export interface ValidateInput {
+  /** Checkpoint folder of the base model. */
+  readonly baseDir: string;
+  /** `Stage.data` is an index into it. */
+  readonly training: readonly FineTuneData[];
+  readonly validation?: FineTuneData;
+  readonly stages: readonly StageDraft[];
+  /** Largest share of bad lines, 0 … 1; above it the data is refused. */
+  readonly maxBadShare: number;
+  /** Scratch. */
+  readonly workDir: string;
+  /** Pictures that the files hold are kept here; may be the job's own. Default `<workDir>/images`. */
+  readonly imageDir?: string;
+}
+
+export interface ValidateProgress {
+  readonly phase: 'reading' | 'comparing' | 'estimating';
+  /** Bytes read of all files; examples compared. */
+  readonly done: number;
+  readonly total: number;
+  readonly problems: number;
+}
+
+export interface ValidateHooks {
+  /** Bytes of a picture that is not in the files. @throws UnavailablePicture where there is none */
+  readonly fetchImage?: FetchImage;
+  /** Folder that paths of pictures start from, by list and file; without one a path is an error. */
+  readonly imageRoot?: (data: number | 'validation', file: number) => string | undefined;
+  /** Measures what training on the data would take, or says why it cannot. */
+  readonly estimate?: (
+    lists: readonly CheckedList[],
+    stages: readonly Stage[],
+    table: ExampleTable,
+  ) => Promise<TrainingEstimate | string>;
+  readonly onProgress?: (progress: ValidateProgress) => void;
+  readonly signal?: AbortSignal;
+}
