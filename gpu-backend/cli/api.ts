@@ -1,9 +1,11 @@
-import { readFile } from 'node:fs/promises';
+import { openAsBlob } from 'node:fs';
+import { readFile, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { Option } from 'commander';
 import { MantisClient } from '../../shared/client/client.ts';
 import { ClientError } from '../../shared/client/http.ts';
 import type { FileObject } from '../../shared/contract/files.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
 import { CliError } from './error.ts';
 
 export interface ApiOptions {
@@ -46,10 +48,26 @@ export async function withApi<T>(options: ApiOptions, work: (api: MantisClient) 
   }
 }
 
-/** Uploads a file that was named on the command line, for fine-tuning. */
+/** Uploads a file that was named on the command line, for fine-tuning; a large one in parts, read from disk as they go. */
 export async function uploadTrainingFile(api: MantisClient, file: string): Promise<FileObject> {
+  const filename = basename(file);
+  const size = await stat(file).then(
+    (facts) => facts.size,
+    () => 0,
+  );
+  if (size > LIMITS.files.maxBytes)
+    return await api.uploads.file(await openAsBlob(file), {
+      filename,
+      purpose: 'fine-tune',
+      mime_type: mimeOf(filename),
+    });
   const content = new Blob([new Uint8Array(await readUserFile(file))]);
-  return await api.files.create(content, basename(file), 'fine-tune');
+  return await api.files.create(content, filename, 'fine-tune');
+}
+
+function mimeOf(filename: string): string {
+  if (/\.parquet$/i.test(filename)) return 'application/vnd.apache.parquet';
+  return /\.json$/i.test(filename) ? 'application/json' : 'application/jsonl';
 }
 
 /** Content of a file named on the command line. */

@@ -98,7 +98,8 @@ export class JobView {
   }
 }
 
-function fixed(value: unknown): string {
+/** A loss or norm in few characters, however small. */
+export function fixed(value: unknown): string {
   if (typeof value !== 'number' || !Number.isFinite(value)) return '?';
   return value !== 0 && Math.abs(value) < 0.01 ? value.toExponential(2) : value.toFixed(4);
 }

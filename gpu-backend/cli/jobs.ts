@@ -3,6 +3,7 @@ import type { MantisClient } from '../../shared/client/client.ts';
 import type { FineTuningJob, JobEvent } from '../../shared/contract/jobs.ts';
 import { type ApiOptions, apiOptions, withApi } from './api.ts';
 import { followJob } from './follow.ts';
+import { fixed } from './job-view.ts';
 import { wholeNumber } from './parse.ts';
 import { age, printTable } from './table.ts';
 
@@ -106,7 +107,7 @@ async function events(api: MantisClient, id: string, { limit, json }: ListOption
 async function checkpoints(api: MantisClient, id: string, { limit, json }: ListOptions): Promise<void> {
   const found = await collectPages(limit, (query) => api.jobs.checkpoints(id, query));
   if (json === true) return printLines(found);
-  const shown = (value: number | undefined) => (value === undefined ? '' : value.toFixed(4));
+  const shown = (value: number | undefined) => (value === undefined ? '' : fixed(value));
   printTable(
     ['step', 'training loss', 'validation loss', 'model'],
     found.map(({ step_number, metrics, fine_tuned_model_checkpoint }) => [

@@ -10,7 +10,7 @@ const MAX_GROUP_BYTES = 1024 * MIB;
 const MAX_PAGE_BYTES = 512 * MIB;
 
 /** A codec that is asked for more than any page needs is a trap. */
-const bounded: Compressors = Object.fromEntries(
+export const boundedCodecs: Compressors = Object.fromEntries(
   Object.entries(compressors).map(([codec, unpack]) => [
     codec,
     (input: Uint8Array, outputLength: number) => {
@@ -64,7 +64,7 @@ export async function* readParquet(file: FileHandle, byteLength: number): AsyncG
           metadata,
           rowStart: row + from,
           rowEnd: row + Math.min(rows, from + step),
-          compressors: bounded,
+          compressors: boundedCodecs,
           utf8: false,
           useOffsetIndex: hasIndex,
         });
