@@ -59,6 +59,8 @@ async function countParquet(blobs: R2Bucket, key: string, bytes: number): Promis
 const MAX_FOOTER = 32 * 1024 * 1024;
 
 const SPACE = new Set([0x20, 0x09, 0x0a, 0x0d]);
+/** What may stand before the first character: white space, and the bytes of a byte order mark, which may come apart. */
+const LEADING = new Set([...SPACE, 0xef, 0xbb, 0xbf]);
 const [NEWLINE, QUOTE, BACKSLASH, COMMA] = [0x0a, 0x22, 0x5c, 0x2c];
 const OPENS = new Set([0x5b, 0x7b]);
 const CLOSES = new Set([0x5d, 0x7d]);
@@ -72,13 +74,10 @@ export async function countJson(stream: ReadableStream<Uint8Array>): Promise<num
   let depth = 0;
   let inString = false;
   let isEscaped = false;
-  let isFirst = true;
   for await (const whole of chunksOf(stream)) {
     let at = 0;
-    if (isFirst && startsWith(whole, [0xef, 0xbb, 0xbf])) at = 3;
-    isFirst = false;
     if (isArray === null) {
-      while (at < whole.length && SPACE.has(whole[at] as number)) at++;
+      while (at < whole.length && LEADING.has(whole[at] as number)) at++;
       if (at === whole.length) continue;
       isArray = whole[at] === 0x5b;
       if (isArray) {
