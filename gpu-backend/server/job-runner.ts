@@ -267,7 +267,7 @@ export class JobRunner {
     const { code, message, jobs } = death;
     log.error({ code, jobs }, `${message} Giving the job back.`);
     if (code === 'out_of_memory' && jobs === 1) this.#countMemoryFailure(job.id);
-    const company = jobs > 1 ? ` ${jobs} jobs trained in it; each goes on by itself.` : '';
+    const company = jobs > 1 ? ` ${jobs} jobs trained in it.` : '';
     const smaller = this.#memoryFailures.has(job.id) ? ' The next try here has micro-batches of half the size.' : '';
     await this.#report(
       job.id,

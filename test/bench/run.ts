@@ -9,6 +9,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   'decoder-graphs': 'graphs of the decoder against each other: weights, caches, prompts',
   resume: 'fine-tunes that are killed, stopped and damaged: whether they end at the same bits',
   packing: 'packed rows against padded ones on real conversations, and whether they are learned by heart',
+  together: 'fine-tunes over one base in one process, against one process each: time, memory, bits',
   'train-throughput': 'optimizer steps against transformers and PEFT: tokens a second and memory',
   'frozen-base': 'what a base in fewer bits costs: weights, loss, gradients, bytes',
   'staged-nlvr': 'a staged job on NLVR from an untrained projector: LoRA against full tuning',
