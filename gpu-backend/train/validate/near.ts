@@ -6,11 +6,12 @@ import type { PictureCheck } from './pictures.ts';
 import { BANDS, mixAll, overlap, shinglesOf } from './text-signature.ts';
 
 /**
- * Bits of 64 in which the hashes of two pictures may differ. Measured on the photos of real Mantis conversations: saved again as JPEG of quality 50 or at half
- * the size, 99 % differ by at most this; different photos do almost never, and where they do the thumbnails tell them apart.
+ * Bits of 64 in which the hashes of two pictures may differ. Measured on 260 photos of real Mantis conversations at nano's 100x100: saved again as JPEG of
+ * quality 50 or at half the size all differ by at most this, as WebP of quality 60 99.6 %; of their 33,670 pairs none does (the closest differ in 7). A copy
+ * that is cropped by 3 % at two sides is found in half of the cases.
  */
 export const MAX_HASH_BITS = 4;
-/** Mean difference of two thumbnails, of 255 grey levels; the same photo saved again stays below it. */
+/** Mean difference of two thumbnails, of 255 grey levels; those photos saved again differ by at most 1.9. Tells pictures apart that are mostly flat. */
 export const MAX_THUMB_LEVELS = 6;
 /** Share of three-word runs that two conversations have in common: about one word in thirty is different. */
 export const MIN_OVERLAP = 0.8;
