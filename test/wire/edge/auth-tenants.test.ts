@@ -10,6 +10,7 @@ import { signatureHeaders, UNSIGNED_PAYLOAD } from '../../../shared/wire/signatu
 import { png } from '../../null/edge/pictures.ts';
 import { FAULT_CARD, FaultBackend } from './fault-backend.ts';
 import { type Installation, SECRET, startInstallation, until } from './installation.ts';
+import { playValidation, validateResult } from './play-validation.ts';
 import { startReceiver } from './receiver.ts';
 
 type Things = {
@@ -22,6 +23,8 @@ type Things = {
   job: string;
   model: string;
   webhook: string;
+  schedule: string;
+  alias: string;
 };
 
 let door: Installation;
@@ -84,11 +87,19 @@ async function settle(name: string): Promise<Things> {
   });
   const webhook = await made(key, '/v1/webhook_endpoints', { url: `http://${receiver.host}/${name}` });
   const job = await made(key, '/v1/fine_tuning/jobs', { model: FAULT_CARD.id, training_file: file });
-  return { key, tenant, file, image, upload, batch, job, model: await train(job), webhook };
+  const model = await train(job);
+  const schedule = await made(key, '/v1/schedules', {
+    name: `of ${name}`,
+    cron: '30 2 * * *',
+    job: { model: FAULT_CARD.id, training_file: file },
+  });
+  const alias = await made(key, '/v1/aliases', { name: `alias-of-${name}`, model });
+  return { key, tenant, file, image, upload, batch, job, model, webhook, schedule, alias };
 }
 
 /** Plays the worker of a job to its end. @returns the tuned model's name */
 async function train(job: string): Promise<string> {
+  await playValidation(door, backend.id, validateResult(1));
   const claimed = (await door.signed('POST', '/internal/jobs/claim', { backendId: backend.id })).body as ClaimResponse;
   assert.equal(claimed.job.id, job);
   const { token } = claimed.lease;
@@ -109,7 +120,10 @@ async function train(job: string): Promise<string> {
   assert.equal(put.status, 200);
   const files = [{ name: 'adapter.safetensors', bytes: 3, sha256: createHash('sha256').update(bytes).digest('hex') }];
   const post = (verb: string, body: object) => door.signed('POST', `/internal/jobs/${job}/${verb}`, body);
-  assert.equal((await post('checkpoints', { token, step: 1, metrics: { step: 1, train_loss: 1 }, files })).status, 200);
+  assert.equal(
+    (await post('checkpoints', { token, step: 1, kind: 'lora', metrics: { step: 1, train_loss: 1 }, files })).status,
+    200,
+  );
   const end = { token, status: 'succeeded', trainedTokens: 1, error: null, finalStep: 1 };
   assert.equal((await post('finish', end)).status, 200);
   const { body } = await door.signed(
@@ -149,6 +163,21 @@ const VERBS: [kind: keyof Things, none: string, method: string, path: (id: strin
   ['job', 'ftjob-none', 'POST', (id) => `/v1/fine_tuning/jobs/${id}/cancel`],
   ['model', 'ft:faulty:local::none', 'GET', (id) => `/v1/models/${id}`],
   ['model', 'ft:faulty:local::none', 'DELETE', (id) => `/v1/models/${id}`],
+  ['schedule', 'sched_none', 'GET', (id) => `/v1/schedules/${id}`],
+  ['schedule', 'sched_none', 'POST', (id) => `/v1/schedules/${id}`, { name: 'mine' }],
+  ['schedule', 'sched_none', 'DELETE', (id) => `/v1/schedules/${id}`],
+  ['schedule', 'sched_none', 'GET', (id) => `/v1/schedules/${id}/next`],
+  ['schedule', 'sched_none', 'GET', (id) => `/v1/schedules/${id}/runs`],
+  ['schedule', 'sched_none', 'GET', (id) => `/v1/schedules/${id}/runs/schedrun_none`],
+  ['schedule', 'sched_none', 'POST', (id) => `/v1/schedules/${id}/run`],
+  ['schedule', 'sched_none', 'POST', (id) => `/v1/schedules/${id}/pause`],
+  ['schedule', 'sched_none', 'POST', (id) => `/v1/schedules/${id}/resume`],
+  ['alias', 'alias-none', 'GET', (id) => `/v1/aliases/${id}`],
+  ['alias', 'alias-none', 'POST', (id) => `/v1/aliases/${id}`, { description: 'mine' }],
+  ['alias', 'alias-none', 'DELETE', (id) => `/v1/aliases/${id}`],
+  ['alias', 'alias-none', 'GET', (id) => `/v1/aliases/${id}/history`],
+  ['alias', 'alias-none', 'POST', (id) => `/v1/aliases/${id}/promote`, { model: FAULT_CARD.id }],
+  ['alias', 'alias-none', 'POST', (id) => `/v1/aliases/${id}/rollback`, {}],
   ['webhook', 'whe_none', 'GET', (id) => `/v1/webhook_endpoints/${id}`],
   ['webhook', 'whe_none', 'DELETE', (id) => `/v1/webhook_endpoints/${id}`],
   ['webhook', 'whe_none', 'POST', (id) => `/v1/webhook_endpoints/${id}`, { status: 'disabled' }],
@@ -159,6 +188,14 @@ const VERBS: [kind: keyof Things, none: string, method: string, path: (id: strin
 
 /** Things named inside a request. */
 const NAMED: [kind: keyof Things, none: string, path: string, body: (id: string) => object][] = [
+  [
+    'file',
+    'file-none',
+    '/v1/schedules',
+    (id) => ({ name: 'x', cron: '@daily', job: { model: FAULT_CARD.id, training_file: id } }),
+  ],
+  ['model', 'ft:faulty:local::none', '/v1/aliases', (id) => ({ name: 'of-nobody', model: id })],
+  ['alias', 'alias-none', '/v1/chat/completions', (id) => ({ model: id, messages: [{ role: 'user', content: 'hi' }] })],
   ['file', 'file-none', '/v1/fine_tuning/jobs', (id) => ({ model: FAULT_CARD.id, training_file: id })],
   [
     'file',
@@ -236,6 +273,8 @@ describe('three tenants', () => {
       ['/v1/batches', 'batch'],
       ['/v1/fine_tuning/jobs', 'job'],
       ['/v1/webhook_endpoints', 'webhook'],
+      ['/v1/schedules', 'schedule'],
+      ['/v1/aliases', 'alias'],
       ['/v1/models', 'model'],
     ];
     for (const { asker, owner } of pairs()) {
