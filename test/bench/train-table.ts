@@ -62,3 +62,19 @@ export function trainTable({ results }: TrainResults): string {
   ]);
   return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 }
+
+/** Says how fast the peer's own matrix product is: the bound that no engine gets below by more than it leaves out. */
+export function gemmSentence({ peerGemmGflops: gemm }: TrainResults): string {
+  const [stock, unlocked] = [gemm['peft/1'], gemm['peft-unlocked/1']];
+  return `The peer's matrix product alone runs at ${stock?.toFixed(0) ?? '–'} GFLOP/s as installed and ${unlocked?.toFixed(0) ?? '–'} unlocked.`;
+}
+
+/** The README with this table, and this sentence, in its section. @throws Error when it has no such section */
+export function withTrainTable(readme: string, results: TrainResults): string {
+  const section = /(^### Training speed$[\s\S]*?)^\|[\s\S]*?\n(?=\n)\n[^\n]*\n/m;
+  if (!section.test(readme)) throw new Error('README.md has no section "### Training speed" with a table');
+  return readme.replace(
+    section,
+    (_, before: string) => `${before}${trainTable(results)}\n\n${gemmSentence(results)}\n`,
+  );
+}

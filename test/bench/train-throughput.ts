@@ -14,14 +14,14 @@
  *   knows processors makes of it: no padding, a third of the memory. A control too, so that a ratio is not a story about batches.
  */
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parameterCount } from '../../gpu-backend/models/presets.ts';
 import { LLAMA_LINEARS } from '../../gpu-backend/models/weights.ts';
 import { findCase, lengthOf, TRAIN_CASES, type TrainCase, writeCase } from './train-cases.ts';
-import { type TrainEngine, type TrainResult, type TrainSummary, trainTable } from './train-table.ts';
+import { type TrainEngine, type TrainResult, type TrainSummary, trainTable, withTrainTable } from './train-table.ts';
 
 interface Measurement {
   readonly wallMs: readonly number[];
@@ -180,11 +180,13 @@ function report(r: TrainResult): number {
   const checks = [
     { bar: `stock >= ${BAR_STOCK}`, value: r.vsStock, ok: (r.vsStock ?? BAR_STOCK) >= BAR_STOCK },
     { bar: `unlocked >= ${BAR_UNLOCKED}`, value: r.vsUnlocked, ok: (r.vsUnlocked ?? BAR_UNLOCKED) >= BAR_UNLOCKED },
-    { bar: `by one, unlocked >= ${BAR_UNLOCKED}`, value: r.vsByOne, ok: (r.vsByOne ?? BAR_UNLOCKED) >= BAR_UNLOCKED },
     { bar: `memory <= ${BAR_MEMORY}`, value: r.memoryRatio, ok: (r.memoryRatio ?? 0) <= BAR_MEMORY },
-    { bar: `memory, by one <= ${BAR_MEMORY}`, value: r.memoryByOne, ok: (r.memoryByOne ?? 0) <= BAR_MEMORY },
     { bar: 'losses agree to 1e-4', value: r.lossDifference, ok: r.lossDifference < 1e-4 },
   ];
+  if (r.vsByOne !== null)
+    console.log(
+      `         against one by one, unlocked: ${r.vsByOne.toPrecision(3)} the speed, ${r.memoryByOne} of its memory`,
+    );
   for (const { bar, value, ok } of checks)
     if (value !== null) console.log(`    ${ok ? 'ok  ' : 'MISS'} ${bar}: ${value.toPrecision(3)}`);
   return checks.filter(({ value, ok }) => value !== null && !ok).length;
@@ -266,6 +268,8 @@ if (values.save) {
   const file = join(import.meta.dirname, 'results', 'train-throughput.json');
   writeFileSync(file, `${JSON.stringify(kept, null, 2)}\n`);
   execFileSync('npx', ['biome', 'format', '--write', file], { stdio: 'ignore' });
+  const readme = join(import.meta.dirname, '../../README.md');
+  writeFileSync(readme, withTrainTable(readFileSync(readme, 'utf8'), kept));
 }
 console.log(`\n${trainTable(kept)}\n`);
 console.log(JSON.stringify(kept));

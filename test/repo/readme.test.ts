@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { type InferenceResults, inferenceTable } from '../bench/inference/readme.ts';
+import { type TrainResults, withTrainTable } from '../bench/train-table.ts';
 import { refuse, root } from './sources.ts';
 
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
@@ -75,35 +76,8 @@ test('inference speeds are those of the benchmark kept with it', () => {
 });
 
 test('training speeds are those of the benchmark kept with it', () => {
-  const kept = JSON.parse(readFileSync(join(root, 'test/bench/results/train-throughput.json'), 'utf8')) as {
-    peerGemmGflops: Record<string, number>;
-    results: {
-      threads: number;
-      engines: { mantis: { samplesPerSecond: number; peakRssMb: number } };
-      vsStock: number;
-      vsUnlocked: number;
-      memoryRatio: number;
-    }[];
-  };
-  const section = /^### Training speed$([\s\S]*?)^## /m.exec(readme)?.[1] ?? assert.fail('the README has the section');
-  const rows = section.split('\n').filter((line) => /\d\/s +\|/.test(line));
-  assert.equal(rows.length, kept.results.length);
-  kept.results.forEach(({ threads, engines: { mantis }, vsStock, vsUnlocked, memoryRatio }, i) => {
-    const shown = (rows[i] ?? '')
-      .split('|')
-      .slice(2, -1)
-      .flatMap((cell) => (cell.match(/[\d.]+/g) ?? []).map(Number));
-    const measured = [threads, mantis.samplesPerSecond, vsStock, vsUnlocked, mantis.peakRssMb, memoryRatio];
-    assert.equal(shown.length, measured.length);
-    // Megabytes are shown whole, the rest with two digits.
-    for (const [k, value] of measured.entries())
-      assert.ok(
-        Math.abs((shown[k] ?? 0) - value) <= (value > 100 ? 0.51 : 0.0051),
-        `row ${i + 1}: ${shown[k]} for ${value}`,
-      );
-  });
-  for (const rate of ['torch/1', 'torch-unlocked/1'])
-    assert.match(section, new RegExp(`\\b${kept.peerGemmGflops[rate]?.toFixed(0)}\\b`));
+  const kept = JSON.parse(readFileSync(join(root, 'test/bench/results/train-throughput.json'), 'utf8')) as TrainResults;
+  assert.equal(withTrainTable(readme, kept), readme, 'run the benchmark with --save, or put its table here');
 });
 
 function rowOf(name: string): string {
