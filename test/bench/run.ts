@@ -10,6 +10,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   resume: 'fine-tunes that are killed, stopped and damaged: whether they end at the same bits',
   packing: 'packed rows against padded ones on real conversations, and whether they are learned by heart',
   together: 'fine-tunes over one base in one process, against one process each: time, memory, bits',
+  'train-beside': 'answers with and without a fine-tuning job on the same machine',
   'train-throughput': 'optimizer steps against transformers and PEFT: tokens a second and memory',
   'frozen-base': 'what a base in fewer bits costs: weights, loss, gradients, bytes',
   'staged-nlvr': 'a staged job on NLVR from an untrained projector: LoRA against full tuning',
@@ -32,6 +33,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   auth: 'what checking keys and signatures costs, and every route with every kind of credential',
   ssrf: 'whether any address of a picture or webhook leads to a private one',
   'rate-limits': 'how exact limits of keys are, and what asking costs',
+  cron: 'thirty days of schedules with missing, doubled and late ticks and outages, against an independent model',
   webhooks:
     'webhooks through faults and kills under a virtual clock, each verified by others; endpoints that hang beside others',
   idempotency: 'jobs created under keys by clients that repeat themselves and break off',
