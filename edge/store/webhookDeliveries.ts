@@ -38,17 +38,16 @@ export async function dueEndpoints(db: D1Database, nowMs: number): Promise<strin
 }
 
 /**
- * Takes up to `limit` deliveries of an endpoint that are due, oldest first. A claim runs out after `LIMITS.webhooks.claimMs`, so that a sender that dies
- * does not keep them; until then nobody else sends them.
- * @returns the endpoint as it is now; null where it is gone or disabled
+ * Statements that take up to `limit` deliveries of an endpoint that are due, oldest first; `claimOf` reads their results. A claim runs out after
+ * `LIMITS.webhooks.claimMs`, so that a sender that dies does not keep them; until then nobody else sends them.
  */
-export async function claimDeliveries(
+export function claimDeliveries(
   db: D1Database,
   endpointId: string,
   nowMs: number,
   limit: number,
-): Promise<{ endpoint: EndpointRow; due: DueDelivery[] } | null> {
-  const [found, claimed] = await db.batch<EndpointRow & DueDelivery>([
+): D1PreparedStatement[] {
+  return [
     db.prepare('SELECT * FROM webhook_endpoints WHERE id = ? AND disabled_at IS NULL').bind(endpointId),
     db
       .prepare(
@@ -58,9 +57,13 @@ export async function claimDeliveries(
          RETURNING event_id, attempts, claimed_until, (SELECT body FROM webhook_events WHERE id = event_id) AS body`,
       )
       .bind(nowMs, nowMs + LIMITS.webhooks.claimMs, endpointId, limit),
-  ]);
-  const endpoint = found?.results[0];
-  return endpoint === undefined ? null : { endpoint, due: claimed?.results ?? [] };
+  ];
+}
+
+/** What was claimed, and the endpoint as it is now; null where it is gone or disabled. */
+export function claimOf(results: readonly D1Result[]): { endpoint: EndpointRow; due: DueDelivery[] } | null {
+  const endpoint = results[0]?.results[0] as EndpointRow | undefined;
+  return endpoint === undefined ? null : { endpoint, due: (results[1]?.results ?? []) as DueDelivery[] };
 }
 
 /** Gives back what a sender of the endpoint had claimed that is known to be gone. */

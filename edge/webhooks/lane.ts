@@ -3,6 +3,7 @@ import { LIMITS } from '../../shared/contract/limits.ts';
 import { metrics } from '../metrics/metrics.ts';
 import {
   claimDeliveries,
+  claimOf,
   type DueDelivery,
   freeClaims,
   nextDeliveryAt,
@@ -23,6 +24,9 @@ export type LaneContext = SendContext & {
   log?: (entry: Readonly<Record<string, unknown>>) => void;
 };
 
+/** How a call ended, as statements and as a line of the log. */
+type Ended = { statements: D1PreparedStatement[]; entry: { outcome: string } & Readonly<Record<string, unknown>> };
+
 const logLine = (entry: Readonly<Record<string, unknown>>): void => console.log(JSON.stringify(entry));
 
 /**
@@ -33,6 +37,8 @@ export class Lane {
   readonly #context: LaneContext;
   readonly #endpointId: string;
   readonly #underWay = new Set<Promise<void>>();
+  /** Calls that are over and not yet written down. */
+  readonly #ended: Ended[] = [];
   #poke: () => void = () => {};
   #error: unknown = null;
 
@@ -47,26 +53,26 @@ export class Lane {
   }
 
   /**
-   * Sends until nothing is due any more.
+   * Sends until nothing is due any more. What has ended is written down in the same transaction that claims what comes next.
    * @param untilMs begins no call after this time
    * @returns when something will be due next, Unix ms, or null
-   * @throws what the database threw, once no call is under way any more
+   * @throws what the database threw, or what no call could be made of, once no call is under way any more; what was claimed then is nobody's
    */
   async run(untilMs = Number.POSITIVE_INFINITY): Promise<number | null> {
     const { db, nowMs, takesOver = false } = this.#context;
     if (takesOver) await freeClaims(db, this.#endpointId, nowMs());
     for (;;) {
-      const free = W.callsAtOnce - this.#underWay.size;
+      const free = this.#error === null && nowMs() < untilMs ? W.callsAtOnce - this.#underWay.size : 0;
       const poked = new Promise<void>((resolve) => {
         this.#poke = resolve;
       });
-      if (free > 0 && this.#error === null && nowMs() < untilMs) {
-        const claimed = await claimDeliveries(db, this.#endpointId, nowMs(), free).catch((error: unknown) => {
-          this.#error = error;
-          return null;
-        });
-        for (const delivery of claimed?.due ?? []) this.#begin(claimed?.endpoint as EndpointRow, delivery);
-      }
+      const ended = this.#ended.splice(0);
+      const claimed = await this.#turn(ended, free).catch((thrown: unknown) => {
+        this.#error = thrown;
+        return null;
+      });
+      for (const delivery of claimed?.due ?? []) this.#begin(claimed?.endpoint as EndpointRow, delivery);
+      if (this.#ended.length > 0) continue;
       if (this.#underWay.size === 0) break;
       await Promise.race([...this.#underWay, poked]);
     }
@@ -74,17 +80,40 @@ export class Lane {
     return nextDeliveryAt(db, this.#endpointId);
   }
 
+  async #turn(ended: readonly Ended[], free: number): Promise<ReturnType<typeof claimOf>> {
+    const { db, nowMs, log = logLine } = this.#context;
+    const claim = free > 0 ? claimDeliveries(db, this.#endpointId, nowMs(), free) : [];
+    const statements = [...ended.flatMap((one) => one.statements), ...claim];
+    if (statements.length === 0) return null;
+    let results: D1Result[];
+    try {
+      results = await db.batch(statements);
+    } catch (error) {
+      if (ended.length === 0) throw error;
+      // What has ended would be sent again: once more, without claiming. Should the first one have been written after all, nothing counts twice.
+      results = await db.batch(ended.flatMap((one) => one.statements));
+    }
+    for (const { entry } of ended) {
+      metrics.webhookDeliveries.inc(1, entry.outcome);
+      log(entry);
+    }
+    return results.length === statements.length && claim.length > 0 ? claimOf(results.slice(-claim.length)) : null;
+  }
+
   #begin(endpoint: EndpointRow, delivery: DueDelivery): void {
     const call = this.#attempt(endpoint, delivery)
-      .catch((error: unknown) => {
-        this.#error = error;
-      })
+      .then(
+        (ended) => void this.#ended.push(ended),
+        (thrown: unknown) => {
+          this.#error = thrown;
+        },
+      )
       .finally(() => this.#underWay.delete(call));
     this.#underWay.add(call);
   }
 
-  async #attempt(endpoint: EndpointRow, delivery: DueDelivery): Promise<void> {
-    const { db, nowMs, random = Math.random, log = logLine } = this.#context;
+  async #attempt(endpoint: EndpointRow, delivery: DueDelivery): Promise<Ended> {
+    const { db, nowMs, random = Math.random } = this.#context;
     const atMs = nowMs();
     const secrets = liveSecrets(endpoint, atMs);
     const call = { id: delivery.event_id, url: endpoint.url, body: delivery.body, secrets };
@@ -102,9 +131,7 @@ export class Lane {
     if (decision.kind === 'disable') statements.push(...disableEndpoint(db, endpoint, 'gone', endedAtMs));
     else if (decision.kind !== 'delivered' && failingMs >= W.disableAfterMs)
       statements.push(...disableEndpoint(db, endpoint, 'failing', endedAtMs, endpoint.failing_since));
-    await db.batch(statements);
-    metrics.webhookDeliveries.inc(1, decision.kind);
-    log({
+    const entry = {
       level: decision.kind === 'delivered' ? 'info' : 'warn',
       event: 'webhook_attempt',
       webhook_id: delivery.event_id,
@@ -114,7 +141,8 @@ export class Lane {
       error,
       duration_ms: durationMs,
       outcome: decision.kind,
-    });
+    };
+    return { statements, entry };
   }
 }
 

@@ -20,7 +20,7 @@ export class WebhookSender extends DurableObject<Env> {
   #id: string | null = null;
   #lane: Lane | null = null;
   /** The platform lets no second object of this name live, so what another one had claimed it will not finish. */
-  #isFirstTurn = true;
+  #takesOver = true;
 
   /** Something is due. @param id the endpoint; the object is found by this name */
   async wake(id: string): Promise<void> {
@@ -41,16 +41,17 @@ export class WebhookSender extends DurableObject<Env> {
       if (logSettings({ LOG_LEVEL: String(entry.level) }).least >= logSettings(env).least)
         console.log(JSON.stringify(entry));
     };
-    const context = { db: env.DB, egress: egressOf(env), nowMs, log, takesOver: this.#isFirstTurn };
+    const context = { db: env.DB, egress: egressOf(env), nowMs, log, takesOver: this.#takesOver };
     const lane = new Lane(context, id);
     this.#lane = lane;
     try {
       nextAtMs = await lane.run(nowMs() + TURN_MS);
-      this.#isFirstTurn = false;
+      this.#takesOver = false;
       // No request of a client runs here that would tell them.
       await flush(this.env);
     } catch (error) {
       // An alarm that throws is repeated six times and then gone for good.
+      this.#takesOver = true;
       console.error(JSON.stringify({ level: 'error', event: 'deliver', endpoint: id, error: String(error) }));
     } finally {
       this.#lane = null;
