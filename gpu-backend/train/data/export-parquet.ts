@@ -1,7 +1,7 @@
 import type { SchemaElement } from 'hyparquet';
 import { fileWriter, ParquetWriter } from 'hyparquet-writer';
 
-/** Rows of a group are written when they hold so many bytes: readers may have to take a group whole. */
+/** Readers may have to take a group whole. */
 const GROUP_BYTES = 16 << 20;
 
 export interface ParquetImage {
@@ -49,7 +49,11 @@ export class MantisParquet {
   private rows: MantisRow[] = [];
   private bytes = 0;
 
-  constructor(path: string) {
+  /** @param groupBytes rows of a group are written when they hold so many */
+  constructor(
+    path: string,
+    private readonly groupBytes = GROUP_BYTES,
+  ) {
     this.writer = new ParquetWriter({ writer: fileWriter(path), schema: SCHEMA, createdBy: 'mantis-edge' });
   }
 
@@ -57,7 +61,7 @@ export class MantisParquet {
     this.rows.push(row);
     for (const { bytes } of row.images) this.bytes += bytes?.length ?? 0;
     for (const { content } of row.conversation) this.bytes += content.length;
-    if (this.bytes >= GROUP_BYTES) await this.flush();
+    if (this.bytes >= this.groupBytes) await this.flush();
   }
 
   async finish(): Promise<void> {

@@ -16,6 +16,9 @@ test('max_size takes the first of a seeded shuffle, the same every time', () => 
   assert.deepEqual(mix([{ records: range(0, 1000), maxSize: 10 }], false).order, one);
   assert.notDeepEqual(mix([{ records: range(0, 1000), maxSize: 10, seed: 43 }], false).order, one);
   assert.deepEqual([...mix([{ records: range(5, 9), maxSize: 3, shuffle: false }], false).order], [5, 6, 7]);
+  const balanced = mix([{ records: range(0, 100), maxSize: 4 }, { records: range(100, 400) }], true);
+  assert.ok((balanced.entries[0] ?? 0) > 8, 'a small subset is repeated');
+  assert.equal(new Set(balanced.order.subarray(0, balanced.entries[0])).size, 4, 'and no more of it is taken');
   // Pins the generator: another would change what every mixture trains on.
   assert.deepEqual([...shuffled(range(0, 8), 42)], [2, 7, 1, 0, 6, 5, 3, 4]);
   assert.equal(new Set(shuffled(range(0, 500), 7)).size, 500);
