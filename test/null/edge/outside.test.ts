@@ -8,7 +8,7 @@ import { openD1 } from '../../fixtures/d1.ts';
 
 const memory = await openD1();
 // What is used of it is what it has.
-const db = memory as unknown as D1Database;
+const db = memory as unknown as Parameters<typeof metricsCsv>[0];
 
 async function insertJob(id: string, token: number): Promise<void> {
   await db

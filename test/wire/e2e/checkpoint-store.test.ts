@@ -1,4 +1,4 @@
-/** Checkpoints in S3: a job's files go there, an answer and a second job come from there, and nothing of them is at the edge. */
+/** Checkpoints in S3: a job's files go there, an answer comes from there, and nothing of them is at the edge. */
 import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -70,9 +70,5 @@ test('a job keeps its checkpoints there, through calls that fail, and its model 
   assert.equal(answer.model, tuned);
   assert.ok(s3.log.some((line) => line.startsWith(`GET /models/mantis/jobs/${id}/`)));
 
-  // A job over it begins with its files.
-  const gets = s3.log.filter((line) => line.startsWith('GET')).length;
-  await tune(tuned, 1);
-  assert.ok(s3.log.filter((line) => line.startsWith('GET')).length > gets);
   assert.deepEqual(s3.violations, []);
 });
