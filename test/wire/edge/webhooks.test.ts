@@ -9,24 +9,22 @@ import { MantisClient } from '../../../shared/client/client.ts';
 import { ClientError } from '../../../shared/client/http.ts';
 import { WebhookVerifier } from '../../../shared/client/verifyWebhook.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
-import type { WebhookEvent, WebhookTest } from '../../../shared/contract/webhooks.ts';
+import type { WebhookEvent } from '../../../shared/contract/webhooks.ts';
 import { API_KEY, type Installation, startInstallation, until } from './installation.ts';
 import { type Receiver, startReceiver } from './receiver.ts';
+
+const LONG = process.env.MANTIS_LONG_TESTS === '1';
 
 let door: Installation;
 let api: MantisClient;
 let receiver: Receiver;
 let odd: Odd;
-/** A call whose answer comes a byte a second; it is begun first and looked at last. */
-let dripping: Promise<WebhookTest>;
 
 before(async () => {
   receiver = await startReceiver();
   odd = await startOdd();
   door = await startInstallation({ egressAllow: `${receiver.host},${odd.host}`, vars: { LOG_LEVEL: 'silent' } });
   api = new MantisClient({ baseUrl: door.url, apiKey: API_KEY });
-  const { id } = await api.webhookEndpoints.create(`http://${odd.host}/drip`, ['dataset.*']);
-  dripping = api.webhookEndpoints.test(id);
 });
 
 after(async () => {
@@ -279,8 +277,10 @@ describe('webhooks', () => {
     await api.webhookEndpoints.delete(mine.id);
   });
 
-  it('wait 15 s for an answer and no longer', { timeout: 30_000 }, async () => {
-    const { duration_ms, status } = await dripping;
+  const skip = LONG ? false : 'takes 15 s; MANTIS_LONG_TESTS=1 runs it';
+  it('wait 15 s for an answer and no longer', { timeout: 30_000, skip }, async () => {
+    const { id } = await api.webhookEndpoints.create(`http://${odd.host}/drip`, ['dataset.*']);
+    const { duration_ms, status } = await api.webhookEndpoints.test(id);
     assert.equal(status, 500);
     assert.ok(duration_ms >= 14_000 && duration_ms < 17_000, `one byte a second took ${duration_ms} ms`);
   });
