@@ -19,15 +19,20 @@ const FAILED_GAP_MS = 5_000;
 export class WebhookSender extends DurableObject<Env> {
   #id: string | null = null;
   #lane: Lane | null = null;
+  /** Somebody came while the lane was at work, perhaps after it had looked for the last time. */
+  #isPoked = false;
   /** The platform lets no second object of this name live, so what another one had claimed it will not finish. */
   #takesOver = true;
 
   /** Something is due. @param id the endpoint; the object is found by this name */
   async wake(id: string): Promise<void> {
-    this.#lane?.poke();
+    if (this.#lane !== null) {
+      this.#lane.poke();
+      this.#isPoked = true;
+      return;
+    }
     if (this.#id === null) await this.ctx.storage.put('id', id);
     this.#id = id;
-    // Beside a lane that is just ending too: it may have looked for the last time.
     await this.#armAt(nowMs());
   }
 
@@ -44,6 +49,7 @@ export class WebhookSender extends DurableObject<Env> {
     const context = { db: env.DB, egress: egressOf(env), nowMs, log, takesOver: this.#takesOver };
     const lane = new Lane(context, id);
     this.#lane = lane;
+    this.#isPoked = false;
     try {
       nextAtMs = await lane.run(nowMs() + TURN_MS);
       this.#takesOver = false;
@@ -56,6 +62,7 @@ export class WebhookSender extends DurableObject<Env> {
     } finally {
       this.#lane = null;
     }
+    if (this.#isPoked) nextAtMs = nowMs();
     if (nextAtMs !== null) await this.#armAt(nextAtMs);
   }
 
