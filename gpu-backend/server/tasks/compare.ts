@@ -94,7 +94,7 @@ async function readHeldOut(
   await store.close();
   throw new TaskFailure(
     'invalid_training_file',
-    `The held-out file has ${count} errors: ${wrong.join(' ')}`,
+    `The held-out file has ${count} ${count === 1 ? 'error' : 'errors'}: ${wrong.join(' ')}`,
     'gate.held_out_file',
   );
 }
