@@ -9,26 +9,22 @@
  * Dialogues come from the generator that nano was trained with, other seeds; dev is looked at for the accuracies alone.
  */
 import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import sharp from 'sharp';
 import { ChoiceScorer, type ScorerImage } from '../../gpu-backend/engine/choice-scorer.ts';
 import { evaluateNlvr } from '../../gpu-backend/eval/nlvr.ts';
-import { sha256Hex } from '../../gpu-backend/io/digest.ts';
-import { loadCheckpoint, writeCheckpoint } from '../../gpu-backend/models/load.ts';
-import { initWeights } from '../../gpu-backend/models/presets.ts';
 import { checkpointName } from '../../gpu-backend/train/checkpoint.ts';
 import { runFineTune } from '../../gpu-backend/train/finetune.ts';
-import type { FineTuneData, FineTuneMetrics, FineTuneSpec } from '../../gpu-backend/train/finetune-spec.ts';
+import type { FineTuneMetrics, FineTuneSpec } from '../../gpu-backend/train/finetune-spec.ts';
 import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/train/nano/nlvr.ts';
 import { loadRealData } from '../../gpu-backend/train/nano/real.ts';
-import { type NanoDialogue, NanoStream, type Phase } from '../../gpu-backend/train/nano/samples.ts';
-import { boxSidePx } from '../../gpu-backend/train/nano/scene.ts';
+import { NanoStream } from '../../gpu-backend/train/nano/samples.ts';
 import { decodeImage } from '../../gpu-backend/vision/decode.ts';
 import { preprocessImage } from '../../gpu-backend/vision/preprocess.ts';
 import type { Stage } from '../../shared/contract/training.ts';
+import { NAMES, STATEMENTS, writeBlindNano, writeDialogues } from './nano-dialogues.ts';
 
 const { values } = parseArgs({
   options: {
@@ -53,70 +49,6 @@ if (!existsSync(join(values.data, 'dev.jsonl'))) {
 const out = values.out ?? mkdtempSync(join(tmpdir(), 'mantis-staged-'));
 mkdirSync(out, { recursive: true });
 const threads = Number(values.threads);
-const bundled = join(import.meta.dirname, '../../gpu-backend/models/nano');
-
-/** nano, whose projector has forgotten everything. */
-async function writeBase(): Promise<string> {
-  const dir = join(out, 'base');
-  if (existsSync(join(dir, 'model.safetensors'))) return dir;
-  cpSync(bundled, dir, { recursive: true });
-  const { config, weights, unused } = loadCheckpoint(bundled);
-  const fresh = initWeights(config, 77);
-  for (const [name, tensor] of fresh) if (name.startsWith('multi_modal_projector.')) weights.set(name, tensor);
-  await writeCheckpoint(dir, { config, weights, unused });
-  return dir;
-}
-
-async function png(rgb: Uint8Array): Promise<string> {
-  const raw = { width: boxSidePx, height: boxSidePx, channels: 3 } as const;
-  const bytes = await sharp(rgb, { raw }).png().toBuffer();
-  return `data:image/png;base64,${bytes.toString('base64')}`;
-}
-
-async function line({ images, turns }: NanoDialogue): Promise<string> {
-  const urls = await Promise.all(images.map(png));
-  const messages = turns.flatMap(({ user, assistant, weight }) => [
-    {
-      role: 'user',
-      content: user.map((part) =>
-        typeof part === 'string'
-          ? { type: 'text', text: part }
-          : { type: 'image_url', image_url: { url: urls[part.image] } },
-      ),
-    },
-    { role: 'assistant', content: assistant, ...(weight === 0 ? { weight: 0 } : {}) },
-  ]);
-  return JSON.stringify({ messages });
-}
-
-async function writeDialogues(name: string, stream: NanoStream, count: number): Promise<FineTuneData> {
-  const path = join(out, `${name}-${count}.jsonl`);
-  const lines: string[] = [];
-  for (let i = 0; i < count; i++) lines.push(await line(stream.dialogue(i)));
-  const text = `${lines.join('\n')}\n`;
-  writeFileSync(path, text);
-  const file = { id: `file-${name}`, bytes: Buffer.byteLength(text), sha256: sha256Hex(Buffer.from(text)) };
-  return { spec: { files: [{ file_id: file.id, file, filename: `${name}.jsonl` }], balancing: false }, paths: [path] };
-}
-
-const everything: Pick<Phase, 'until' | 'turns' | 'describeChance'> = {
-  until: Number.POSITIVE_INFINITY,
-  turns: [7, 11],
-  describeChance: 0,
-};
-const NAMES: Phase = {
-  ...everything,
-  mix: { caption: 5, perception: 4 },
-  eachShare: 0.5,
-  describeChance: 0.4,
-  ...{ statementSets: [1, 1, 2, 2, 3], skillSets: [2, 2, 3] },
-};
-const STATEMENTS: Phase = {
-  ...everything,
-  mix: { perception: 0.4, statements: 4, skills: 2, real: 3 },
-  eachShare: 0.2,
-  ...{ statementSets: [1, 2, 3, 3, 3, 3], skillSets: [2, 3, 3] },
-};
 
 async function accuracy(base: string, overlay: string | null): Promise<{ accuracy: number; standardError: number }> {
   const [boxes, examples] = await Promise.all([
@@ -187,10 +119,10 @@ const decodePng = async (bytes: Uint8Array) => {
   return { width, height, rgb: pixels_HWC };
 };
 
-const base = await writeBase();
+const base = await writeBlindNano(join(out, 'base'));
 const real = await loadRealData(values.data, decodePng);
 const data = [
-  await writeDialogues('names', new NanoStream({ seed: 4101, phases: [NAMES] }), Number(values.align)),
+  await writeDialogues(out, 'names', new NanoStream({ seed: 4101, phases: [NAMES] }), Number(values.align)),
   await writeDialogues(
     'statements',
     new NanoStream({ seed: 4102, phases: [STATEMENTS], real }),

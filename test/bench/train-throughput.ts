@@ -1,17 +1,18 @@
 /**
  * Training throughput and memory of this engine against Hugging Face transformers and PEFT on PyTorch: same model, same written batch of
- * four conversations, whole optimizer steps, alternating rounds of fresh processes. The last line is JSON.
+ * eight conversations, whole optimizer steps, alternating rounds of fresh processes. The last line is JSON.
  *
  *     node --import tsx test/bench/train-throughput.ts [--cases projector,lora,qlora8,qlora4,full] [--threads 1] [--rounds 3] [--save]
  *
  * The peer is run with the interpreter named by MANTIS_BENCH_PYTHON (a venv outside this project with torch, transformers, peft and
- * safetensors), as its users run it: the four conversations are one padded batch (train_peft.py). It runs three times:
+ * safetensors), as its users run it: the eight conversations are one padded batch, the default of its
+ * Trainer (train_peft.py). It runs three times:
  *
  * - `peft`: as installed;
  * - `peft-unlocked`: with the check that keeps Intel MKL off its AVX-512 kernels on other makers' processors answered "Intel" by a
  *   preloaded library of two lines. That library is a control, so that a ratio is not a story about MKL;
  * - `peft-by-one`: unlocked, and one conversation at a time with accumulated gradients, as this engine does by itself. It is what a user who
- *   knows processors makes of it: no padding, a third of the memory. A control too, so that a ratio is not a story about batches.
+ *   knows processors makes of it: no padding, a fraction of the memory. A control too, so that a ratio is not a story about batches.
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
