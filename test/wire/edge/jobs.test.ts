@@ -112,7 +112,7 @@ async function refused(promise: Promise<unknown>) {
 }
 
 /** Deliveries about one job; those of earlier tests may still come in between. */
-const about = (job: string) => receiver.received.filter(({ body }) => body.includes(job));
+const about = (job: string) => receiver.received.filter(({ body }) => body.includes(`"id":"${job}"`));
 
 before(async () => {
   receiver = await startReceiver();
