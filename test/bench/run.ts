@@ -36,6 +36,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   cron: 'thirty days of schedules with missing, doubled and late ticks and outages, against an independent model',
   webhooks:
     'webhooks through faults and kills under a virtual clock, each verified by others; endpoints that hang beside others',
+  simulation: 'the control plane under simulated faults: every seed keeps its promises, planted bugs are found',
   idempotency: 'jobs created under keys by clients that repeat themselves and break off',
   gpu: 'serving and training steps on accelerators, and tokens by the loop',
   preprocess: 'nine 1080p pictures from a request to tensors, against a plain sharp loop; memory by kind of picture',

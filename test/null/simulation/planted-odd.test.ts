@@ -1,0 +1,3 @@
+import { huntHalf } from '../../fixtures/simulation/hunt.ts';
+
+huntHalf(1);

@@ -1,0 +1,3 @@
+import { runHalf } from '../../fixtures/simulation/half.ts';
+
+runHalf(0);
