@@ -124,6 +124,7 @@ const real = await loadRealData(values.data, decodePng);
 const data = [
   await writeDialogues(out, 'names', new NanoStream({ seed: 4101, phases: [NAMES] }), Number(values.align)),
   await writeDialogues(
+    out,
     'statements',
     new NanoStream({ seed: 4102, phases: [STATEMENTS], real }),
     Number(values.instruct),
