@@ -1,8 +1,9 @@
 import { Command } from 'commander';
 import type { MantisClient } from '../../shared/client/client.ts';
 import type { CreateJobRequest } from '../../shared/contract/jobs.ts';
-import { type ApiOptions, apiOptions, uploadTrainingFile, withApi } from './api.ts';
+import { type ApiOptions, apiOptions, withApi } from './api.ts';
 import { CliError } from './error.ts';
+import { dataId } from './finetune-data.ts';
 import { addTrainingFlags, mantisOptions, type TrainingFlags } from './finetune-options.ts';
 import { followJob } from './follow.ts';
 import { wholeNumber, within } from './parse.ts';
@@ -27,7 +28,10 @@ export function finetuneCommand(): Command {
   const command = addJobFlags(
     new Command('finetune')
       .description('tune a model on conversations with images, and follow the job with a live curve of its losses')
-      .argument('<data>', 'training file (see `mantis dataset`), or the id of an uploaded file or a dataset'),
+      .argument(
+        '<data>',
+        'training file (see `mantis dataset`) or mixture (.yaml), or the id of an uploaded file or a dataset',
+      ),
   )
     .option('--follow', 'show events, bar and curve until the job has ended; Ctrl-C leaves it running', true)
     .option('--no-follow', 'start the job, print its id and return');
@@ -82,12 +86,4 @@ export async function jobRequest(api: MantisClient, data: string, options: JobFl
     ...(options.seed === undefined ? {} : { seed: options.seed }),
     method: { type: 'supervised', supervised: { hyperparameters, mantis } },
   };
-}
-
-/** Ids of files and datasets are what they are; anything else is a file of this machine, and uploaded. */
-export async function dataId(api: MantisClient, data: string): Promise<string> {
-  if (/^(file-|dataset_)[A-Za-z0-9]+$/.test(data)) return data;
-  const file = await uploadTrainingFile(api, data);
-  process.stderr.write(`uploaded ${data} as ${file.id} (${file.bytes} bytes)\n`);
-  return file.id;
 }

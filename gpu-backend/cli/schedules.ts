@@ -4,7 +4,8 @@ import type { CreateScheduleRequest, Gate, Schedule, ScheduleRun } from '../../s
 import { MisfirePolicy, OverlapPolicy } from '../../shared/contract/schedules.ts';
 import { type ApiOptions, withApi } from './api.ts';
 import { CliError } from './error.ts';
-import { addJobFlags, dataId, type JobFlags, jobRequest } from './finetune.ts';
+import { addJobFlags, type JobFlags, jobRequest } from './finetune.ts';
+import { dataId } from './finetune-data.ts';
 import { api } from './keys.ts';
 import { wholeNumber, within } from './parse.ts';
 import { printTable } from './table.ts';
