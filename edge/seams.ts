@@ -10,42 +10,45 @@ import { clockScale, nowMs, setTestClock } from './clock.ts';
 import { type AppEnv, type Env, scheduler } from './env.ts';
 import { readSignedJson } from './middleware/signed.ts';
 
-const ClockRequest = z.strictObject({
-  /** Unix ms. Default: as it is. */
-  set_ms: z.optional(z.int()),
-  /** On top of that; may be negative. */
-  advance_ms: z.optional(z.int()),
-  /** Virtual ms that go by in one of the platform's. */
-  scale: z.optional(z.number().check(z.gt(0), z.lte(100_000))),
-  /** Back to the platform's clock. */
-  reset: z.optional(z.boolean()),
-});
+/** Made when they are asked for: a build without seams keeps nothing that is made when it is loaded. */
+function schemas() {
+  const fault = z.strictObject({
+    /** Before the call of the store takes effect, or behind it. */
+    point: z.enum(['d1.before', 'd1.after', 'r2.before', 'r2.after']),
+    /** Calls whose SQL, or whose method and key, hold this text. Default: all. */
+    match: z.optional(z.string()),
+    action: z.enum(['error', 'delay', 'hang']),
+    delay_ms: z.optional(z.int().check(z.gte(0))),
+    /** Matching calls that pass first, and so many that are hit. Default 0 and 1. */
+    skip: z.optional(z.int().check(z.gte(0))),
+    times: z.optional(z.int().check(z.gte(1))),
+  });
+  const clock = z.strictObject({
+    /** Unix ms. Default: as it is. */
+    set_ms: z.optional(z.int()),
+    /** On top of that; may be negative. */
+    advance_ms: z.optional(z.int()),
+    /** Virtual ms that go by in one of the platform's. */
+    scale: z.optional(z.number().check(z.gt(0), z.lte(100_000))),
+    /** Back to the platform's clock. */
+    reset: z.optional(z.boolean()),
+  });
+  return { clock, faults: z.strictObject({ faults: z.array(fault) }), seed: z.strictObject({ seed: z.int() }) };
+}
 
-const Fault = z.strictObject({
-  /** Before the call of the store takes effect, or behind it. */
-  point: z.enum(['d1.before', 'd1.after', 'r2.before', 'r2.after']),
-  /** Calls whose SQL, or whose method and key, hold this text. Default: all. */
-  match: z.optional(z.string()),
-  action: z.enum(['error', 'delay', 'hang']),
-  delay_ms: z.optional(z.int().check(z.gte(0))),
-  /** Matching calls that pass first, and so many that are hit. Default 0 and 1. */
-  skip: z.optional(z.int().check(z.gte(0))),
-  times: z.optional(z.int().check(z.gte(1))),
-});
-const FaultsRequest = z.strictObject({ faults: z.array(Fault) });
-type Armed = z.infer<typeof Fault> & { hits: number };
+type FaultPoint = 'd1.before' | 'd1.after' | 'r2.before' | 'r2.after';
+type Armed = z.infer<ReturnType<typeof schemas>['faults']>['faults'][number] & { hits: number };
 let armed: Armed[] = [];
-
-const SeedRequest = z.strictObject({ seed: z.int() });
 
 /** `POST /internal/test/clock`, `/faults` (replaces all; the answer has the hits so far) and `/seed`: signed as a backend's calls are. */
 export function mountSeams(app: Hono<AppEnv>): void {
+  const requests = schemas();
   app.use('*', async (c, next) => {
     watchStores(c.env);
     await next();
   });
   app.post('/internal/test/clock', async (c: Context<AppEnv>) => {
-    const { set_ms, advance_ms = 0, scale, reset } = await readSignedJson(c, ClockRequest);
+    const { set_ms, advance_ms = 0, scale, reset } = await readSignedJson(c, requests.clock);
     const virtualMs = (set_ms ?? nowMs()) + advance_ms;
     setTestClock(reset === true ? null : { virtualMs, platformMs: Date.now(), scale: scale ?? clockScale() });
     // Alarms were set by the clock as it was.
@@ -54,11 +57,11 @@ export function mountSeams(app: Hono<AppEnv>): void {
   });
   app.post('/internal/test/faults', async (c: Context<AppEnv>) => {
     const hits = armed.map((fault) => fault.hits);
-    armed = (await readSignedJson(c, FaultsRequest)).faults.map((fault) => ({ ...fault, hits: 0 }));
+    armed = (await readSignedJson(c, requests.faults)).faults.map((fault) => ({ ...fault, hits: 0 }));
     return c.json({ hits });
   });
   app.post('/internal/test/seed', async (c: Context<AppEnv>) => {
-    const { seed } = await readSignedJson(c, SeedRequest);
+    const { seed } = await readSignedJson(c, requests.seed);
     Math.random = seeded(seed);
     return c.json({ seed });
   });
@@ -76,7 +79,7 @@ function seeded(seed: number): () => number {
   };
 }
 
-async function pass(point: Armed['point'], what: string): Promise<void> {
+async function pass(point: FaultPoint, what: string): Promise<void> {
   for (const fault of armed) {
     if (fault.point !== point || (fault.match !== undefined && !what.includes(fault.match))) continue;
     const count = fault.hits - (fault.skip ?? 0);
