@@ -8,6 +8,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   inference: 'decoding, prefill and served requests against transformers.js, llama.cpp and PyTorch',
   'decoder-graphs': 'graphs of the decoder against each other: weights, caches, prompts',
   resume: 'fine-tunes that are killed, stopped and damaged: whether they end at the same bits',
+  'read-data': 'training data read into a store, by container: rate and memory',
   packing: 'packed rows against padded ones on real conversations, and whether they are learned by heart',
   together: 'fine-tunes over one base in one process, against one process each: time, memory, bits',
   'train-beside': 'answers with and without a fine-tuning job on the same machine',
