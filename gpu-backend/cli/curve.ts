@@ -10,6 +10,8 @@ export interface CurveOptions {
   readonly rows: number;
   /** The step at the right end; default: the last one. */
   readonly lastStep?: number;
+  /** Steps at which something new begins: marked on the axis. */
+  readonly marks?: readonly number[];
   /** Paints the curves apart. Default false. */
   readonly color?: boolean;
 }
@@ -68,17 +70,20 @@ export function lossCurve(train: readonly Point[], validation: readonly Point[],
       .join(paint(VALIDATION, MARK));
     return `${(ticks.get(row) ?? '').padStart(margin)} ${ticks.has(row) ? '┤' : '│'}${body}`;
   });
-  return [...lines, stepAxis(lastStep, margin, width)];
+  const marked = new Set((options.marks ?? []).map((step) => columnOf(step, width)));
+  return [...lines, stepAxis(lastStep, margin, width, marked)];
 }
 
 /** `└─┬───┬──` with steps under the line would take a second one: the numbers stand in the line. */
-function stepAxis(lastStep: number, margin: number, width: number): string {
+function stepAxis(lastStep: number, margin: number, width: number, marked: ReadonlySet<number>): string {
   const right = String(lastStep);
   const middle = String(Math.round((1 + lastStep) / 2));
   const at = Math.floor((width - middle.length) / 2);
   let line = `1${'─'.repeat(Math.max(0, at - 1))}${middle}`;
   line += '─'.repeat(Math.max(0, width - line.length - right.length)) + right;
-  return `${' '.repeat(margin)} └${line}`;
+  // A number is worth more than a mark.
+  const axis = Array.from(line, (char, column) => (char === '─' && marked.has(column) ? '┴' : char)).join('');
+  return `${' '.repeat(margin)} └${axis}`;
 }
 
 /** Values to shares of the height, over their range and a little air. */

@@ -12,6 +12,8 @@ export class JobView {
   readonly validation: Point[] = [];
   private last: Readonly<Record<string, unknown>> = {};
   private totalSteps = 0;
+  /** First steps of all stages but the first. */
+  private stageStarts: number[] = [];
   /** When steps were done, seconds, the newest so many. */
   private times: { step: number; atS: number }[] = [];
 
@@ -19,6 +21,9 @@ export class JobView {
   add(data: Readonly<Record<string, unknown>>, atS: number): void {
     const { step, total_steps, train_loss } = data;
     if (typeof step !== 'number') return;
+    if (this.train.length > 0 && data.stage !== this.last.stage && step > this.progress.step)
+      this.stageStarts.push(step);
+    this.stageStarts = this.stageStarts.filter((start) => start <= step);
     this.last = data;
     if (typeof total_steps === 'number') this.totalSteps = total_steps;
     // A job that was resumed tells some steps again.
@@ -45,7 +50,13 @@ export class JobView {
   render({ columns, rows, color }: ViewOptions): string[] {
     if (!this.hasSteps) return [];
     const { step, totalSteps } = this.progress;
-    const curve = lossCurve(this.train, this.validation, { columns, rows: rows - 3, lastStep: totalSteps, color });
+    const curve = lossCurve(this.train, this.validation, {
+      columns,
+      rows: rows - 3,
+      lastStep: totalSteps,
+      marks: this.stageStarts,
+      color,
+    });
     const share = totalSteps > 0 ? Math.min(1, step / totalSteps) : 0;
     const head = `step ${step}/${totalSteps} ${Math.floor(100 * share)} %${this.timeLeft()}`;
     const width = Math.max(0, Math.min(40, columns - head.length - 3));

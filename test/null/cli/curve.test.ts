@@ -124,6 +124,15 @@ test('elsewhere there is a line every few seconds, and one at the end', () => {
   assert.match(lines.at(-1) ?? '', /^step 40\/40 100 % loss 1\.1000, validation ◆ 1\.3000/);
 });
 
+test('where a stage begins is marked on the axis', () => {
+  const view = new JobView();
+  for (let step = 1; step <= 40; step++) view.add({ ...metrics(step), stage: step <= 30 ? 0 : 1 }, step);
+  const axis = view.render({ columns: 60, rows: 12, color: false }).find((line) => line.includes('└')) ?? '';
+  const [left, right] = [axis.indexOf('└') + 1, axis.length - 1];
+  assert.ok(Math.abs((axis.indexOf('┴') - left) / (right - left) - 30 / 39) < 0.03, axis);
+  assert.equal(axis.split('┴').length, 2);
+});
+
 test('a job that goes back to a checkpoint is drawn once', () => {
   const view = new JobView();
   for (const step of [1, 2, 3, 4, 5, 3, 4]) view.add(metrics(step), step);
