@@ -91,8 +91,8 @@ export interface FineTuneHooks {
   readonly pace?: () => void | Promise<void>;
   /** Told when the job goes over to something else than steps, and back. */
   readonly onPhase?: (phase: FineTunePhase) => void;
-  /** Folder of the checkpoint of a step that is no longer in `outDir`, for a rollback. Without it such a run has diverged at once. */
-  readonly fetchCheckpoint?: (step: number) => Promise<string>;
+  /** Folder of the checkpoint of a step that is no longer in `outDir`, for a rollback; null where it is gone. Without it such a run has diverged at once. */
+  readonly fetchCheckpoint?: (step: number) => Promise<string | null>;
 }
 
 /** `preparing`: data, pictures, sessions; `saving`: a checkpoint is written and handed over; `measuring`: on the validation data. */

@@ -113,7 +113,7 @@ export async function runStage(run: StageRun): Promise<StageResult> {
       const isDue = (offset + metrics.step) % checkpointEvery === 0 || metrics.step === stageSteps;
       if (validation !== undefined && validation.selection.entries.length > 0 && isDue) {
         hooks.onPhase?.('measuring');
-        const { loss, accuracy } = await measure(sessions, state, validation, plan.microBatchTokens);
+        const { loss, accuracy } = await measure(sessions, state, validation, plan.microBatchTokens, hooks.pace);
         last = { ...last, full_valid_loss: loss, full_valid_mean_token_accuracy: accuracy };
         hasStopped = measured.take({ step: offset + metrics.step, loss, accuracy }, state);
         hooks.onPhase?.('stepping');
@@ -270,8 +270,9 @@ async function checkpointOf({ spec, hooks, resumeDir }: StageRun, number: number
     const progress = await verifyCheckpoint(resumeDir);
     if (numberOf(progress) + (progress.extra as unknown as JobProgress).offset === number) return resumeDir;
   }
-  if (hooks.fetchCheckpoint === undefined) throw new NoWayBack(`the checkpoint of step ${number} is gone`);
-  return await hooks.fetchCheckpoint(number);
+  const fetched = await hooks.fetchCheckpoint?.(number);
+  if (fetched == null) throw new NoWayBack(`the checkpoint of step ${number} is gone`);
+  return fetched;
 }
 
 function introduction(
@@ -296,6 +297,7 @@ async function measure(
   state: ParameterState,
   { selection, sampleAt }: StageData,
   microBatchTokens: number,
+  pace: (() => void | Promise<void>) | undefined,
 ): Promise<{ loss: number; accuracy: number }> {
   let [loss, weight, correct, supervised] = [0, 0, 0, 0];
   for (let from = 0; from < selection.entries.length; from += MEASURED_AT_ONCE) {
@@ -303,11 +305,14 @@ async function measure(
     for (const entry of selection.entries.slice(from, from + MEASURED_AT_ONCE)) samples.push(await sampleAt(entry));
     const own = supervisedWeight(samples);
     if (own === 0) continue;
-    const part = await sessions.evaluate(state, sessions.batches(samples, microBatchTokens));
-    loss += part.loss * own;
     weight += own;
-    correct += part.correct;
-    supervised += part.supervised;
+    for (const batch of sessions.batches(samples, microBatchTokens)) {
+      await pace?.();
+      const part = await sessions.evaluate(state, [batch]);
+      loss += part.loss * own;
+      correct += part.correct;
+      supervised += part.supervised;
+    }
   }
   return { loss: loss / weight, accuracy: correct / supervised };
 }
