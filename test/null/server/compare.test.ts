@@ -74,7 +74,7 @@ async function compare(lines: readonly string[], service: ModelService, more: Pa
   const workDir = join(dir, String(tasks++));
   await mkdir(workDir, { recursive: true });
   const result = await compareHandler(service)(
-    { id: 'cmp_test', tenant: TENANT, spec },
+    { id: 'cmp_test', tenant: TENANT, spec, leaseToken: 1 },
     {
       edge,
       workDir,

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
 import { aliasTarget, forgetAlias } from '../../../../edge/aliases/target.ts';
+import type { Env } from '../../../../edge/env.ts';
 import { LIMITS } from '../../../../shared/contract/limits.ts';
 
 const { refreshAfterMs, staleAfterMs } = LIMITS.aliases;
@@ -19,7 +20,7 @@ function database() {
         },
       }),
     }),
-  } as unknown as D1Database;
+  } as unknown as Env['DB'];
   return { state, db };
 }
 

@@ -34,7 +34,7 @@ export type World = {
 export async function makeWorld(options: { endsAtOnce?: boolean } = {}): Promise<World> {
   const sqlite = await openD1();
   const blobs = new MemoryR2();
-  const env = { DB: sqlite as unknown as D1Database, BLOBS: blobs as unknown as R2Bucket } as Env;
+  const env = { DB: sqlite as unknown as Env['DB'], BLOBS: blobs as unknown as Env['BLOBS'] } as Env;
   const jobs: string[] = [];
   const prepare: PrepareJob = async (_env, actor, request, { scheduleId, guard }) => {
     const id = newId('ftjob-');
