@@ -34,6 +34,7 @@ import {
   insertModel,
   manifestOf,
   newestCheckpoints,
+  noteUpload,
   pruneCheckpoints,
   recordCheckpointFile,
   releaseFiles,
@@ -51,7 +52,6 @@ import {
   type StoredMantisOptions,
   setEstimatedFinish,
 } from '../store/jobs.ts';
-import { insertLoose } from '../store/loose.ts';
 import { findModel } from '../store/models.ts';
 import { insertDeliveries } from '../store/webhooks.ts';
 
@@ -190,7 +190,7 @@ export async function putCheckpointFile(c: Context<AppEnv>): Promise<Response> {
   const sized = new FixedLengthStream(bytes);
   const key = checkpointKey(id, step, token, name);
   // Written down before the bytes are: whatever breaks in between is found and deleted.
-  await insertLoose(c.env.DB, key, nowMs()).run();
+  await noteUpload(c.env.DB, { jobId: id, step, token, name }, key, nowMs()).run();
   await Promise.all([stored.pipeTo(sized.writable), hashed.pipeTo(hasher), c.env.BLOBS.put(key, sized.readable)]);
   const sha256 = hex(new Uint8Array(await hasher.digest));
   const signedDigest = c.req.header('x-mantis-body-sha256');

@@ -32,6 +32,25 @@ export function recordCheckpointFile(
     .bind(file.jobId, file.step, file.token, file.name, file.bytes, file.sha256, file.location ?? null);
 }
 
+/**
+ * Notes an object whose bytes are about to come as loose, unless the same upload was recorded before: one that is sent again, late, and breaks off must not
+ * leave a note on which a checkpoint's file would be deleted.
+ */
+export function noteUpload(
+  db: D1Database,
+  file: { jobId: string; step: number; token: number; name: string },
+  key: string,
+  nowMs: number,
+): D1PreparedStatement {
+  return db
+    .prepare(
+      `INSERT INTO loose_objects (key, due_at) SELECT ?5, ?6
+       WHERE NOT EXISTS (SELECT 1 FROM checkpoint_files WHERE job_id = ?1 AND step = ?2 AND token = ?3 AND name = ?4)
+       ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at`,
+    )
+    .bind(file.jobId, file.step, file.token, file.name, key, nowMs + LIMITS.files.looseMs);
+}
+
 /** The object of an uploaded file is loose no more, where the file was recorded. */
 export function strikeOwned(
   db: D1Database,
