@@ -104,6 +104,27 @@ describe('mantis against the API', () => {
     assert.match(model, /^ft:mantis-nano:[^:]+:cli:/);
     const answer = await mantis('ask', '--model', model, '-i', pictures[0]!, 'Which?', '--max-tokens', '4');
     assert.equal(answer.code, 0, answer.err);
+
+    const listed = await mantis('jobs', 'list', '--json', '--limit', '1');
+    const { id, status } = JSON.parse(listed.out) as { id: string; status: string };
+    assert.equal(status, 'succeeded');
+    const [table, events, checkpoints, followed, cancelled] = await Promise.all([
+      mantis('jobs', 'list'),
+      mantis('jobs', 'events', id),
+      mantis('jobs', 'checkpoints', id),
+      mantis('jobs', 'follow', id),
+      mantis('jobs', 'pause', id),
+    ]);
+    assert.match(table.out, new RegExp(`${id}  succeeded +mantis-nano +lora`));
+    assert.match(
+      events.out.trim().split('\n').at(-1) ?? '',
+      /^\d{4}-\d\d-\d\dT[\d:]+Z The job has successfully completed\.$/,
+    );
+    assert.match(checkpoints.out, /^4 +\d.* ft:mantis-nano:.*:ckpt-step-4$/m);
+    assert.equal(followed.out.trim(), model);
+    assert.match(followed.err, /step 4\/4 100 % loss \d.*stage 1 lora · epoch 2/);
+    assert.equal(cancelled.code, 1);
+    assert.match(cancelled.err, /^mantis: .*succeeded/m);
   });
 
   it('what the API refuses is told in the API’s own sentence', async () => {
