@@ -67,7 +67,7 @@ import {
 } from './routes/internalJobs.ts';
 import { announceCheckpointFile, outsideDue, outsideGone } from './routes/internalOutside.ts';
 import { internalFileContent, modelFile, modelManifest } from './routes/internalStore.ts';
-import { claimTask, finishTask, heartbeatTask, putTaskProblems } from './routes/internalTasks.ts';
+import { claimTask, finishTask, heartbeatTask, putTaskProblems, reportProgress } from './routes/internalTasks.ts';
 import {
   cancelJob,
   createJob,
@@ -235,6 +235,7 @@ export function createApp(): Hono<AppEnv> {
   app.post('/internal/tasks/claim', claimTask);
   app.post('/internal/tasks/:id/heartbeat', heartbeatTask);
   app.post('/internal/tasks/:id/finish', finishTask);
+  app.post('/internal/tasks/:id/progress', reportProgress);
   app.put('/internal/tasks/:id/problems', putTaskProblems);
   app.get('/internal/tasks/:id/images', taskImage);
   app.get('/internal/jobs/:id/images', jobImage);

@@ -1,6 +1,6 @@
 /** Dataset validations as clients see them: tasks of the kind `validate`, with the report that lies beside them. */
 import { ValidateResult } from '../../shared/contract/backend.ts';
-import type { DatasetReport, DatasetValidation } from '../../shared/contract/datasets.ts';
+import type { DatasetReport, DatasetValidation, ValidationProgress } from '../../shared/contract/datasets.ts';
 import type { JobError } from '../../shared/contract/jobs.ts';
 import type { Env } from '../env.ts';
 import type { TaskRow } from '../store/tasks.ts';
@@ -21,6 +21,7 @@ export function showValidation(row: TaskRow): DatasetValidation {
     training_file,
     validation_file,
     fine_tuning_job: row.subject,
+    progress: row.progress === null ? null : (JSON.parse(row.progress) as ValidationProgress),
     report: null,
     error: row.error === null ? null : (JSON.parse(row.error) as JobError),
   };

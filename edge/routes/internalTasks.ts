@@ -6,6 +6,7 @@ import {
   type StagedObject,
   type TaskClaim,
   TaskFinishRequest,
+  TaskProgressRequest,
   type TaskSpec,
 } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
@@ -16,8 +17,9 @@ import { Stage } from '../files/stage.ts';
 import { servedModels } from '../fleet/pick.ts';
 import { liveBackends } from '../fleet/registry.ts';
 import { readSignedJson } from '../middleware/signed.ts';
+import { insertEvent } from '../store/events.ts';
 import { filePrefix } from '../store/files.ts';
-import { type AppliedTask, applyToTask, findTask, queuedTasks, taskResultKey } from '../store/tasks.ts';
+import { type AppliedTask, applyToTask, findTask, noteProgress, queuedTasks, taskResultKey } from '../store/tasks.ts';
 import { advanceAll } from '../tasks/advance.ts';
 import { taskEnd } from '../tasks/end.ts';
 
@@ -72,6 +74,28 @@ export async function finishTask(c: Context<AppEnv>): Promise<Response> {
   if (task !== null) await advanceAll(c.env);
   c.executionCtx.waitUntil(scheduler(c.env).wake());
   return c.json({ status: (task ?? row).status });
+}
+
+/** `POST /internal/tasks/{id}/progress`. A job that waits for it tells of every tenth of the reading. */
+export async function reportProgress(c: Context<AppEnv>): Promise<Response> {
+  const { token, progress } = await readSignedJson(c, TaskProgressRequest);
+  const id = taskId(c);
+  const row = await findTask(c.env.DB, id);
+  if (row === null) throw unknownTask(id);
+  const isOurs = await noteProgress(c.env.DB, id, token, progress);
+  const { phase, done, total, problems } = progress;
+  const tenths = total === 0 ? 0 : Math.floor((10 * done) / total);
+  if (isOurs && phase === 'reading' && tenths > 0 && row.subject?.startsWith('ftjob-') === true)
+    await insertEvent(c.env.DB, {
+      jobId: row.subject,
+      key: `validating-${tenths}`,
+      createdAtMs: nowMs(),
+      level: 'info',
+      message: `Validating files: ${10 * tenths} % read, ${problems} problems so far.`,
+      type: 'message',
+      data: progress,
+    }).run();
+  return c.body(null, 204);
 }
 
 /** `PUT /internal/tasks/{id}/problems`: a stream; its bytes belong to nobody until the result that names them has come. */

@@ -31,6 +31,7 @@ export type TaskRow = {
   fruitless_claims: number;
   not_before: number;
   revision: string;
+  progress: string | null;
 };
 
 export type NewTask = {
@@ -154,6 +155,15 @@ export function equalTask(
     )
     .bind(inputDigest, tenant, sinceMs)
     .first<TaskRow>();
+}
+
+/** Writes down how far a task is, for whoever holds its lease. Changes nothing that decides, so that it takes no part in compare and swap. */
+export async function noteProgress(db: D1Database, id: string, token: number, progress: unknown): Promise<boolean> {
+  const { meta } = await db
+    .prepare(`UPDATE tasks SET progress = ? WHERE id = ? AND lease_token = ? AND status = 'running'`)
+    .bind(JSON.stringify(progress), id, token)
+    .run();
+  return meta.changes > 0;
 }
 
 export type AppliedTask = { outcome: Outcome; task: TaskRow | null; row: TaskRow };

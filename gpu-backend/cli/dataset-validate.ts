@@ -4,7 +4,12 @@ import { hostname, tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { Command, Option } from 'commander';
 import type { MantisClient } from '../../shared/client/client.ts';
-import type { DatasetProblem, DatasetReport } from '../../shared/contract/datasets.ts';
+import type {
+  DatasetProblem,
+  DatasetReport,
+  DatasetValidation,
+  ValidationProgress,
+} from '../../shared/contract/datasets.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { StageDraft } from '../../shared/contract/training.ts';
 import { estimateTraining } from '../train/validate/estimate.ts';
@@ -94,12 +99,28 @@ async function remotely(inputs: readonly string[], options: ValidateOptions): Pr
         ? `${asked.id} found this out before, at ${new Date(1000 * (asked.finished_at ?? 0)).toISOString()}\n`
         : `validating as ${asked.id}\n`,
     );
-    const ended = isOld ? asked : await api.datasetValidations.wait(asked.id);
+    const ended = isOld ? asked : await follow(api, asked.id);
     const { report } = ended;
     if (report === null)
       throw new CliError(`${ended.id} ${ended.status}${ended.error === null ? '' : `: ${ended.error.message}`}`);
     return { report, problems: options.json === true ? await api.datasetValidations.problems(ended) : report.problems };
   });
+}
+
+/** Shows how far it is until it has ended. */
+async function follow(api: MantisClient, id: string): Promise<DatasetValidation> {
+  const bar = new ProgressBar('MB');
+  try {
+    return await api.datasetValidations.wait(id, { onProgress: (progress) => showProgress(bar, progress) });
+  } finally {
+    bar.end();
+  }
+}
+
+function showProgress(bar: ProgressBar, { phase, done, total, problems }: ValidationProgress): void {
+  const said = problems > 0 ? `${problems} problems` : '';
+  if (phase === 'reading') bar.update(Math.round(done / 1e6), Math.max(1, Math.round(total / 1e6)), said);
+  else bar.update(done, total, `${phase} ${said}`);
 }
 
 /** An id as it is; a file is uploaded; several become a dataset. */
@@ -166,11 +187,7 @@ async function locally(inputs: readonly string[], options: ValidateOptions): Pro
                 estimateTraining(lists, stages, table, { baseDir, workDir, threads: 1, backend: hostname() }),
             }
           : {}),
-        onProgress: ({ phase, done, total, problems }) => {
-          const said = problems > 0 ? `${problems} problems` : '';
-          if (phase === 'reading') bar.update(Math.round(done / 1e6), Math.max(1, Math.round(total / 1e6)), said);
-          else bar.update(done, total, `${phase} ${said}`);
-        },
+        onProgress: (progress) => showProgress(bar, progress),
       },
     );
     return { report, problems: report.problems };

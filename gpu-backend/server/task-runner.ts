@@ -31,7 +31,7 @@ export interface TaskContext {
  * Does a task of one kind and gives its result, JSON. What it throws gives the task back, to be tried again, here or elsewhere; `TaskFailure` ends it.
  */
 export type TaskHandler<Spec extends TaskSpec = TaskSpec> = (
-  task: { readonly id: string; readonly tenant: string; readonly spec: Spec },
+  task: { readonly id: string; readonly tenant: string; readonly spec: Spec; readonly leaseToken: number },
   context: TaskContext,
 ) => Promise<unknown>;
 
@@ -149,7 +149,7 @@ export class TaskRunner {
       const context: TaskContext = { edge, workDir, threads, log, signal: stop.signal, baseDirOf, backendId };
       const handler = this.#o.handlers[spec.kind] as TaskHandler | undefined;
       if (handler === undefined) throw new Error(`this backend does no tasks of kind ${spec.kind}`);
-      const result = await handler({ id, tenant, spec }, context);
+      const result = await handler({ id, tenant, spec, leaseToken: lease.token }, context);
       end = { status: 'succeeded', result, error: null };
     } catch (error) {
       if (error instanceof TaskFailure) {

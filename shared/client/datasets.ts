@@ -6,6 +6,7 @@ import type {
   DatasetValidation,
   Subset,
   UpdateDatasetRequest,
+  ValidationProgress,
 } from '../contract/datasets.ts';
 import type { Deleted, List } from '../contract/files.ts';
 import type { Http } from './http.ts';
@@ -76,11 +77,15 @@ export class DatasetValidations {
     return this.#http.json(`/v1/dataset_validations/${encodeURIComponent(id)}/cancel`, { method: 'POST' });
   }
 
-  /** Asks until it has ended, however it ends. @param pollMs between questions, 250 */
-  async wait(id: string, options: { pollMs?: number; signal?: AbortSignal } = {}): Promise<DatasetValidation> {
+  /** Asks until it has ended, however it ends. @param options.pollMs between questions, 250 */
+  async wait(
+    id: string,
+    options: { pollMs?: number; signal?: AbortSignal; onProgress?: (progress: ValidationProgress) => void } = {},
+  ): Promise<DatasetValidation> {
     for (;;) {
       const validation = await this.retrieve(id);
       if (ENDED.has(validation.status)) return validation;
+      if (validation.progress !== null) options.onProgress?.(validation.progress);
       options.signal?.throwIfAborted();
       await new Promise((resolve) => setTimeout(resolve, options.pollMs ?? 250));
     }

@@ -3,7 +3,7 @@
  * camelCase, times Unix milliseconds where named `…At` or `…Ms`.
  */
 import * as z from 'zod/mini';
-import { DatasetReport, Subset } from './datasets.ts';
+import { DatasetReport, Subset, ValidationProgress } from './datasets.ts';
 import { CheckpointMetrics, JobError } from './jobs.ts';
 import { LIMITS } from './limits.ts';
 import { ModelCard, TrainStage } from './models.ts';
@@ -398,6 +398,9 @@ export const TaskFinishRequest = z.object({
   error: z.nullable(JobError),
 });
 export type TaskFinishRequest = z.infer<typeof TaskFinishRequest>;
+
+/** `POST /internal/tasks/{id}/progress`. */
+export const TaskProgressRequest = z.object({ token: z.int(), progress: ValidationProgress });
 
 /** Answer of `PUT /internal/tasks/{id}/problems`: bytes that belong to nobody yet. */
 export const StagedObject = z.object({ key: z.string(), bytes: z.int(), sha256: z.string() });

@@ -196,6 +196,15 @@ export const CreateDatasetValidationRequest = z.strictObject({
 });
 export type CreateDatasetValidationRequest = z.infer<typeof CreateDatasetValidationRequest>;
 
+/** How far a validation is: bytes of the files read, examples compared, stages measured. */
+export const ValidationProgress = z.object({
+  phase: z.enum(['reading', 'comparing', 'estimating']),
+  done: z.int(),
+  total: z.int(),
+  problems: z.int(),
+});
+export type ValidationProgress = z.infer<typeof ValidationProgress>;
+
 export const DatasetValidation = z.object({
   id: z.string(),
   object: z.literal('dataset.validation'),
@@ -207,6 +216,8 @@ export const DatasetValidation = z.object({
   validation_file: z.nullable(z.string()),
   /** The job it was made for, or null. */
   fine_tuning_job: z.nullable(z.string()),
+  /** Last heard of; null before. */
+  progress: z.nullable(ValidationProgress),
   report: z.nullable(DatasetReport),
   error: z.nullable(z.object({ code: z.string(), message: z.string(), param: z.nullable(z.string()) })),
 });

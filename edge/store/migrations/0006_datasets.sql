@@ -49,3 +49,6 @@ CREATE TABLE pin_readers (
   work_id     TEXT NOT NULL,
   PRIMARY KEY (tenant, scope, work_id)
 ) STRICT, WITHOUT ROWID;
+
+-- How far a validation is; JSON.
+ALTER TABLE tasks ADD COLUMN progress TEXT;

@@ -1,6 +1,6 @@
 /** Messages between the server and the child process that validates data; they cross the IPC channel by structured clone. */
 import type { ValidateResult, ValidateTask } from '../../../shared/contract/backend.ts';
-import type { ValidateProgress } from '../../train/validate/input.ts';
+import type { ValidationProgress } from '../../../shared/contract/datasets.ts';
 
 export interface ValidateStart {
   readonly type: 'start';
@@ -18,7 +18,7 @@ export interface ValidateStart {
 }
 
 export type FromValidator =
-  | { readonly type: 'progress'; readonly progress: ValidateProgress }
+  | { readonly type: 'progress'; readonly progress: ValidationProgress }
   /** A defect, or an edge that stayed away: nothing the data did. */
   | { readonly type: 'crashed'; readonly message: string }
   | { readonly type: 'done'; readonly result: ValidateResult };

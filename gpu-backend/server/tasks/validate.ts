@@ -4,15 +4,15 @@ import type { ValidateResult, ValidateTask } from '../../../shared/contract/back
 import type { TaskHandler } from '../task-runner.ts';
 import type { FromValidator, ValidateStart } from './validate-protocol.ts';
 
-/** How often progress is written to the log, at most. */
-const LOG_EVERY_MS = 5_000;
+/** How often the edge is told how far it is, at most. */
+const TELL_EVERY_MS = 1_000;
 
 /**
  * Validates data in a process of its own: files of gigabytes and pictures from anywhere must not cost the server more than this task.
  * @param secret signs the child's calls to the edge
  */
 export function validateHandler(secret: string): TaskHandler<ValidateTask> {
-  return async ({ id, spec }, { edge, workDir, threads, log, signal, baseDirOf, backendId }) => {
+  return async ({ id, spec, leaseToken }, { edge, workDir, threads, log, signal, baseDirOf, backendId }) => {
     const baseDir = baseDirOf(spec.baseModel);
     if (baseDir === null) throw new Error(`this backend does not have the base model ${spec.baseModel}`);
     signal.throwIfAborted();
@@ -30,9 +30,11 @@ export function validateHandler(secret: string): TaskHandler<ValidateTask> {
     child.on('message', (message: FromValidator) => {
       if (message.type === 'done') result = message.result;
       else if (message.type === 'crashed') crash = message.message;
-      else if (performance.now() - saidAt > LOG_EVERY_MS) {
+      else if (performance.now() - saidAt > TELL_EVERY_MS) {
         saidAt = performance.now();
-        log.info(message.progress, 'validating data');
+        log.debug(message.progress, 'validating data');
+        // Only for those who look; what is lost is told again.
+        edge.post(`/internal/tasks/${id}/progress`, { token: leaseToken, progress: message.progress }).catch(() => {});
       }
     });
     const start: ValidateStart = {

@@ -1,11 +1,11 @@
 import { join } from 'node:path';
 import type { LeftOut } from '../../../shared/contract/backend.ts';
-import type { DatasetProblem } from '../../../shared/contract/datasets.ts';
+import type { DatasetProblem, ValidationProgress } from '../../../shared/contract/datasets.ts';
 import type { DataExample } from '../data/example.ts';
 import type { FineTuneData } from '../finetune-spec.ts';
 import { ExampleTable } from './examples.ts';
 import { type DataFront, loadDataFront } from './front.ts';
-import type { ValidateHooks, ValidateInput, ValidateProgress } from './input.ts';
+import type { ValidateHooks, ValidateInput } from './input.ts';
 import { PictureCheck } from './pictures.ts';
 import { ProblemLog } from './problem-log.ts';
 import { type CheckedList, subsetName } from './summary.ts';
@@ -116,7 +116,7 @@ export class Findings {
     });
   }
 
-  progress(phase: ValidateProgress['phase'], done: number, total: number): void {
+  progress(phase: ValidationProgress['phase'], done: number, total: number): void {
     this.hooks.onProgress?.({ phase, done, total, problems: this.problems.count });
   }
 

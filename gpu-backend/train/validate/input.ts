@@ -1,4 +1,4 @@
-import type { TrainingEstimate } from '../../../shared/contract/datasets.ts';
+import type { TrainingEstimate, ValidationProgress } from '../../../shared/contract/datasets.ts';
 import type { Stage, StageDraft } from '../../../shared/contract/training.ts';
 import type { FetchImage } from '../data/store.ts';
 import type { FineTuneData } from '../finetune-spec.ts';
@@ -20,14 +20,6 @@ export interface ValidateInput {
   readonly imageDir?: string;
 }
 
-export interface ValidateProgress {
-  readonly phase: 'reading' | 'comparing' | 'estimating';
-  /** Bytes read of all files; examples compared. */
-  readonly done: number;
-  readonly total: number;
-  readonly problems: number;
-}
-
 export interface ValidateHooks {
   /** Bytes of a picture that is not in the files. @throws UnavailablePicture where there is none */
   readonly fetchImage?: FetchImage;
@@ -39,6 +31,6 @@ export interface ValidateHooks {
     stages: readonly Stage[],
     table: ExampleTable,
   ) => Promise<TrainingEstimate | string>;
-  readonly onProgress?: (progress: ValidateProgress) => void;
+  readonly onProgress?: (progress: ValidationProgress) => void;
   readonly signal?: AbortSignal;
 }

@@ -48,7 +48,7 @@ function dataAt(path: string, bytes: number, sha256: string, subset: Partial<Sub
   };
 }
 
-const fetchImage: ValidateHooks['fetchImage'] = async (reference) => {
+const fetchImage: NonNullable<ValidateHooks['fetchImage']> = async (reference) => {
   throw new UnavailablePicture('image_file_not_found', `image: expected a file, received ${reference}.`);
 };
 

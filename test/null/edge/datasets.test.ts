@@ -20,8 +20,8 @@ const DAY_MS = 86_400_000;
 
 const d1 = await openD1();
 const blobs = new MemoryR2();
-const db = d1 as unknown as D1Database;
-const env = { DB: db, BLOBS: blobs as unknown as R2Bucket, EGRESS_ALLOW: '' } as unknown as Env;
+const env = { DB: d1, BLOBS: blobs, EGRESS_ALLOW: '' } as unknown as Env;
+const db = env.DB;
 const store = { db, blobs: env.BLOBS };
 beforeEach(() => d1.reset());
 

@@ -1,6 +1,7 @@
 /** Data from everywhere, looked at through the public door: a file, a dataset that grows, pictures by data URL, upload, digest and address. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 import { MantisClient } from '../../../shared/client/client.ts';
 import type { ClientError } from '../../../shared/client/http.ts';
@@ -185,4 +186,72 @@ test('a job whose data is too bad fails with the reason and the report', async (
   assert.equal(fine_tuning_job, job.id);
   assert.deepEqual([report.verdict, report.bad_share], ['refused', 0.4]);
   assert.deepEqual(report.left_out, [{ data: 0, lines: [1, 2, 3, 4], total: 4 }]);
+});
+
+test('a validation survives the death of the process that does it, and tells how far it is', async () => {
+  const picture = (n: number) => dataUrl(picturesOf[n % picturesOf.length] ?? new Uint8Array());
+  const picturesOf = (['frame-1', 'frame-2', 'frame-3'] as const).map(bytesOf);
+  const lines = Array.from({ length: 8_000 }, (_, i) =>
+    line([picture(i)], `what is number ${i} of them`, `it is ${i % 7}`),
+  );
+  const training_file = await upload(`${lines.join('\n')}\n`, 'many.jsonl', 'fine-tune');
+  const job = await api.jobs.create({ model, training_file });
+  let killed = 0;
+  const deadline = Date.now() + TIMEOUT_MS;
+  while (killed === 0) {
+    assert.ok(Date.now() < deadline, `no validator was seen; the product said:\n${product.output().slice(-3000)}`);
+    for (const pid of await product.processes()) {
+      const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+      if (!command.includes('validate-child')) continue;
+      process.kill(pid, 'SIGKILL');
+      killed = pid;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  const { validation } = await api.jobs.retrieve(job.id);
+  const { report, progress } = await whole(validation ?? '');
+  assert.equal(report.training[0]?.usable, 8_000);
+  assert.deepEqual(
+    report.problems.filter(({ severity }) => severity === 'error'),
+    [],
+  );
+  assert.ok(progress !== null && progress.problems === 0 && progress.done > 0, JSON.stringify(progress));
+  await api.jobs.cancel(job.id);
+});
+
+test('another tenant sees nothing of it, and names none of its files and pictures', async () => {
+  const tenant = await api.admin.tenants.create({ name: 'neighbours' });
+  const key = await api.admin.keys.create({ name: 'theirs', tenant: tenant.id, scopes: ['files', 'fine_tuning'] });
+  const theirs = new MantisClient({ baseUrl: product.url, apiKey: key.secret ?? '' });
+  const picture = await upload(bytesOf('frame-1'), 'mine.png', 'vision');
+  const file = await upload(`${line([], 'is it mine', 'yes')}\n`, 'mine.jsonl', 'fine-tune');
+  const dataset = await api.datasets.create({ name: 'mine', subsets: [{ file_id: file }] });
+  const { id } = await api.datasetValidations.create({ model, training_file: dataset.id });
+  const isRefused = (code: string) => (error: ClientError) => error.status === 404 && error.code === code;
+  await assert.rejects(theirs.datasets.retrieve(dataset.id), isRefused('dataset_not_found'));
+  await assert.rejects(theirs.datasets.append(dataset.id, { file_id: file }), isRefused('dataset_not_found'));
+  await assert.rejects(theirs.datasets.delete(dataset.id), isRefused('dataset_not_found'));
+  await assert.rejects(
+    theirs.datasets.create({ name: 'x', subsets: [{ file_id: file }] }),
+    isRefused('file_not_found'),
+  );
+  await assert.rejects(theirs.datasetValidations.retrieve(id), isRefused('dataset_validation_not_found'));
+  await assert.rejects(theirs.datasetValidations.cancel(id), isRefused('dataset_validation_not_found'));
+  await assert.rejects(
+    theirs.datasetValidations.create({ model, training_file: dataset.id }),
+    isRefused('dataset_not_found'),
+  );
+  assert.deepEqual((await theirs.datasets.list()).data, []);
+  assert.deepEqual((await theirs.datasetValidations.list()).data, []);
+  const own = await theirs.files.create(
+    new Blob([`${line([picture], 'whose is it', 'mine')}\n`]),
+    'own.jsonl',
+    'fine-tune',
+  );
+  const asked = await theirs.datasetValidations.create({ model, training_file: own.id });
+  const { report } = await theirs.datasetValidations.wait(asked.id);
+  assert.deepEqual(
+    report?.problems.filter(({ line: at }) => at !== null).map(({ code }) => code),
+    ['image_file_not_found'],
+  );
 });
