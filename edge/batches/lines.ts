@@ -142,12 +142,14 @@ export class Lines {
       const read = readLine(ready.bytes);
       if ('problem' in read) throw ApiError.from([read.problem]);
       const { body } = read.json as { body: unknown };
-      const { id, tenant, key_id: keyId, endpoint } = this.batch;
+      const { id, tenant, key_id: keyId, endpoint, model } = this.batch;
       const bytes = ready.bytes.byteLength;
       const context = { tenant, keyId, requestId, batch: { id, line: line.number }, bytes, memory: this.#pictures };
       const { waitUntil } = this.options;
       const run = { abort, waitUntil, priority: 'batch' as const, facts };
-      const answer = await executeLine(this.env, context, endpoint, body, run);
+      // All lines name the same model; where that is an alias, all of them get what it stood for at the beginning.
+      const asked = model === null ? body : { ...(body as object), model };
+      const answer = await executeLine(this.env, context, endpoint, asked, run);
       this.#window.answered(facts.queueMs ?? 0);
       this.#settle(line, 'output', requestId, 200, answer);
     } catch (error) {

@@ -123,8 +123,9 @@ export class BatchRunner extends DurableObject<Env> {
 
   async #begin(batch: BatchRow, { model, total }: Checked): Promise<number> {
     const { id, tenant } = batch;
+    let resolved = model;
     try {
-      await resolveModel(this.env, tenant, model);
+      resolved = (await resolveModel(this.env, tenant, model)).id;
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       if (error.code === 'model_not_found') {
@@ -134,7 +135,10 @@ export class BatchRunner extends DurableObject<Env> {
       // Nobody serves it now; that may change until the window closes.
       if (nowMs() < batch.expires_at) return NO_BACKEND_GAP_MS;
     }
-    await moveBatch(this.env.DB, id, ['validating'], 'in_progress', nowMs(), { change: { model, total }, tenant });
+    await moveBatch(this.env.DB, id, ['validating'], 'in_progress', nowMs(), {
+      change: { model: resolved, total },
+      tenant,
+    });
     return 0;
   }
 
