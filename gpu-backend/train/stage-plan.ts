@@ -190,16 +190,16 @@ export function planStage(
 }
 
 /**
- * Query blocks of causal attention that pay at a length (measured on one core: two from 512 positions on, eight at 2048); the
- * scores above the diagonal of blocks are never computed.
+ * Query blocks of causal attention that pay at a length: the scores above the diagonal of blocks are never computed. Measured on one
+ * core: two are level with one at 512 positions, eight 9 % ahead of four at 1300, 27 % ahead of one at 2048.
  */
 export function causalBlocksAt(length: number): number {
   if (length < 512) return 1;
-  if (length < 1024) return 2;
-  return length < 2048 ? 4 : 8;
+  return length < 1024 ? 2 : 8;
 }
 
 /** Causal blocks of each group of a packed row whose longest example has this length: groups attend at falling lengths. */
 export function groupBlocksAt(length: number): number[] {
-  return [causalBlocksAt(length), causalBlocksAt(length / 2), 1];
+  const blocks = causalBlocksAt(length);
+  return [blocks, Math.max(1, blocks / 2)];
 }
