@@ -1,14 +1,17 @@
 /**
  * The control plane under simulated faults: `npm run bench -- simulation [--seeds 100000] [--from 0]` in two processes; `--seed N` replays one seed with its
- * trace; `--bugs 5000` looks for the planted bugs in so many seeds each. Ends with one line of JSON.
+ * trace; `--bugs 5000` looks for the planted bugs in so many seeds each; `--zombies 500` makes so many rounds of workers that come back after three leases;
+ * `--outage 1000` leaves so many jobs and events alone for ten days. Ends with one line of JSON.
  */
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { loadEdge } from '../fixtures/simulation/edge-code.ts';
+import { outage } from '../fixtures/simulation/outage.ts';
 import { PLANTED_BUGS } from '../fixtures/simulation/planted.ts';
 import { openStage, simulate } from '../fixtures/simulation/simulate.ts';
 import { findBug, realStage, type Sweep, sweepSeeds } from '../fixtures/simulation/sweep.ts';
+import { zombieRounds } from '../fixtures/simulation/zombies.ts';
 
 const { values } = parseArgs({
   options: {
@@ -18,6 +21,8 @@ const { values } = parseArgs({
     step: { type: 'string' },
     seed: { type: 'string' },
     bugs: { type: 'string' },
+    zombies: { type: 'string' },
+    outage: { type: 'string' },
   },
 });
 const seeds = Number(values.seeds);
@@ -27,6 +32,8 @@ const TWICE = 200;
 
 if (values.seed !== undefined) await replay(Number(values.seed));
 else if (values.bugs !== undefined) await huntBugs(Number(values.bugs));
+else if (values.zombies !== undefined) await zombies(Number(values.zombies));
+else if (values.outage !== undefined) await tenDays(Number(values.outage));
 else if (values.step !== undefined) await half(Number(values.step));
 else await both();
 
@@ -57,6 +64,23 @@ async function huntBugs(most: number): Promise<void> {
     JSON.stringify({ bench: 'simulation', bugs: PLANTED_BUGS.length, missed, slowest, found, ok: missed === 0 }),
   );
   process.exitCode = missed === 0 ? 0 : 1;
+}
+
+async function zombies(rounds: number): Promise<void> {
+  const { violations, ...sums } = await zombieRounds(await realStage(), rounds);
+  for (const violation of violations) console.log(violation);
+  const ok = violations.length === 0;
+  console.log(JSON.stringify({ bench: 'simulation', zombies: sums, staleWrites: violations.length, ok }));
+  process.exitCode = ok ? 0 : 1;
+}
+
+async function tenDays(jobs: number): Promise<void> {
+  const startMs = performance.now();
+  const { lost, ...sums } = await outage(await realStage(), jobs, 10);
+  for (const line of lost.slice(0, 20)) console.log(line);
+  const seconds = Number(((performance.now() - startMs) / 1000).toFixed(1));
+  console.log(JSON.stringify({ bench: 'simulation', outage: sums, lost: lost.length, seconds, ok: lost.length === 0 }));
+  process.exitCode = lost.length === 0 ? 0 : 1;
 }
 
 /** Every `step`-th seed; the first ones twice. */
