@@ -1,5 +1,5 @@
 import type { Env } from '../env.ts';
-import { countByStatus, webhookBacklog } from '../store/operations.ts';
+import { countByStatus, slotsOverdueMs, webhookBacklog } from '../store/operations.ts';
 import { viewFleet } from './fleet.ts';
 import type { Gauge } from './recorder.ts';
 
@@ -12,7 +12,7 @@ let cached: { gauges: Gauge[]; untilMs: number } | null = null;
 export async function readGauges(env: Env): Promise<Gauge[]> {
   const nowMs = Date.now();
   if (cached !== null && cached.untilMs > nowMs) return cached.gauges;
-  const parts = await Promise.allSettled([fleetGauges(env), jobGauges(env), webhookGauges(env)]);
+  const parts = await Promise.allSettled([fleetGauges(env), jobGauges(env), scheduleGauges(env), webhookGauges(env)]);
   const gauges = parts.flatMap((part) => (part.status === 'fulfilled' ? part.value : []));
   const failed = parts.filter(({ status }) => status === 'rejected').length;
   gauges.push(single('scrape_errors', 'Parts of the installation that could not be asked in this scrape.', failed));
@@ -85,6 +85,25 @@ async function jobGauges(env: Env): Promise<Gauge[]> {
   return [
     levels('jobs', 'Fine-tuning jobs by status.', 'status', { queued: 0, running: 0, ...jobs }),
     levels('batches', 'Batches by status.', 'status', { in_progress: 0, ...batches }),
+  ];
+}
+
+async function scheduleGauges(env: Env): Promise<Gauge[]> {
+  const [runs, overdueMs] = await Promise.all([
+    countByStatus(env.DB, 'schedule_runs'),
+    slotsOverdueMs(env.DB, Date.now()),
+  ]);
+  return [
+    levels('schedule_runs', 'Kept records of schedules’ runs by status.', 'status', {
+      pending: 0,
+      running: 0,
+      ...runs,
+    }),
+    single(
+      'schedule_overdue_seconds',
+      'How long the oldest slot that nobody has decided has been due.',
+      overdueMs / 1000,
+    ),
   ];
 }
 

@@ -1,7 +1,10 @@
 /** What those who run the installation ask of the database. */
 
-/** Fine-tuning jobs or batches by status. */
-export async function countByStatus(db: D1Database, table: 'jobs' | 'batches'): Promise<Record<string, number>> {
+/** Fine-tuning jobs, batches or runs of schedules by status. */
+export async function countByStatus(
+  db: D1Database,
+  table: 'jobs' | 'batches' | 'schedule_runs',
+): Promise<Record<string, number>> {
   const { results } = await db
     .prepare(`SELECT status, count(*) AS n FROM ${table} GROUP BY status`)
     .all<{ status: string; n: number }>();
@@ -23,4 +26,15 @@ export async function webhookBacklog(db: D1Database, nowMs: number): Promise<{ w
     .bind(nowMs)
     .first<{ waiting: number; due: number | null }>();
   return { waiting: row?.waiting ?? 0, overdueMs: row?.due == null ? 0 : Math.max(0, nowMs - row.due) };
+}
+
+/** How long the oldest slot of a schedule has been due that nobody has decided, ms. */
+export async function slotsOverdueMs(db: D1Database, nowMs: number): Promise<number> {
+  const row = await db
+    .prepare(
+      `SELECT MIN(next_at) AS due FROM schedules WHERE next_at IS NOT NULL AND status = 'active'
+         AND tenant IN (SELECT id FROM tenants WHERE disabled_at IS NULL)`,
+    )
+    .first<{ due: number | null }>();
+  return row?.due == null ? 0 : Math.max(0, nowMs - row.due);
 }
