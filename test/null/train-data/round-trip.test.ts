@@ -41,7 +41,7 @@ const url = fc.oneof(
 );
 const part = fc.oneof(
   fc.string({ unit: 'grapheme', maxLength: 12 }).map((text) => ({ type: 'text', text })),
-  fc.constantFrom('"', '\\', '\n', ' ', 'null', '<imag', 'e>').map((text) => ({ type: 'text', text })),
+  fc.constantFrom('"', '\\', '\n', ' ', 'null', '<imag', 'e>', '<image').map((text) => ({ type: 'text', text })),
   url.map((url) => ({ type: 'image_url', image_url: { url } })),
 );
 /** Conversations that all forms but LLaVA's can hold: alternating turns, at most one system turn in front. */
@@ -62,7 +62,16 @@ const line = fc
       ]),
     ],
   }))
-  .filter(({ messages }) => !JSON.stringify(messages).includes('<image>'));
+  // Literally in a text, also where two parts meet, it cannot be said with placeholders.
+  .filter(({ messages }) =>
+    messages.every(({ content }) => {
+      const parts = typeof content === 'string' ? [{ type: 'text', text: content }] : content;
+      return !parts
+        .map((part) => ('text' in part ? part.text : '\n'))
+        .join('')
+        .includes('<image>');
+    }),
+  );
 
 test('any conversation comes back from every form that can hold it', async () => {
   await fc.assert(
@@ -102,6 +111,31 @@ async function there(store: ExampleStore, form: ExportForm, imageDir = true): Pr
   await exportData(store, form, out, hasFolder ? { imageDir: join(folder, 'pictures') } : {});
   return await load(out);
 }
+
+test('OpenAI’s form can name its pictures by digest, with the files beside', async () => {
+  const source = join(folder, 'beside.jsonl');
+  const image_url = { url: `data:image/png;base64,${png(5).toString('base64')}` };
+  const content = [
+    { type: 'image_url', image_url },
+    { type: 'text', text: 'What?' },
+  ];
+  const messages = [
+    { role: 'user', content },
+    { role: 'assistant', content: 'That.' },
+  ];
+  await writeFile(source, JSON.stringify({ messages }));
+  const store = await load(source);
+  const imageDir = join(folder, 'by-digest');
+  const out = join(folder, 'beside-out.jsonl');
+  await exportData(store, 'openai', out, { imageDir });
+  const digest = createHash('sha256').update(png(5)).digest('hex');
+  assert.ok((await readFile(out, 'utf8')).includes(`"url":"sha256:${digest}"`));
+  assert.deepEqual(await readFile(join(imageDir, digest.slice(0, 2), `${digest}.png`)), png(5));
+  const back = await load(out);
+  assert.equal((await back.get(0)).contentHash, (await store.get(0)).contentHash);
+  await assert.rejects(back.readImage(`sha256:${digest}`), /outside the data and there is no way to fetch it/);
+  await Promise.all([store.close(), back.close()]);
+});
 
 test('what a form cannot hold is said and not written', async () => {
   const source = join(folder, 'odd.jsonl');
