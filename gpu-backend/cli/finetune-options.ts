@@ -7,7 +7,7 @@ import { collect, wholeNumber, within } from './parse.ts';
 
 /** What the command line says of `method.supervised.mantis`. */
 export interface TrainingFlags {
-  readonly preset?: 'mantis';
+  readonly preset?: 'mantis' | 'mantis-small';
   readonly stage?: 'projector' | 'lora' | 'full';
   readonly stages?: string;
   readonly rank?: number;
@@ -32,7 +32,9 @@ export interface TrainingFlags {
 
 export function addTrainingFlags(command: Command): Command {
   return command
-    .addOption(new Option('--preset <name>', 'a published recipe; flags beside it win').choices(['mantis']))
+    .addOption(
+      new Option('--preset <name>', 'a recipe of stages; flags beside it win').choices(['mantis', 'mantis-small']),
+    )
     .addOption(
       new Option('--stage <stage>', 'which weights move (default: lora)').choices(['projector', 'lora', 'full']),
     )

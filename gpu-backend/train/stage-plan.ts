@@ -137,8 +137,6 @@ export function planStage(
     throw new StageError(
       `${where}.base_precision: the stage "full" moves the weights themselves, which takes f32, received ${basePrecision}; the stages "projector" and "lora" keep them frozen`,
     );
-  if (stage.lora !== undefined && train !== 'lora')
-    throw new StageError(`${where}.lora: only the stage "lora" has adapters, this one trains "${train}"`);
   if (stage.early_stopping !== undefined && !hasValidation)
     throw new StageError(`${where}.early_stopping: it goes by the validation loss, so it needs a validation file`);
   const context = contextTokens(config.text);

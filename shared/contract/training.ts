@@ -93,8 +93,11 @@ export type StageRequest = z.infer<typeof StageRequest>;
 
 /** What only this product knows. One stage by `stage`, several by `stages`, Mantis's published recipe by `preset`. */
 export const MantisOptions = z.strictObject({
-  /** `mantis`: the paper's two stages, projector alignment and then instruction tuning. Whatever is said beside it wins. */
-  preset: z.optional(z.literal('mantis')),
+  /**
+   * `mantis`: the paper's two stages, projector alignment and then instruction tuning. `mantis-small`: the same in a size for small decoders on a processor
+   * and some hundred conversations. Whatever is said beside it wins.
+   */
+  preset: z.optional(z.enum(['mantis', 'mantis-small'])),
   /** The single stage of a job without `stages`. Default `lora`. */
   stage: z.optional(TrainStage),
   stages: z.optional(z.array(StageRequest).check(z.minLength(1), z.maxLength(J.maxStages))),
@@ -133,5 +136,8 @@ export function autoBatchSize(examples: number): number {
 
 /** @param examples usable ones of each list of training data */
 export function decideStages(stages: readonly StageDraft[], examples: readonly number[]): Stage[] {
-  return stages.map((stage) => ({ ...stage, batch_size: stage.batch_size ?? autoBatchSize(examples[stage.data] ?? 0) }));
+  return stages.map((stage) => ({
+    ...stage,
+    batch_size: stage.batch_size ?? autoBatchSize(examples[stage.data] ?? 0),
+  }));
 }
