@@ -1,5 +1,5 @@
 /** A run's end: what follows when its job, and then its comparison, has ended. */
-import type { CompareResult, CompareTask } from '../../shared/contract/backend.ts';
+import { CompareResult, type CompareTask } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { JobError } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
@@ -117,9 +117,17 @@ export async function endGate(env: Env, run: ComparedRun, nowMs: number): Promis
   if ((alias?.version ?? null) !== run.alias_version) return await beginGate(env, schedule, run, alias, gate, nowMs);
   const object = await env.BLOBS.get(run.result_key);
   if (object === null) return await fail(env, run, 'comparison_failed', `The result of ${run.task_id} is gone.`, nowMs);
-  const result = await object.json<CompareResult>();
+  const result = CompareResult.safeParse(await object.json().catch(() => null));
+  if (!result.success)
+    return await fail(
+      env,
+      run,
+      'comparison_failed',
+      `The result of ${run.task_id} is not that of a comparison.`,
+      nowMs,
+    );
   const job = await findJob(env.DB, run.job_id ?? '');
-  const comparison = comparisonOf(run.compared_with ?? job?.base_model ?? '', run.model ?? '', result);
+  const comparison = comparisonOf(run.compared_with ?? job?.base_model ?? '', run.model ?? '', result.data);
   const decision = decideGate(gate, comparison);
   if (decision.promote) return await promote(env, schedule, run, alias, decision, nowMs);
   await end(

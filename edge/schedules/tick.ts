@@ -4,11 +4,11 @@
  */
 import type { Env } from '../env.ts';
 import { comparedRuns, countOpenRuns, startableRuns, trainedRuns } from '../store/scheduleRuns.ts';
-import { dueSchedules, openWork, type ScheduleRow, timingOf, writePlan } from '../store/schedules.ts';
+import { changeSchedule, dueSchedules, openWork, type ScheduleRow, timingOf, writePlan } from '../store/schedules.ts';
 import { endGate, endTraining } from './finish.ts';
-import { planSlots } from './plan.ts';
+import { type Plan, planSlots } from './plan.ts';
 import { sweepRetention } from './retention.ts';
-import { type PrepareJob, startRun } from './start.ts';
+import { type PrepareJob, startRun, systemOf } from './start.ts';
 
 /** Rows of one kind that are looked at in one go; the rest is there the next time. */
 const AT_ONCE = 50;
@@ -44,7 +44,19 @@ async function decideSlots(db: D1Database, schedule: ScheduleRow, nowMs: number)
     misfire: schedule.misfire,
     decidedUntilMs: schedule.decided_until,
   };
-  const plan = planSlots(planned, await countOpenRuns(db, schedule.id), nowMs);
+  const openRuns = await countOpenRuns(db, schedule.id);
+  let plan: Plan;
+  try {
+    plan = planSlots(planned, openRuns, nowMs);
+  } catch (error) {
+    // Such as a time zone that is no more. Its owner must see it, and it must not be looked at for ever.
+    console.error(
+      JSON.stringify({ level: 'error', event: 'schedule_unreadable', id: schedule.id, error: String(error) }),
+    );
+    const change = { action: 'paused' as const, status: 'paused' as const, timing: { nextAtMs: null } };
+    await changeSchedule(db, systemOf(schedule.tenant), schedule, change, nowMs);
+    return;
+  }
   // Where somebody else wrote first, the rows say so the next time.
   if (plan.runs.length > 0 || plan.nextAtMs !== schedule.next_at) await writePlan(db, schedule, plan, nowMs);
 }

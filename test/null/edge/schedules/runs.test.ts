@@ -228,6 +228,20 @@ test('a comparison that fails keeps the alias and says why', async () => {
   assert.equal(await getAlias(world.env.DB, TENANT, 'assistant'), null);
 });
 
+test('a result that is none fails the run, a time that cannot be read pauses the schedule: neither is looked at for ever', async () => {
+  const world = await makeWorld();
+  const { id } = await gated(world);
+  await train(world, slot(1));
+  await world.blobs.put('broken.json', '{"examples":');
+  world.sqlite.rows(`UPDATE tasks SET status = 'succeeded', result_key = 'broken.json'`);
+  await world.tick(slot(1) + 10);
+  assert.equal(JSON.parse(world.runs(id)[0]?.error ?? '{}').code, 'comparison_failed');
+  world.sqlite.rows(`UPDATE schedules SET cron = 'nonsense' WHERE id = ?`, id);
+  await world.tick(slot(2));
+  const row = await getSchedule(world.env.DB, TENANT, id);
+  assert.deepEqual([row?.status, row?.next_at], ['paused', null]);
+});
+
 test('going back, and back again, and of two changes at once only one', async () => {
   const world = await makeWorld();
   const db = world.env.DB;

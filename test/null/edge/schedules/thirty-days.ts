@@ -14,7 +14,7 @@ export const SCHEDULES = [
   { cron: '30 2 * * *', time_zone: 'Europe/Berlin', misfire: 'run_once' },
   { cron: '0 */6 * * *', time_zone: 'America/New_York', misfire: 'skip' },
   { cron: '7,37 9-17 * * 1-5', time_zone: 'Europe/Berlin', misfire: 'run_once' },
-  { cron: '45 * * * *', time_zone: 'Asia/Kathmandu', misfire: 'run_all' },
+  { cron: '45 */3 * * *', time_zone: 'Asia/Kathmandu', misfire: 'run_all' },
   { cron: '20 1 * * *', time_zone: 'America/New_York', misfire: 'skip' },
 ] as const;
 

@@ -8,7 +8,7 @@ const MINUTE = 60_000;
 test('30 days of cron: 5 % of the ticks missing, 5 % doubled, 2 % late, clocks off by 90 s, outages up to 10 days', async () => {
   const { looks, effects } = await thirtyDays(Number(process.env.MANTIS_TEST_SEED ?? 20_261_126), SCHEDULES);
   assert.ok(looks > 25_000, `${looks} looks`);
-  assert.ok(effects > 700, `${effects} effects`);
+  assert.ok(effects > 500, `${effects} effects`);
 });
 
 for (const overlap of ['skip', 'queue', 'allow'] as const)
