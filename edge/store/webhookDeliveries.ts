@@ -25,14 +25,17 @@ export type DeliveryRow = {
 /** A delivery that this sender has claimed. */
 export type DueDelivery = { event_id: string; attempts: number; claimed_until: number; body: string };
 
-/** Endpoints that something is due for. */
+/** Endpoints that something is due for and that are not called as often at once as they may be: those see for themselves what comes next. */
 export async function dueEndpoints(db: D1Database, nowMs: number): Promise<string[]> {
+  const { callsAtOnce, claimMs } = LIMITS.webhooks;
   const { results } = await db
     .prepare(
       `SELECT e.id FROM webhook_endpoints e WHERE e.disabled_at IS NULL
-         AND EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.endpoint_id = e.id AND d.next_at <= ?)`,
+         AND EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.endpoint_id = e.id AND d.next_at <= ?1)
+         AND (SELECT COUNT(*) FROM (SELECT 1 FROM webhook_deliveries c
+           WHERE c.endpoint_id = e.id AND c.next_at > ?1 AND c.next_at <= ?2 AND c.claimed_until > ?1 LIMIT ?3)) < ?3`,
     )
-    .bind(nowMs)
+    .bind(nowMs, nowMs + claimMs, callsAtOnce)
     .all<{ id: string }>();
   return results.map(({ id }) => id);
 }
