@@ -19,7 +19,16 @@ import { liveBackends } from '../fleet/registry.ts';
 import { readSignedJson } from '../middleware/signed.ts';
 import { insertEvent } from '../store/events.ts';
 import { filePrefix } from '../store/files.ts';
-import { type AppliedTask, applyToTask, findTask, noteProgress, queuedTasks, taskResultKey } from '../store/tasks.ts';
+import {
+  type AppliedTask,
+  applyToTask,
+  findTask,
+  keepResult,
+  noteProgress,
+  noteResult,
+  queuedTasks,
+  taskResultKey,
+} from '../store/tasks.ts';
 import { advanceAll } from '../tasks/advance.ts';
 import { taskEnd } from '../tasks/end.ts';
 
@@ -63,11 +72,19 @@ export async function finishTask(c: Context<AppEnv>): Promise<Response> {
   const act = { type: 'finish' as const, token: body.token, status: body.status, error: body.error };
   const isOurs = row.status === 'running' && row.lease_token === body.token;
   const end = isOurs ? await taskEnd(c.env, row, body) : null;
-  if (end !== null && body.status === 'succeeded')
-    await c.env.BLOBS.put(taskResultKey(id, body.token), JSON.stringify(end.result));
+  const resultKey = taskResultKey(id, body.token);
+  const isSuccess = body.status === 'succeeded';
+  if (end !== null && isSuccess) {
+    // Written down before the bytes are: where the row is never written, the sweeper deletes them.
+    await noteResult(c.env.DB, id, resultKey).run();
+    await c.env.BLOBS.put(resultKey, JSON.stringify(end.result));
+  }
   const applied = await applyToTask(c.env.DB, id, act, nowMs(), {
-    ...(body.status === 'succeeded' ? { resultKey: taskResultKey(id, body.token) } : {}),
-    along: (status, guard) => end?.along(status, guard) ?? [],
+    ...(isSuccess ? { resultKey } : {}),
+    along: (status, guard) => [
+      ...(end?.along(status, guard) ?? []),
+      ...(isSuccess ? [keepResult(c.env.DB, resultKey, guard)] : []),
+    ],
   });
   const { task } = must(c, applied);
   // Whoever waits for it hears of it now; the sweeper finds those that do not.

@@ -1,6 +1,7 @@
 /** Tasks: shorter work for backends than jobs, leased in the same way. Truth is the row; wake-ups may be lost. */
 import type { TaskSpec } from '../../shared/contract/backend.ts';
 import type { JobError } from '../../shared/contract/jobs.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { nowMs } from '../clock.ts';
 import { type JobAct, type JobState, type Outcome, TERMINAL, transition } from '../jobs/state.ts';
@@ -246,6 +247,21 @@ function stateOf(row: TaskRow): JobState {
     notBeforeMs: row.not_before,
     error: row.error === null ? null : (JSON.parse(row.error) as JobError),
   };
+}
+
+/** Notes a result that is about to be stored as loose, unless it is the task's already: one that comes a second time must not be deleted for it. */
+export function noteResult(db: D1Database, id: string, key: string): D1PreparedStatement {
+  return db
+    .prepare(
+      `INSERT INTO loose_objects (key, due_at) SELECT ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM tasks WHERE id = ?1 AND result_key = ?2)
+       ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at`,
+    )
+    .bind(id, key, nowMs() + LIMITS.files.looseMs);
+}
+
+/** The result is the task's. @param guard SQL that is true only if the task says so in the same transaction */
+export function keepResult(db: D1Database, key: string, guard: string): D1PreparedStatement {
+  return db.prepare(`DELETE FROM loose_objects WHERE key = ? AND ${guard}`).bind(key);
 }
 
 /** Where a task's result lies. The token keeps a late worker from writing over its successor's. */
