@@ -6,7 +6,10 @@ import test from 'node:test';
 import { sha256File } from '../../../gpu-backend/io/digest.ts';
 import { readSafetensors } from '../../../gpu-backend/io/safetensors.ts';
 import { loadAdapter } from '../../../gpu-backend/models/adapter.ts';
+import { contextTokens } from '../../../gpu-backend/models/llama.ts';
 import { readConfig } from '../../../gpu-backend/models/load.ts';
+import { layoutConversation } from '../../../gpu-backend/text/layout.ts';
+import { loadBaseModel } from '../../../gpu-backend/train/base-model.ts';
 import { checkpointName } from '../../../gpu-backend/train/checkpoint.ts';
 import { runFineTune } from '../../../gpu-backend/train/finetune.ts';
 import type { FineTuneMetrics, FineTuneResult, FineTuneSpec } from '../../../gpu-backend/train/finetune-spec.ts';
@@ -263,6 +266,45 @@ test('examples that are too long are left out and said so', async (t) => {
     ) ?? [];
   assert.ok(Number(count) > 0, said.join('\n'));
   assert.ok(metrics.length > 0 && metrics[0]!.tokens <= 60 * (12 - Number(count)));
+});
+
+test('examples up to the last position of the context are trained on, packed; one position more is left out', async (t) => {
+  const dir = await folder(t);
+  const job = await writeTinyJob(dir, 1);
+  const lineOf = (words: number): string =>
+    JSON.stringify({
+      messages: [
+        { role: 'user', content: 'z'.repeat(words) },
+        { role: 'assistant', content: 'no' },
+      ],
+    });
+  const base = loadBaseModel(job.baseDir);
+  const context = contextTokens(base.config.text);
+  const lengthOf = (words: number): number =>
+    layoutConversation(
+      [
+        { role: 'user', parts: [{ type: 'text', text: 'z'.repeat(words) }] },
+        { role: 'assistant', parts: [{ type: 'text', text: 'no' }] },
+      ],
+      { ...base.layout, tokensPerImage: 1 },
+    ).ids.length;
+  let words = 0;
+  while (lengthOf(words + 1) <= context) words++;
+  assert.equal(lengthOf(words), context, 'a letter is a token');
+  await writeFile(job.trainingFile, `${[words + 1, words, words - 5, 3].map(lineOf).join('\n')}\n`);
+  const { result, said, metrics } = await run(
+    tinySpec(job, dir, [
+      { train: 'lora', n_epochs: 1, packing: { max_tokens: 2 * context }, micro_batch_tokens: 2 * context },
+    ]),
+  );
+  assert.equal(result.outcome, 'succeeded', JSON.stringify(result));
+  assert.match(
+    said.join('\n'),
+    new RegExp(
+      `1 examples of more than ${context} tokens are left out, the first in line 1; the longest has ${context + 1}`,
+    ),
+  );
+  assert.equal(metrics[0]?.tokens, context + context - 5 + lengthOf(3));
 });
 
 test('bad examples fail the job with line and field', async (t) => {
