@@ -178,3 +178,43 @@ test('data of two files, run now, gate, promote, keep, roll back', async () => {
     'schedule.run.succeeded',
   ]);
 });
+
+test('a power cut in the middle of a run costs nothing but time', {
+  skip: process.env.MANTIS_LONG_TESTS === '1' ? false : 'MANTIS_LONG_TESTS=1 runs it',
+}, async () => {
+  const heldOut = await upload(lessonFile(4), 'held-out.jsonl');
+  const schedule = await api.schedules.create({
+    name: 'Cut',
+    cron: '@yearly',
+    job: {
+      model,
+      training_file: await upload(lessonFile(24), 'train.jsonl'),
+      seed: 2,
+      hyperparameters: { n_epochs: 8, batch_size: 4, learning_rate_multiplier: 5 },
+    },
+    alias: 'survivor',
+    gate: { held_out_file: heldOut },
+  });
+  const { id } = await api.schedules.run(schedule.id);
+  const seen: string[] = [];
+  for (const until of ['running', 'gating'] as const) {
+    const deadline = Date.now() + RUN_TIMEOUT_MS;
+    for (;;) {
+      const { status } = await api.schedules.retrieveRun(schedule.id, id);
+      if (status === until || ENDED.has(status)) break;
+      assert.ok(Date.now() < deadline, `still ${status}`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    seen.push((await api.schedules.retrieveRun(schedule.id, id)).status);
+    await product.killEverything();
+    product = await startProduct({ dataDir: product.dataDir, apiKey: product.apiKey, egressAllow: receiver.address });
+    api = new MantisClient({ baseUrl: product.url, apiKey: product.apiKey });
+  }
+  const run = await ended(schedule.id, id);
+  assert.equal(run.status, 'promoted', JSON.stringify(run));
+  assert.equal((await api.schedules.runs(schedule.id)).data.length, 1);
+  assert.equal((await api.aliases.retrieve('survivor')).model, run.fine_tuned_model);
+  const jobs = await api.jobs.list();
+  assert.equal(jobs.data.filter((job) => job.schedule === schedule.id).length, 1, 'one job, however often it began');
+  console.log(JSON.stringify({ killedWhile: seen }));
+});
