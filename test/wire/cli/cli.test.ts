@@ -1,7 +1,7 @@
 /** The command line against the whole product: what a person types. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -125,6 +125,58 @@ describe('mantis against the API', () => {
     assert.match(followed.err, /step 4\/4 100 % loss \d.*stage 1 lora · epoch 2/);
     assert.equal(cancelled.code, 1);
     assert.match(cancelled.err, /^mantis: .*succeeded/m);
+  });
+
+  it('validates data with and without the server, and keeps datasets', async () => {
+    const shown = await Promise.all(pictures.map(async (path) => (await readFile(path)).toString('base64')));
+    const [red, blue] = [`data:image/png;base64,${shown[0]}`, `data:image/jpeg;base64,${shown[1]}`];
+    const line = (url: string, answer: string) =>
+      JSON.stringify({
+        messages: [
+          {
+            role: 'user',
+            content: [
+              { type: 'image_url', image_url: { url } },
+              { type: 'text', text: 'Which colour?' },
+            ],
+          },
+          { role: 'assistant', content: answer },
+        ],
+      });
+    const [good, bad] = [join(dir, 'good.jsonl'), join(dir, 'bad-half.jsonl')];
+    await writeFile(good, `${line(red, 'red')}\n${line(blue, 'blue')}\n`);
+    await writeFile(bad, `${line(red, 'red')}\n{"messages": 1}\n`);
+    const checkpoint = join(dir, 'nano');
+    const [served, local, refused, made] = await Promise.all([
+      mantis('dataset', 'validate', good, '--epochs', '1'),
+      mantis('dataset', 'validate', good, '--local', '--model', checkpoint, '--no-estimate'),
+      mantis('dataset', 'validate', bad, '--local', '--model', checkpoint, '--json'),
+      mantis('datasets', 'create', 'colours', good),
+    ]);
+    assert.equal(served.code, 0, served.err);
+    assert.match(served.out, /^accepted: 2 of 2 examples can be trained on$/m);
+    assert.match(served.out, /^training would take .* of memory on .*: 2 steps, \d+ tokens at [\d,]+ a second$/m);
+    assert.equal(local.code, 0, local.err);
+    // The same words about the same data, wherever it was read.
+    assert.equal(local.out.trim(), served.out.slice(0, served.out.indexOf('\n\ntraining would take')).trim());
+    assert.equal(refused.code, 1);
+    const report = JSON.parse(refused.out) as { verdict: string; problems: { line: number; code: string }[] };
+    assert.deepEqual(
+      [report.verdict, ...report.problems.flatMap(({ line: at, code }) => [at, code])],
+      ['refused', 1, 'image_uniform', 2, 'invalid_type'],
+    );
+
+    const id = /^(dataset_\w+) {2}colours, version 1: 1 files/m.exec(made.out)?.[1] ?? assert.fail(made.out + made.err);
+    const grown = await mantis('datasets', 'append', id, bad, '--name', 'half');
+    assert.match(grown.out, /colours, version 2: 2 files/);
+    const listed = await mantis('datasets', 'list');
+    assert.match(listed.out, new RegExp(`^${id} +colours +2 +2 `, 'm'));
+    const halved = await mantis('dataset', 'validate', id, '--epochs', '1');
+    assert.equal(halved.code, 1);
+    assert.match(halved.out, /^REFUSED: 3 of 4 examples.*25\.0 % of the lines are bad/m);
+    assert.match(halved.out, /error half, line 2: .*\(invalid_type\)/);
+    assert.equal((await mantis('datasets', 'delete', id)).out, `deleted ${id}\n`);
+    assert.equal((await mantis('datasets', 'get', id)).code, 1);
   });
 
   it('what the API refuses is told in the API’s own sentence', async () => {
