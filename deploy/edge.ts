@@ -84,7 +84,13 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
   // workerd stands still while the system's resolver looks up a name: everybody would wait 10 s and more for one picture of a domain whose servers are mute.
   process.env.RES_OPTIONS ??= 'timeout:1 attempts:1';
   const migrations = await migrationNames();
-  if (await isOlder(storeDir, migrations)) await migrateAlone(storeDir, workerOptions.d1Databases, migrations);
+  // Beside each other: neither needs the other, and each takes half a second.
+  const [contents] = await Promise.all([
+    bundleWorker({ testSeams: options.testSeams === true }),
+    isMigrated(storeDir, migrations).then((done) =>
+      done ? undefined : migrateAlone(storeDir, workerOptions.d1Databases, migrations),
+    ),
+  ]);
   const miniflare = new Miniflare({
     // Miniflare's own entry is for its tools; requests go straight to the Worker, which is quicker and tells it when a client hangs up.
     host: '127.0.0.1',
@@ -108,7 +114,7 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
           {
             type: 'ESModule',
             path: 'worker.js',
-            contents: await bundleWorker({ testSeams: options.testSeams === true }),
+            contents,
           },
         ],
         bindings: {
@@ -138,8 +144,6 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     const url = (await miniflare.unsafeGetDirectURL(WORKER)).href.replace(/\/$/, '');
     const guard = await guardWorkerd();
     const db = await miniflare.getD1Database('DB');
-    await migrate(db, migrations);
-    await writeFile(join(storeDir, MIGRATED), migrations.join('\n'));
     if (options.apiKey === undefined && (await adoptOldKey(db, options.dataDir, bootstrap))) {
       guard.release();
       await miniflare.dispose();
@@ -173,14 +177,16 @@ async function migrationNames(): Promise<string[]> {
   return (await readdir(MIGRATIONS)).filter((name) => name.endsWith('.sql')).sort();
 }
 
-/** Whether another version has kept things here: its clients may ask, and its jobs go on, as soon as the Worker is there. */
-async function isOlder(storeDir: string, migrations: readonly string[]): Promise<boolean> {
+/** Whether the tables are those of this version. */
+async function isMigrated(storeDir: string, migrations: readonly string[]): Promise<boolean> {
   if (!existsSync(join(storeDir, 'd1'))) return false;
-  const migrated = await readFile(join(storeDir, MIGRATED), 'utf8').catch(() => '');
-  return migrated !== migrations.join('\n');
+  return (await readFile(join(storeDir, MIGRATED), 'utf8').catch(() => '')) === migrations.join('\n');
 }
 
-/** Brings the database up to date while nobody uses it: the Worker must never see tables of another version. Takes half a second. */
+/**
+ * Makes the tables, or brings them up to date, while nobody uses them: clients may ask, jobs go on and alarms ring as soon as the Worker is there, and it
+ * must never see tables of another version.
+ */
 async function migrateAlone(
   storeDir: string,
   d1Databases: WorkerOptions['d1Databases'],
@@ -203,6 +209,7 @@ async function migrateAlone(
   });
   try {
     await migrate(await alone.getD1Database('DB'), migrations);
+    await writeFile(join(storeDir, MIGRATED), migrations.join('\n'));
   } finally {
     await alone.dispose();
   }
