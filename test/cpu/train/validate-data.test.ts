@@ -8,6 +8,9 @@ import test from 'node:test';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
 import { sha256File, sha256Hex } from '../../../gpu-backend/io/digest.ts';
+import { loadBaseModel } from '../../../gpu-backend/train/base-model.ts';
+import { SampleMaker } from '../../../gpu-backend/train/chat-samples.ts';
+import { measureExamples, openExamples } from '../../../gpu-backend/train/examples.ts';
 import { runFineTune } from '../../../gpu-backend/train/finetune.ts';
 import type { FineTuneData } from '../../../gpu-backend/train/finetune-spec.ts';
 import type { ValidateHooks, ValidateInput } from '../../../gpu-backend/train/validate/input.ts';
@@ -16,8 +19,10 @@ import { type Validated, validateData } from '../../../gpu-backend/train/validat
 import type { LeftOut } from '../../../shared/contract/backend.ts';
 import type { DatasetProblem, Subset } from '../../../shared/contract/datasets.ts';
 import type { StageDraft } from '../../../shared/contract/training.ts';
+import { FAMILIES } from '../../fixtures/random-families.ts';
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
 import { chatLine, patternPng, poisons } from './poisoned.ts';
+import { writeTinyJob } from './tiny.ts';
 
 const NANO = fileURLToPath(new URL('../../../gpu-backend/models/nano', import.meta.url));
 const CHAT = fileURLToPath(new URL('../../../../shared/data/mantis-chat/train.json', import.meta.url));
@@ -253,6 +258,32 @@ async function animation(): Promise<Buffer> {
     .gif()
     .toBuffer();
 }
+
+for (const family of FAMILIES)
+  test(`lengths are those that training lays out, where slots depend on pictures too: ${family}`, async (t) => {
+    const dir = await folder(t);
+    const { baseDir, trainingFile } = await writeTinyJob(dir, 6, family, true);
+    const data = dataAt(trainingFile, 1, 'e'.repeat(64));
+    const { report } = await validate(dir, { baseDir, training: [data] });
+    assert.deepEqual(errorsOf({ report } as Validated), []);
+    const base = loadBaseModel(baseDir);
+    const store = await openExamples(data, 0, {
+      workDir: join(dir, 'training'),
+      leftOut: [],
+      fetchImage: undefined,
+      signal: undefined,
+    });
+    const samples = new SampleMaker(base, (reference) => store.readImage(reference));
+    const { tokens } = await measureExamples(store, samples, undefined);
+    await store.close();
+    const sorted = [...tokens].sort((a, b) => a - b);
+    const [summary] = report.training;
+    assert.deepEqual(
+      [summary?.tokens.total, summary?.tokens.min, summary?.tokens.max],
+      [sorted.reduce((a, b) => a + b, 0), sorted[0], sorted.at(-1)],
+    );
+    assert.ok(new Set(sorted).size > 2, 'lengths differ');
+  });
 
 test('what the model cannot do is refused before anything is trained', async (t) => {
   const dir = await folder(t);
