@@ -62,7 +62,7 @@ test('the elements of an array are what JSON.parse finds, wherever reads cut it'
         assert.deepEqual(records, expected);
       },
     ),
-    { numRuns: 150 },
+    { numRuns: 60 },
   );
 });
 
@@ -81,7 +81,7 @@ test('the lines of a file are what split finds, wherever reads cut it', async ()
         assert.deepEqual(records, expected);
       },
     ),
-    { numRuns: 150 },
+    { numRuns: 60 },
   );
 });
 

@@ -97,7 +97,7 @@ test('any conversation comes back from every form that can hold it', async () =>
       }
       await store.close();
     }),
-    { numRuns: 25 },
+    { numRuns: 8 },
   );
 });
 
