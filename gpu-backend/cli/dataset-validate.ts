@@ -170,6 +170,7 @@ async function locally(inputs: readonly string[], options: ValidateOptions): Pro
       {
         baseDir,
         training: [{ spec: plan.spec, paths: plan.paths }],
+        groups: plan.groups,
         ...(held === null ? {} : { validation: { spec: held.spec, paths: held.paths } }),
         stages: [stage],
         maxBadShare: options.maxBadShare ?? LIMITS.jobs.defaultMaxBadShare,

@@ -14,6 +14,8 @@ export interface ValidateInput {
   readonly stages: readonly StageDraft[];
   /** Largest share of bad lines, 0 … 1; above it the data is refused. */
   readonly maxBadShare: number;
+  /** Of the first list: which files share the bounds of one subset, by equal numbers; a mixture in Mantis's form has such. Default: none do. */
+  readonly groups?: readonly number[];
   /** Scratch. */
   readonly workDir: string;
   /** Pictures that the files hold are kept here; may be the job's own. Default `<workDir>/images`. */

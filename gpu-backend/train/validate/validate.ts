@@ -56,6 +56,7 @@ async function readList(
     onProblem: (problem, file) => findings.note(problem, file),
     onExample: (example, reader) => check.read(example, reader),
     onProgress: (done) => findings.progress('reading', (before ?? 0) + done, total ?? 0),
+    ...(number === 0 && input.groups !== undefined ? { groups: input.groups } : {}),
     ...(hooks.fetchImage === undefined ? {} : { fetchImage: hooks.fetchImage }),
     ...(imageRoot === undefined ? {} : { imageRoot: (file: number) => imageRoot(name, file) }),
     signal: hooks.signal,

@@ -139,8 +139,17 @@ test('2,000 rows, 5 % bad in 20 ways: each is named, and training is that on the
   assert.deepEqual(found.leftOut, [{ data: 0, file: poisoned.spec.files[0]?.file_id, lines: [...expected.keys()] }]);
   assert.deepEqual(found.trainingExamples, [24]);
 
-  const strict = await validate(dir, { training: [poisoned], maxBadShare: 0.049 });
-  assert.equal(strict.report.verdict, 'refused');
+  // Twenty lines of these with one that is bad: the same share, on both sides of the bound.
+  const some = await fileOf(join(dir, 'some.jsonl'), lines.slice(0, 20));
+  const shares = [0.05, 0.049];
+  const verdicts = shares.map(async (maxBadShare) => (await validate(dir, { training: [some], maxBadShare })).report);
+  assert.deepEqual(
+    (await Promise.all(verdicts)).map(({ verdict, bad_share }) => [verdict, bad_share]),
+    [
+      ['accepted', 0.05],
+      ['refused', 0.05],
+    ],
+  );
 
   const baseDir = join(dir, 'base');
   await writeRandomNano(baseDir);
@@ -148,13 +157,12 @@ test('2,000 rows, 5 % bad in 20 ways: each is named, and training is that on the
   const fromPoisoned = await weightsOf(join(dir, 'a'), baseDir, poisoned, found.leftOut);
   const fromClean = await weightsOf(join(dir, 'b'), baseDir, whole, []);
   assert.deepEqual(fromPoisoned, fromClean);
-  const missing = found.leftOut.map((entry) => ({ ...entry, lines: entry.lines.slice(1) }));
   const refused = await runFineTune(
     {
       baseDir,
-      data: [poisoned],
+      data: [some],
       stages: [{ ...LORA, batch_size: 8 }],
-      leftOut: missing,
+      leftOut: [],
       seed: 3,
       workDir: join(dir, 'c'),
       outDir: join(dir, 'c-out'),
