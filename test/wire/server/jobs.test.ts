@@ -77,7 +77,7 @@ describe('a backend with jobs', () => {
     await ended(job);
     assertComplete(job, 3 * EPOCH);
     assert.equal(job.finishes.length, 1);
-    assert.ok((job.finishes[0]?.trainedTokens ?? 0) > 0);
+    assert.notEqual(job.finishes[0]?.trainedTokens ?? 0, 0);
     assert.deepEqual(
       job.checkpoints.map(({ step }) => step),
       [4, 8, 12],
@@ -106,7 +106,10 @@ describe('a backend with jobs', () => {
     }
     for (const job of jobs) assertComplete(job, 3 * EPOCH);
     assert.equal(seen.size, 1);
-    assert.ok(edge.claims.some(({ sharing }) => sharing?.baseModel === 'nano'));
+    assert.ok(
+      edge.claims.some(({ sharing }) => sharing?.baseModel === 'nano'),
+      'it asked for jobs that share the base',
+    );
     const alone = edge.jobs.find(({ spec }) => spec.id === 'alone');
     assert.equal(jobs[0]?.sha256(12, 'state.safetensors'), alone?.sha256(12, 'state.safetensors'), 'bit for bit');
     assert.notEqual(jobs[1]?.sha256(12, 'state.safetensors'), alone?.sha256(12, 'state.safetensors'));
@@ -237,7 +240,10 @@ describe('a backend with jobs', () => {
       before,
       'no stale write was taken',
     );
-    assert.ok(jobs.every(({ finishes }) => finishes.length === 0));
+    assert.deepEqual(
+      jobs.map(({ finishes }) => finishes),
+      [[], [], []],
+    );
   });
 
   it('SIGTERM: the trainer saves a checkpoint, the jobs are given back, exit code 0', async () => {
