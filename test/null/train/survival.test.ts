@@ -148,3 +148,17 @@ test('the newest checkpoints stay and nothing else does', async (t) => {
   assert.deepEqual(await checkpointSteps(dir), [23, 20]);
   assert.equal((await readdir(dir)).length, 2);
 });
+
+test('after a shortage micro-batches stay small, on a machine with more memory too', async (t) => {
+  const dir = await folder(t);
+  const small = await runToy({ folder: join(dir, 'small'), steps: 12, maxTokens: 10 });
+  const stop = new AbortController();
+  const onStep = ({ step }: StepMetrics): void => {
+    if (step === 4) stop.abort();
+  };
+  await runToy({ folder: join(dir, 'moved'), steps: 12, maxTokens: 10, signal: stop.signal, onStep });
+  const moved = await runToy({ folder: join(dir, 'moved'), steps: 12 });
+  assert.equal(digestParameters(moved.state), digestParameters(small.state));
+  const large = await runToy({ folder: join(dir, 'large'), steps: 12 });
+  assert.notEqual(digestParameters(large.state), digestParameters(small.state), 'the order of sums shows');
+});
