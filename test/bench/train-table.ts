@@ -34,6 +34,8 @@ export interface TrainResults {
   readonly cpu: string;
   readonly peerGemmGflops: Readonly<Record<string, number>>;
   readonly results: readonly TrainResult[];
+  /** What a reader of the table has to know of this run. */
+  readonly note?: string;
 }
 
 const times = (x: number | null): string => (x === null ? '–' : `${x.toFixed(2)} ×`);
@@ -64,9 +66,9 @@ export function trainTable({ results }: TrainResults): string {
 }
 
 /** Says how fast the peer's own matrix product is: the bound that no engine gets below by more than it leaves out. */
-export function gemmSentence({ peerGemmGflops: gemm }: TrainResults): string {
+export function gemmSentence({ peerGemmGflops: gemm, note }: TrainResults): string {
   const [stock, unlocked] = [gemm['peft/1'], gemm['peft-unlocked/1']];
-  return `The peer's matrix product alone runs at ${stock?.toFixed(0) ?? '–'} GFLOP/s as installed and ${unlocked?.toFixed(0) ?? '–'} unlocked.`;
+  return `The peer's matrix product alone runs at ${stock?.toFixed(0) ?? '–'} GFLOP/s as installed and ${unlocked?.toFixed(0) ?? '–'} unlocked.${note === undefined ? '' : ` ${note}`}`;
 }
 
 /** The README with this table, and this sentence, in its section. @throws Error when it has no such section */
