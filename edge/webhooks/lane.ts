@@ -128,9 +128,16 @@ export class Lane {
     };
     const statements = recordAttempt(db, endpoint, delivery, record);
     const failingMs = endpoint.failing_since === null ? 0 : endedAtMs - endpoint.failing_since;
-    if (decision.kind === 'disable') statements.push(...disableEndpoint(db, endpoint, 'gone', endedAtMs));
-    else if (decision.kind !== 'delivered' && failingMs >= W.disableAfterMs)
-      statements.push(...disableEndpoint(db, endpoint, 'failing', endedAtMs, endpoint.failing_since));
+    const disables =
+      decision.kind === 'disable'
+        ? 'gone'
+        : decision.kind !== 'delivered' && failingMs >= W.disableAfterMs
+          ? 'failing'
+          : null;
+    if (disables !== null)
+      statements.push(
+        ...disableEndpoint(db, endpoint, disables, endedAtMs, disables === 'failing' ? endpoint.failing_since : null),
+      );
     const entry = {
       level: decision.kind === 'delivered' ? 'info' : 'warn',
       event: 'webhook_attempt',
@@ -141,6 +148,7 @@ export class Lane {
       error,
       duration_ms: durationMs,
       outcome: decision.kind,
+      ...(disables === null ? {} : { disables }),
     };
     return { statements, entry };
   }
