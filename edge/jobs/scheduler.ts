@@ -29,9 +29,11 @@ export class Scheduler extends DurableObject<Env> {
   #filesDueAtMs = 0;
   #webhooksDueAtMs = 0;
 
-  /** Makes sure that an alarm is set. */
+  /** Makes sure that an alarm is set, and soon. */
   async ensure(): Promise<void> {
-    if ((await this.ctx.storage.getAlarm()) === null) await this.ctx.storage.setAlarm(Date.now());
+    const set = await this.ctx.storage.getAlarm();
+    // One that lies further ahead than any was set by a clock that has been put back since.
+    if (set === null || set > Date.now() + IDLE_GAP_MS) await this.ctx.storage.setAlarm(Date.now());
   }
 
   /** Something has become due. */
