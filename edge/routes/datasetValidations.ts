@@ -5,6 +5,7 @@ import { ApiError, describe, errorMessage } from '../../shared/contract/errors.t
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { nowMs } from '../clock.ts';
+import { insertValidation } from '../datasets/insert.ts';
 import { dataSpecOf } from '../datasets/spec.ts';
 import { prepareValidation } from '../datasets/task.ts';
 import { showValidation, showWhole, type ValidationRequest } from '../datasets/validations.ts';
@@ -14,7 +15,7 @@ import { decideOptions } from '../jobs/options.ts';
 import { wakeBackends } from '../jobs/sweep.ts';
 import { readJson } from '../middleware/body.ts';
 import { auditEntry } from '../store/audit.ts';
-import { applyToTask, getTask, insertTask, listTasks, type TaskRow } from '../store/tasks.ts';
+import { applyToTask, getTask, listTasks, type TaskRow } from '../store/tasks.ts';
 import { advanceAll } from '../tasks/advance.ts';
 import { listQuery } from './query.ts';
 
@@ -45,10 +46,15 @@ export async function createDatasetValidation(c: Context<AppEnv>): Promise<Respo
     validation_file: asked.validation_file ?? null,
   };
   const { spec, fileIds, inputDigest } = prepared;
-  await c.env.DB.batch([
-    ...insertTask(c.env.DB, { id, tenant, subject: null, spec, fileIds, inputDigest, request }),
-    auditEntry(c.env.DB, actorOf(c), { action: 'dataset_validation.created', object: id, data: request }),
-  ]);
+  const most = LIMITS.dataset.maxPendingValidations;
+  const task = { id, tenant, subject: null, spec, fileIds, inputDigest, request };
+  const [made] = await c.env.DB.batch(insertValidation(c.env.DB, actorOf(c), task, most));
+  if ((made?.meta.changes ?? 0) === 0)
+    throw new ApiError(
+      'rate_limit_exceeded',
+      `Validations: ${most} of yours have not ended, which is the most there may be. Wait for one, or cancel one.`,
+      { retryAfterMs: 60_000, shouldRetry: false },
+    );
   c.executionCtx.waitUntil(wakeBackends(c.env));
   c.executionCtx.waitUntil(scheduler(c.env).wake());
   return c.json(showValidation(await existing(c, id)));

@@ -143,6 +143,11 @@ export async function listTasks<Item extends { id: string }>(
   return page(results, query.limit, show);
 }
 
+/** SQL that is true while a tenant has fewer than so many unfinished tasks of a kind that nobody but a client waits for. */
+export function hasRoomFor(tenant: string, kind: TaskRow['kind'], most: number): string {
+  return `(SELECT COUNT(*) FROM tasks WHERE tenant = '${tenant.replaceAll("'", "''")}' AND kind = '${kind}' AND subject IS NULL AND finished_at IS NULL) < ${most}`;
+}
+
 /** A finished task, newest first, whose inputs were equal; null where there is none that was made after `sinceMs`. */
 export function equalTask(
   db: D1Database,

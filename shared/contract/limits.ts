@@ -157,6 +157,8 @@ export const LIMITS = {
     maxPerTenant: 1_000,
     /** Pictures that data only names stay as validation saw them for so long after, and as long as a job on that validation has not ended. */
     pinsKeptMs: 30 * 24 * 3_600_000,
+    /** Validations of one tenant that were asked for without a job and have not ended. */
+    maxPendingValidations: 100,
     /** A validation of equal data, model and stages that is younger is not made again. */
     reuseValidationMs: 7 * 24 * 3_600_000,
   },

@@ -2,13 +2,15 @@
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
 import { changeDataset, makeDataset } from '../../../edge/datasets/change.ts';
+import { insertValidation } from '../../../edge/datasets/insert.ts';
 import { pictureScope, pinPicture } from '../../../edge/datasets/pictures.ts';
 import { dataDigest, dataSpecOf } from '../../../edge/datasets/spec.ts';
 import type { Env } from '../../../edge/env.ts';
 import { countExamples, deleteDataset, getDataset } from '../../../edge/store/datasets.ts';
 import { deleteFile, getFile, insertFile } from '../../../edge/store/files.ts';
 import { addReader, getPin, insertPin, sweepPins } from '../../../edge/store/pins.ts';
-import { holdFiles } from '../../../edge/store/tasks.ts';
+import { holdFiles, insertTask } from '../../../edge/store/tasks.ts';
+import type { ValidateTask } from '../../../shared/contract/backend.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { openD1 } from '../../fixtures/d1.ts';
 import { MemoryR2 } from '../../fixtures/r2.ts';
@@ -173,4 +175,39 @@ test('old pins go with their objects, but not under work that has not ended', as
   await sweepPins(db, later);
   assert.deepEqual(await Promise.all(['read', 'young'].map(isThere)), [false, true]);
   assert.equal(await count('SELECT COUNT(*) AS n FROM pin_readers'), 0);
+});
+
+test('so many validations may wait, and no more; those of jobs do not count', async () => {
+  const most = 3;
+  const data = await file('file-data');
+  const spec: ValidateTask = {
+    kind: 'validate',
+    baseModel: 'm',
+    adapter: null,
+    training: [await dataSpecOf(env, TENANT, data)],
+    validation: null,
+    stages: [],
+    maxBadShare: 0.1,
+    estimate: true,
+  };
+  const ask = async (id: string, tenant = TENANT) => {
+    const task = { id, tenant, subject: null, spec, request: {}, fileIds: [data] };
+    const [made] = await db.batch(insertValidation(db, { ...actor, tenant }, task, most));
+    return made?.meta.changes;
+  };
+  await db.batch(
+    insertTask(db, { id: 'dsval_job', tenant: TENANT, subject: 'ftjob-1', spec, request: {}, fileIds: [] }),
+  );
+  assert.deepEqual([await ask('dsval_1'), await ask('dsval_2'), await ask('dsval_3')], [1, 1, 1]);
+  assert.equal(await ask('dsval_4'), 0);
+  assert.equal(await ask('dsval_5', OTHER), 1);
+  const held = await db.prepare(`SELECT work_id FROM work_files ORDER BY work_id`).all<{ work_id: string }>();
+  assert.deepEqual(
+    held.results.map((row: { work_id: string }) => row.work_id),
+    ['dsval_1', 'dsval_2', 'dsval_3', 'dsval_5'],
+  );
+  const audit = await db.prepare(`SELECT object FROM audit_log ORDER BY seq`).all<{ object: string }>();
+  assert.equal(audit.results.length, 4);
+  await db.prepare(`UPDATE tasks SET finished_at = 1, status = 'succeeded' WHERE id = 'dsval_2'`).run();
+  assert.equal(await ask('dsval_6'), 1);
 });
