@@ -4,8 +4,8 @@ import { SampleMaker } from './chat-samples.ts';
 import { DataError, type Measured, measureExamples, openExamples, type Selection, selectExamples } from './examples.ts';
 import { FeatureStore } from './feature-store.ts';
 import type { FineTuneHooks, FineTuneSpec } from './finetune-spec.ts';
+import type { StageData } from './stage-data.ts';
 import type { StagePlan } from './stage-plan.ts';
-import type { StageData } from './stage-run.ts';
 
 /** Examples and pictures of a job: each list is read once, pictures are encoded once as long as the tower stays the same. */
 export class JobData {

@@ -5,7 +5,7 @@ import { sha256File } from '../io/digest.ts';
 import { asFrozenBase } from '../models/frozen-weights.ts';
 import { initAdapter } from '../models/presets.ts';
 import type { BaseModel } from './base-model.ts';
-import { type CollatedBatch, type ImageSource, supervisedWeight, type TrainingSample } from './batch.ts';
+import type { CollatedBatch } from './batch.ts';
 import {
   checkpointName,
   loadCheckpoint,
@@ -15,15 +15,14 @@ import {
   verifyCheckpoint,
 } from './checkpoint.ts';
 import { BestSoFar, type Measurement } from './early-stopping.ts';
-import type { Selection } from './examples.ts';
 import type { CheckpointFile, FineTuneHooks, FineTuneMetrics, FineTuneSpec } from './finetune-spec.ts';
-import { Rng } from './nano/random.ts';
 import { learningRateAt, progressOf } from './schedule.ts';
+import { epochs, measure, type StageData } from './stage-data.ts';
 import type { StagePlan } from './stage-plan.ts';
 import { StageSessions } from './stage-sessions.ts';
 import { afterStage, readValues, type Values, writeTuned, writeValues } from './stage-weights.ts';
 import { ParameterState } from './state.ts';
-import { type DataSource, type StepMetrics, train } from './trainer.ts';
+import { type StepMetrics, train } from './trainer.ts';
 
 /** What a checkpoint says beside its progress in its stage. */
 export interface JobProgress {
@@ -39,12 +38,6 @@ export interface JobProgress {
   readonly best?: Measurement | undefined;
   /** Measurements since the best one. */
   readonly sinceBest?: number | undefined;
-}
-
-/** Examples of a store, as positions in it, and what makes samples of them. */
-export interface StageData {
-  readonly selection: Selection;
-  readonly sampleAt: (entry: number) => Promise<TrainingSample<ImageSource>>;
 }
 
 export interface StageRun {
@@ -76,9 +69,6 @@ export interface StageResult {
 
 export const stepsOf = ({ stage }: StagePlan, examples: number): number =>
   Math.ceil(examples / stage.batch_size) * stage.n_epochs;
-
-/** Validation examples that are in memory at once, without their pictures. */
-const MEASURED_AT_ONCE = 64;
 
 /** Trains one stage from its start or from a checkpoint of it. Everything about it is a function of the run's fields. */
 export async function runStage(run: StageRun): Promise<StageResult> {
@@ -172,7 +162,7 @@ export async function runStage(run: StageRun): Promise<StageResult> {
     const result = await train({
       state,
       computer: sessions.computer(),
-      data: epochs(run, count),
+      data: epochs(training, plan, spec.seed),
       totalSteps: hasStopped ? numberOf(resume ?? { step: 0, skipped: 0, cursor: 0 }) : stageSteps,
       learningRate: (step) => learningRateAt(plan.schedule, progressOf(step, stageSteps)),
       rateFactor: plan.rateFactor,
@@ -291,32 +281,6 @@ function introduction(
   );
 }
 
-/** Loss a token and share of right tokens over all validation examples. */
-async function measure(
-  sessions: StageSessions,
-  state: ParameterState,
-  { selection, sampleAt }: StageData,
-  microBatchTokens: number,
-  pace: (() => void | Promise<void>) | undefined,
-): Promise<{ loss: number; accuracy: number }> {
-  let [loss, weight, correct, supervised] = [0, 0, 0, 0];
-  for (let from = 0; from < selection.entries.length; from += MEASURED_AT_ONCE) {
-    const samples: TrainingSample<ImageSource>[] = [];
-    for (const entry of selection.entries.slice(from, from + MEASURED_AT_ONCE)) samples.push(await sampleAt(entry));
-    const own = supervisedWeight(samples);
-    if (own === 0) continue;
-    weight += own;
-    for (const batch of sessions.batches(samples, microBatchTokens)) {
-      await pace?.();
-      const part = await sessions.evaluate(state, [batch]);
-      loss += part.loss * own;
-      correct += part.correct;
-      supervised += part.supervised;
-    }
-  }
-  return { loss: loss / weight, accuracy: correct / supervised };
-}
-
 function sizesOf(batches: readonly CollatedBatch[]): { positions: number; tokens: number } {
   return {
     positions: batches.reduce((sum, b) => sum + b.batch * b.length, 0),
@@ -344,27 +308,6 @@ function toMetrics(
     supervised_tokens: m.supervisedTokens,
     padding_share: paddingShare,
     tokens_per_second: (m.tokens / m.ms) * 1000,
-  };
-}
-
-/** Epochs of different stages never share a stream of the seed. */
-const STREAMS_PER_STAGE = 1 << 20;
-
-/** Batches of an epoch's random order; the order depends on seed, stage and epoch alone. The cursor counts examples. */
-function epochs({ spec, plan, training }: StageRun, count: number): DataSource {
-  const { entries } = training.selection;
-  let order: { readonly epoch: number; readonly list: readonly number[] } | undefined;
-  return {
-    next: async (cursor) => {
-      const epoch = Math.floor(cursor / count);
-      if (order?.epoch !== epoch)
-        order = { epoch, list: new Rng(spec.seed, plan.index * STREAMS_PER_STAGE + epoch).shuffle(entries) };
-      const end = Math.min(cursor + plan.stage.batch_size, (epoch + 1) * count);
-      const samples: TrainingSample<ImageSource>[] = [];
-      for (const entry of order.list.slice(cursor - epoch * count, end - epoch * count))
-        samples.push(await training.sampleAt(entry));
-      return { samples, cursor: end };
-    },
   };
 }
 
