@@ -47,8 +47,8 @@ async function create(more: object = {}) {
 }
 const retrieve = async (id: string) => (await door.openai.fineTuning.jobs.retrieve(id)) as unknown as FineTuningJob;
 
-async function claim(): Promise<ClaimResponse | null> {
-  const { status, body } = await door.signed('POST', '/internal/jobs/claim', { backendId: backend.id });
+async function claim(sharing?: { baseModel: string; stages: string[] }): Promise<ClaimResponse | null> {
+  const { status, body } = await door.signed('POST', '/internal/jobs/claim', { backendId: backend.id, sharing });
   return status === 204 ? null : (body as ClaimResponse);
 }
 
@@ -328,6 +328,20 @@ describe('a job', () => {
     const second = await claim();
     assert.equal(second?.job.id, job.id);
     assert.equal((await finish(job.id, second.lease.token, 'failed')).status, 200);
+  });
+
+  it('is given to a process that trains only where it fits: the same base, such stages, no try that died', async () => {
+    const job = await create();
+    const { id } = FAULT_CARD;
+    assert.equal(await claim({ baseModel: 'another', stages: ['projector', 'lora', 'full'] }), null);
+    assert.equal(await claim({ baseModel: id, stages: ['projector'] }), null);
+    const shared = await claim({ baseModel: id, stages: ['projector', 'lora'] });
+    assert.deepEqual([shared?.job.id, shared?.job.tries], [job.id, 1]);
+    assert.equal((await finish(job.id, shared?.lease.token ?? 0, 'released')).status, 200);
+    assert.equal(await claim({ baseModel: id, stages: ['projector', 'lora'] }), null, 'it may be what ended the try');
+    const alone = await claim();
+    assert.deepEqual([alone?.job.id, alone?.job.tries], [job.id, 2]);
+    assert.equal((await finish(job.id, alone?.lease.token ?? 0, 'failed')).status, 200);
   });
 
   it('that is cancelled tells its worker, refuses its writes, and is cancelled once', async () => {
