@@ -39,6 +39,7 @@ describe('the built backend', () => {
       const text = await readFile(join(built, file), 'utf8');
       assert.doesNotMatch(text, /new URL\(['"][^'"]*\.ts['"]/, `${file} starts a source`);
       assert.doesNotMatch(text, /import\.meta\.resolve/, file);
+      assert.doesNotMatch(text, /MANTIS_FAULT_POINTS/, `${file} has fault points`);
     }
   });
 
