@@ -148,7 +148,8 @@ export async function runStage(run: StageRun): Promise<StageResult> {
             await writeTuned(folder, base, plan, state);
             await measured.write(folder, step, state);
             // Later stages cannot make their start again from the base model.
-            if (plan.index > 0 && (progress.good ?? 0) === 0) await writeValues(folder, 'start', start, state);
+            if (plan.index > 0 && (progress.good ?? 0) === 0 && !extra.isStageEnd)
+              await writeValues(folder, 'start', start, state);
           },
         },
       );
