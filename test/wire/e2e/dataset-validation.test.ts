@@ -158,6 +158,11 @@ test('a dataset with pictures from everywhere is looked at, and a job trains on 
   assert.equal(ended.status, 'succeeded', JSON.stringify(ended.error));
   assert.equal(origin.seen.filter(({ path }) => path === '/circle.png').length, 1, 'training asks nobody');
 
+  // A tuned model is laid over its base before a step of it is measured.
+  const tuned = await api.datasetValidations.create({ ...asked, model: ended.fine_tuned_model ?? '' });
+  assert.notEqual(tuned.id, id);
+  assert.ok((await whole(tuned.id)).report.estimate !== null);
+
   await api.datasets.delete(made.id);
   await api.files.delete(first);
 });
