@@ -3,13 +3,13 @@ import type { Context } from 'hono';
 import { CreateBatchRequest } from '../../shared/contract/batches.ts';
 import { ApiError, describe, errorMessage, violation } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import { newId } from '../../shared/wire/ids.ts';
 import { streamBatch } from '../batches/follow.ts';
 import { nowMs as clockMs } from '../clock.ts';
 import { type AppEnv, actorOf, batchRunner, scheduler } from '../env.ts';
 import { readJson } from '../middleware/body.ts';
 import { auditEntry } from '../store/audit.ts';
 import { type BatchRow, getBatch, insertBatch, listBatches, moveBatch, showBatch } from '../store/batches.ts';
+import { keyed } from '../store/keyed.ts';
 import { existingFile } from './files.ts';
 import { listQuery } from './query.ts';
 
@@ -36,8 +36,14 @@ export async function createBatch(c: Context<AppEnv>): Promise<Response> {
       }),
     );
   if (wrong.length > 0) throw ApiError.from(wrong);
-  const id = newId('batch_');
   const nowMs = clockMs();
+  const tenant = c.get('tenant');
+  const find = (id: string) => getBatch(c.env.DB, tenant, id);
+  const { id, made: earlier } = await keyed('batch_', tenant, c.req.header('idempotency-key'), nowMs, find);
+  if (earlier !== null) {
+    await batchRunner(c.env, id).wake(id);
+    return c.json(showBatch(earlier));
+  }
   const made = await insertBatch(c.env.DB, actorOf(c), {
     id,
     endpoint: asked.endpoint,

@@ -6,12 +6,12 @@ import { nowMs } from '../clock.ts';
 import { type AppEnv, actorOf, scheduler } from '../env.ts';
 import { prepareJob } from '../jobs/create.ts';
 import { streamEvents } from '../jobs/follow.ts';
-import { keyedJob } from '../jobs/keyed.ts';
 import { wakeBackends } from '../jobs/sweep.ts';
 import { readJson } from '../middleware/body.ts';
 import { listCheckpoints } from '../store/checkpoints.ts';
 import { listEvents } from '../store/events.ts';
 import { applyToJob, getJob, type JobRow, listJobs, showJob } from '../store/jobs.ts';
+import { keyed } from '../store/keyed.ts';
 import { applyToTask } from '../store/tasks.ts';
 import { advanceAll } from '../tasks/advance.ts';
 import { listQuery } from './query.ts';
@@ -19,10 +19,11 @@ import { listQuery } from './query.ts';
 /** `POST /v1/fine_tuning/jobs`. The job begins as `validating_files`: a backend reads its data and says what is wrong with it. */
 export async function createJob(c: Context<AppEnv>): Promise<Response> {
   const body = await readJson(c, CreateJobRequest);
-  const key = c.req.header('idempotency-key');
-  const keyed = key === undefined ? null : await keyedJob(c.env.DB, c.get('tenant'), key, nowMs());
-  if (keyed?.made != null) return c.json(showJob(keyed.made));
-  const { id, statements } = await prepareJob(c.env, actorOf(c), body, keyed === null ? {} : { id: keyed.id });
+  const tenant = c.get('tenant');
+  const find = (id: string) => getJob(c.env.DB, tenant, id);
+  const { id, made } = await keyed('ftjob-', tenant, c.req.header('idempotency-key'), nowMs(), find);
+  if (made !== null) return c.json(showJob(made));
+  const { statements } = await prepareJob(c.env, actorOf(c), body, { id });
   await c.env.DB.batch(statements);
   // Data that was found good before need not be read again.
   await advanceAll(c.env);

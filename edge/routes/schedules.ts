@@ -15,9 +15,11 @@ import { knownModels } from '../fleet/registry.ts';
 import { prepareJob } from '../jobs/create.ts';
 import { readJson } from '../middleware/body.ts';
 import { checkTiming, localTime, nextSlot, nextSlots } from '../schedules/cron.ts';
+import { keyed } from '../store/keyed.ts';
 import { findScheduleRun, insertManualRun, listRuns, showRun } from '../store/scheduleRuns.ts';
 import {
   changeSchedule,
+  findSchedule,
   getSchedule,
   insertSchedule,
   listSchedules,
@@ -36,7 +38,12 @@ export async function createSchedule(c: Context<AppEnv>): Promise<Response> {
   const content = contentOf(asked, asked.job);
   const atMs = nowMs();
   await check(c, content, true, atMs);
+  const tenant = c.get('tenant');
+  const find = (id: string) => findSchedule(c.env.DB, id);
+  const { id, made } = await keyed('sched_', tenant, c.req.header('idempotency-key'), atMs, find);
+  if (made !== null) return c.json(showSchedule(made, atMs));
   const row = await insertSchedule(c.env.DB, actorOf(c), content, {
+    id,
     nowMs: atMs,
     nextAtMs: nextSlot(timingOf(content), atMs),
   });

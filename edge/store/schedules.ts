@@ -63,9 +63,9 @@ export async function insertSchedule(
   db: D1Database,
   actor: Actor,
   content: ScheduleContent,
-  when: { nowMs: number; nextAtMs: number | null },
+  when: { nowMs: number; nextAtMs: number | null; id?: string },
 ): Promise<ScheduleRow | null> {
-  const id = newId('sched_');
+  const id = when.id ?? newId('sched_');
   const [made] = await db.batch<ScheduleRow>([
     db
       .prepare(
