@@ -11,7 +11,6 @@ import {
   type JobSpec,
   LEASE_HEADER,
   type LeftOut,
-  type TrainerEvent,
   TrainerEventsRequest,
 } from '../../shared/contract/backend.ts';
 import { ApiError, errorMessage } from '../../shared/contract/errors.ts';
@@ -24,6 +23,7 @@ import { type AppEnv, type Env, scheduler } from '../env.ts';
 import { servedModels } from '../fleet/pick.ts';
 import { liveBackends } from '../fleet/registry.ts';
 import { checkpointModelName, tunedModelName } from '../jobs/names.ts';
+import { estimatedFinish, PACE_EVENTS } from '../jobs/pace.ts';
 import { resultFiles } from '../jobs/results.ts';
 import { LEASED, TERMINAL } from '../jobs/state.ts';
 import { readSignedJson } from '../middleware/signed.ts';
@@ -41,7 +41,7 @@ import {
   strikeOwned,
   uploadedFiles,
 } from '../store/checkpoints.ts';
-import { insertEvent } from '../store/events.ts';
+import { insertEvent, recentEvents } from '../store/events.ts';
 import {
   type Applied,
   applyToJob,
@@ -129,7 +129,10 @@ function heardBy(job: JobRow): JobHeartbeatResponse {
 export async function addEvents(c: Context<AppEnv>): Promise<Response> {
   const { token, events } = await readSignedJson(c, TrainerEventsRequest);
   const id = jobId(c);
-  const finishMs = estimatedFinish(events, nowMs());
+  const isPaced = events.some(({ type }) => type === 'metrics');
+  const finishMs = isPaced
+    ? estimatedFinish([...(await recentEvents(c.env.DB, id, PACE_EVENTS)), ...events], nowMs())
+    : null;
   const applied = await applyToJob(c.env.DB, id, { type: 'heartbeat', token }, nowMs(), {
     along: ({ revision }) => [
       ...(finishMs === null ? [] : [setEstimatedFinish(c.env.DB, id, finishMs, revision)]),
@@ -152,20 +155,6 @@ export async function addEvents(c: Context<AppEnv>): Promise<Response> {
   });
   const { job, row } = must(c, applied);
   return c.json(heardBy(job ?? row));
-}
-
-/** When the job ends if the steps left take as long as the last ones did, Unix ms; null where the events do not tell. */
-function estimatedFinish(events: readonly TrainerEvent[], atMs: number): number | null {
-  const paces = events.flatMap(({ data }) => {
-    const { step, total_steps: total, tokens, tokens_per_second: rate } = (data ?? {}) as Record<string, unknown>;
-    if (typeof step !== 'number' || typeof total !== 'number' || typeof tokens !== 'number' || typeof rate !== 'number')
-      return [];
-    return rate > 0 ? [{ left: total - step, seconds: tokens / rate }] : [];
-  });
-  const left = paces.at(-1)?.left;
-  if (left === undefined) return null;
-  const mean = paces.reduce((sum, { seconds }) => sum + seconds, 0) / paces.length;
-  return Math.round(atMs + 1000 * mean * left);
 }
 
 /** `PUT /internal/jobs/{id}/checkpoints/{step}/{name}`: one blob, streamed to the store and hashed on the way. */

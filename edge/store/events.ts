@@ -69,6 +69,19 @@ export async function eventsSince(db: D1Database, jobId: string, seq: number, li
   return results;
 }
 
+/** The newest so many, oldest first: what a job's pace is read from. */
+export async function recentEvents(db: D1Database, jobId: string, limit: number) {
+  const { results } = await db
+    .prepare('SELECT key, created_at, data FROM job_events WHERE job_id = ? ORDER BY seq DESC LIMIT ?')
+    .bind(jobId, limit)
+    .all<Pick<EventRow, 'key' | 'created_at' | 'data'>>();
+  return results.reverse().map(({ key, created_at, data }) => ({
+    key,
+    createdAt: created_at,
+    data: data === null ? null : (JSON.parse(data) as Record<string, unknown>),
+  }));
+}
+
 export function showEvent(row: EventRow): JobEvent {
   return {
     id: row.id,
