@@ -33,6 +33,12 @@ export function decideOptions(request: Asked, { card, id }: Pick<KnownModel, 'ca
   }
   if (asked.stages !== undefined && asked.stage !== undefined)
     wrong.push(violation('invalid_value', `${WHERE}.stage`, { expected: 'either stage or stages', received: 'both' }));
+  // A recipe is a list of stages: beside others it would say nothing.
+  const others = asked.stages !== undefined ? 'stages' : asked.stage !== undefined ? 'stage' : undefined;
+  if (asked.preset !== undefined && others !== undefined)
+    wrong.push(
+      violation('invalid_value', `${WHERE}.preset`, { expected: `either preset or ${others}`, received: 'both' }),
+    );
   const data = [{ id: request.training_file, param: 'training_file' }];
   const whole = { ...request.hyperparameters, ...request.method?.supervised?.hyperparameters };
   const said = (value: number | 'auto' | undefined) => (value === 'auto' ? undefined : value);

@@ -4,6 +4,7 @@ import type { TrainStage } from '../../shared/contract/models.ts';
 import type { MantisOptions, Stage, StageDraft } from '../../shared/contract/training.ts';
 import type { WebhookEventType } from '../../shared/contract/webhooks.ts';
 import { newId } from '../../shared/wire/ids.ts';
+import { nowMs } from '../clock.ts';
 import { type JobAct, type JobState, type Outcome, TERMINAL, transition } from '../jobs/state.ts';
 import { type Actor, auditEntry } from './audit.ts';
 import { insertEvent } from './events.ts';
@@ -310,6 +311,12 @@ function stateOf(row: JobRow): JobState {
 
 const seconds = (ms: number | null) => (ms === null ? null : Math.floor(ms / 1000));
 
+/** What is shown can be sent again: beside stages or a preset, `stage` is what we know of the job and not what was asked. */
+function showOptions({ mantis }: JobRow): MantisOptions {
+  const { stage, ...asked } = JSON.parse(mantis) as StoredMantisOptions;
+  return asked.stages === undefined && asked.preset === undefined ? { ...asked, stage } : asked;
+}
+
 export function showJob(row: JobRow): FineTuningJob {
   const hyperparameters = JSON.parse(row.hyperparameters) as Hyperparameters;
   return {
@@ -322,14 +329,17 @@ export function showJob(row: JobRow): FineTuningJob {
     organization_id: 'org-local',
     status: row.status,
     hyperparameters,
-    method: { type: 'supervised', supervised: { hyperparameters, mantis: JSON.parse(row.mantis) as MantisOptions } },
+    method: { type: 'supervised', supervised: { hyperparameters, mantis: showOptions(row) } },
     training_file: row.training_file,
     validation_file: row.validation_file,
     result_files: JSON.parse(row.result_files) as string[],
     trained_tokens: row.trained_tokens,
     seed: row.seed,
     error: row.error === null ? null : (JSON.parse(row.error) as JobError),
-    estimated_finish: row.status === 'running' ? seconds(row.estimated_finish) : null,
+    estimated_finish:
+      row.status === 'running' && row.estimated_finish !== null
+        ? seconds(Math.max(row.estimated_finish, nowMs()))
+        : null,
     integrations: [],
     metadata: row.metadata === null ? null : (JSON.parse(row.metadata) as Record<string, string>),
     user_provided_suffix: row.suffix,

@@ -33,7 +33,10 @@ export interface TrainingFlags {
 export function addTrainingFlags(command: Command): Command {
   return command
     .addOption(
-      new Option('--preset <name>', 'a recipe of stages; flags beside it win').choices(['mantis', 'mantis-small']),
+      new Option('--preset <name>', 'a recipe in place of --stage and --stages; other flags beside it win').choices([
+        'mantis',
+        'mantis-small',
+      ]),
     )
     .addOption(
       new Option('--stage <stage>', 'which weights move (default: lora)').choices(['projector', 'lora', 'full']),

@@ -95,7 +95,7 @@ export type StageRequest = z.infer<typeof StageRequest>;
 export const MantisOptions = z.strictObject({
   /**
    * `mantis`: the paper's two stages, projector alignment and then instruction tuning. `mantis-small`: the same in a size for small decoders on a processor
-   * and some hundred conversations. Whatever is said beside it wins.
+   * and some hundred conversations. Settings beside it win; `stage` and `stages` cannot stand beside it.
    */
   preset: z.optional(z.enum(['mantis', 'mantis-small'])),
   /** The single stage of a job without `stages`. Default `lora`. */

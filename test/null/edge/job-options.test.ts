@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { decideOptions } from '../../../edge/jobs/options.ts';
+import { type JobRow, showJob } from '../../../edge/store/jobs.ts';
 import { ApiError } from '../../../shared/contract/errors.ts';
 import { CreateJobRequest } from '../../../shared/contract/jobs.ts';
 import type { ModelCard } from '../../../shared/contract/models.ts';
@@ -121,10 +122,33 @@ describe('options of a job', () => {
       refusals(() => decide({ stage: 'lora', stages: [{ train: 'lora' }, { train: 'full' }] })),
       ['method.supervised.mantis.stage', 'method.supervised.mantis.stages[0].train'],
     );
+    assert.deepEqual(
+      refusals(() => decide({ preset: 'mantis', stage: 'lora' })),
+      ['method.supervised.mantis.preset'],
+    );
+    assert.deepEqual(
+      refusals(() => decide({ preset: 'mantis-small', stages: [{ train: 'lora' }] })),
+      ['method.supervised.mantis.preset'],
+    );
     const frozen = { ...card, capabilities: { chat: true, fineTune: ['projector'] } } as unknown as ModelCard;
     assert.deepEqual(
       refusals(() => decide({}, {}, frozen)),
       ['method.supervised.mantis.stage'],
     );
+  });
+
+  it('are shown so that they can be sent again', () => {
+    const row = { hyperparameters: '{}', result_files: '[]', error: null, metadata: null, status: 'queued' };
+    for (const asked of [
+      { preset: 'mantis-small' },
+      { stages: [{ train: 'projector' }, { train: 'lora' }] },
+    ] as const) {
+      const { mantis, stages } = decide(asked);
+      const shown = showJob({ ...row, mantis: JSON.stringify(mantis) } as unknown as JobRow).method.supervised.mantis;
+      assert.deepEqual(decide(shown).stages, stages);
+    }
+    const { mantis } = decide({});
+    const shown = showJob({ ...row, mantis: JSON.stringify(mantis) } as unknown as JobRow).method.supervised.mantis;
+    assert.equal(shown.stage, 'lora');
   });
 });
