@@ -1,3 +1,5 @@
+import * as z from 'zod/mini';
+import { ContentPart } from '../../../shared/contract/chat.ts';
 import { DatasetLine } from '../../../shared/contract/datasets.ts';
 import { violationsOf } from '../../../shared/contract/errors.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
@@ -5,6 +7,9 @@ import type { Message, Part } from '../../text/layout.ts';
 import type { ImageNote } from './example.ts';
 import type { PictureTaker } from './pictures.ts';
 import type { RecordProblems } from './problem.ts';
+
+const Messages = z.object({ messages: z.array(z.unknown()).check(z.maxLength(LIMITS.request.maxMessages)) });
+const Contents = z.object({ content: z.array(z.unknown()) });
 
 /** What a form makes of a record; the rest of an example is the same for all. */
 export interface Conversation {
@@ -28,6 +33,7 @@ export async function readOpenAi(
   const parsed = DatasetLine.safeParse(value);
   if (!parsed.success) {
     for (const wrong of violationsOf(parsed.error.issues, value)) problems.add('error', wrong);
+    await takeWhatIsWell(value, pictures, problems);
     return null;
   }
   const { messages } = parsed.data;
@@ -76,6 +82,20 @@ export async function readOpenAi(
   }
   if (problems.errors > before) return null;
   return { id: null, skill: null, messages: conversation, images, notes };
+}
+
+/** Takes the pictures of a record whose form is wrong elsewhere, so that what is wrong with them is said in the same reading. */
+async function takeWhatIsWell(value: unknown, pictures: PictureTaker, problems: RecordProblems): Promise<void> {
+  const { messages } = Messages.safeParse(value).data ?? { messages: [] };
+  for (const [m, message] of messages.entries()) {
+    const { content } = Contents.safeParse(message).data ?? { content: [] };
+    for (const [p, value] of content.slice(0, LIMITS.request.maxPartsPerMessage).entries()) {
+      const part = ContentPart.safeParse(value).data;
+      if (part === undefined || part.type === 'text') continue;
+      const url = part.type === 'image_url' ? part.image_url.url : part.image_file.file_id;
+      await pictures.reference(url, `messages[${m}].content[${p}].${part.type}`, problems);
+    }
+  }
 }
 
 export function tooManyImages(problems: RecordProblems, param: string, received: number): void {

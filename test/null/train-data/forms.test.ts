@@ -50,6 +50,37 @@ const text = (example: DataExample | undefined) =>
     ({ role, parts }) => `${role}: ${parts.map((p) => (p.type === 'text' ? p.text : `{${p.image}}`)).join('')}`,
   );
 
+test('OpenAI: a wrong field does not hide wrong pictures', async () => {
+  const picture = (url: string) => ({ type: 'image_url', image_url: { url } });
+  const { problems, counts } = await read([
+    {
+      messages: [
+        {
+          role: 'user',
+          content: [picture('data:image/png;base64,AAAA'), { type: 'text', text: 'a' }, picture(dataUrl(1))],
+        },
+        { role: 'tool', content: [picture('ftp://x'), { type: 'image_url' }] },
+        { role: 'assistant', content: 'b' },
+      ],
+      extra: 1,
+    },
+    { messages: 'none' },
+    { messages: [null, { role: 'assistant', content: 7 }] },
+  ]);
+  const of = (at: number) => problems.filter(({ line }) => line === at).map(({ code, param }) => [code, param]);
+  const first = of(1).map(([, param]) => param);
+  for (const param of [
+    'extra',
+    'messages[0].content[0].image_url',
+    'messages[1].role',
+    'messages[1].content[0].image_url',
+  ])
+    assert.equal(first.filter((p) => p === param).length, 1, `${param}, among ${first}`);
+  assert.ok(!first.includes('messages[0].content[2].image_url'), 'a good picture beside them');
+  assert.ok(of(2).length > 0 && of(3).length > 0);
+  assert.equal(counts?.bad, 3);
+});
+
 test('OpenAI: parts become parts, and a placeholder that a user types stays text', async () => {
   const { examples, problems, images } = await read([
     {
