@@ -57,7 +57,11 @@ export function specOf(
   };
 }
 
-/** The files that subsets name. @throws ApiError `file_not_found` for one that the tenant does not have (any more) */
+/**
+ * The files that subsets name.
+ * @param param the field to name in errors; `subsets` where they are in the request itself: then the place is named too
+ * @throws ApiError `file_not_found` for one that the tenant does not have (any more)
+ */
 export async function filesOf(
   db: D1Database,
   tenant: string,
@@ -67,7 +71,10 @@ export async function filesOf(
   const ids = [...new Set(subsets.map(({ file_id }) => file_id))];
   const files = new Map((await getFiles(db, tenant, ids)).map((row) => [row.id, row]));
   const missing = ids.find((id) => !files.has(id));
-  if (missing !== undefined) throw missingFile(missing, param);
+  if (missing !== undefined) {
+    const index = subsets.findIndex(({ file_id }) => file_id === missing);
+    throw missingFile(missing, param === 'subsets' ? `subsets[${index}].file_id` : param);
+  }
   return files;
 }
 
