@@ -20,6 +20,7 @@ import { addSourceOptions, planOf, type SourceOptions } from './dataset-source.t
 import { CliError } from './error.ts';
 import { wholeNumber, within } from './parse.ts';
 import { ProgressBar } from './progress.ts';
+import { size } from './table.ts';
 
 interface ValidateOptions extends ApiOptions, SourceOptions {
   readonly model: string;
@@ -109,7 +110,7 @@ async function remotely(inputs: readonly string[], options: ValidateOptions): Pr
 
 /** Shows how far it is until it has ended. */
 async function follow(api: MantisClient, id: string): Promise<DatasetValidation> {
-  const bar = new ProgressBar('MB');
+  const bar = new ProgressBar('validated');
   try {
     return await api.datasetValidations.wait(id, { onProgress: (progress) => showProgress(bar, progress) });
   } finally {
@@ -117,10 +118,13 @@ async function follow(api: MantisClient, id: string): Promise<DatasetValidation>
   }
 }
 
+/** What a bar counts. */
+const SAID = { reading: 'kB read', comparing: 'examples compared', estimating: 'stages measured' } as const;
+
 function showProgress(bar: ProgressBar, { phase, done, total, problems }: ValidationProgress): void {
-  const said = problems > 0 ? `${problems} problems` : '';
-  if (phase === 'reading') bar.update(Math.round(done / 1e6), Math.max(1, Math.round(total / 1e6)), said);
-  else bar.update(done, total, `${phase} ${said}`);
+  const said = problems > 0 ? `, ${problems} problems` : '';
+  const unit = phase === 'reading' ? 1e-3 : 1;
+  bar.update(Math.ceil(done * unit), Math.max(1, Math.ceil(total * unit)), `${SAID[phase]}${said}`);
 }
 
 /** An id as it is; a file is uploaded; several become a dataset. */
@@ -130,7 +134,7 @@ async function idOf(api: MantisClient, inputs: readonly string[]): Promise<strin
     if (/^(file-|dataset_)/.test(input) && !existsSync(input)) ids.push(input);
     else {
       const { id, bytes } = await uploadTrainingFile(api, input);
-      process.stderr.write(`uploaded ${input} as ${id} (${bytes} bytes)\n`);
+      process.stderr.write(`uploaded ${input} as ${id} (${size(bytes)})\n`);
       ids.push(id);
     }
   }
@@ -164,7 +168,7 @@ async function locally(inputs: readonly string[], options: ValidateOptions): Pro
     ...(options.maxTokens === undefined ? {} : { max_tokens: options.maxTokens }),
   };
   const workDir = await mkdtemp(join(tmpdir(), 'mantis-validate-'));
-  const bar = new ProgressBar('MB');
+  const bar = new ProgressBar('validated');
   try {
     const { report } = await validateData(
       {

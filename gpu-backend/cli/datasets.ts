@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import type { Dataset, Subset } from '../../shared/contract/datasets.ts';
 import { type ApiOptions, apiOptions, uploadTrainingFile, withApi } from './api.ts';
 import { wholeNumber } from './parse.ts';
-import { age, printTable } from './table.ts';
+import { age, printTable, size } from './table.ts';
 
 interface Shown {
   readonly json?: boolean;
@@ -64,13 +64,13 @@ export function datasetsCommand(): Command {
     if (options.json === true) print(all);
     else
       printTable(
-        ['id', 'name', 'version', 'files', 'MB', 'examples', 'changed'],
+        ['id', 'name', 'version', 'files', 'size', 'examples', 'changed'],
         all.map((dataset) => [
           dataset.id,
           dataset.name,
           String(dataset.version),
           String(dataset.subsets.length),
-          (dataset.bytes / 1e6).toFixed(1),
+          size(dataset.bytes),
           dataset.examples === null ? '?' : String(dataset.examples),
           age(dataset.updated_at),
         ]),
@@ -102,9 +102,11 @@ function show(dataset: Dataset, options: Shown): void {
   if (options.json === true) print(dataset);
   else
     process.stdout.write(
-      `${dataset.id}  ${dataset.name}, version ${dataset.version}: ${dataset.subsets.length} files, ${(dataset.bytes / 1e6).toFixed(1)} MB\n`,
+      `${dataset.id}  ${dataset.name}, version ${dataset.version}: ${files(dataset)}, ${size(dataset.bytes)}\n`,
     );
 }
+
+const files = ({ subsets }: Dataset): string => `${subsets.length} file${subsets.length === 1 ? '' : 's'}`;
 
 function print(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);

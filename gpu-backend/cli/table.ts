@@ -27,3 +27,13 @@ function span(seconds: number): string {
   if (s < 172_800) return `${Math.round(s / 3_600)} h`;
   return `${Math.round(s / 86_400)} days`;
 }
+
+/** Bytes in words, as files are spoken of: `812 B`, `4.9 kB`, `20 MB`, `1.3 GB`. */
+export function size(bytes: number): string {
+  if (bytes < 1e3) return `${bytes} B`;
+  const units = ['kB', 'MB', 'GB', 'TB'];
+  let value = bytes / 1e3;
+  let unit = 0;
+  for (; value >= 999.5 && unit < units.length - 1; unit++) value /= 1e3;
+  return `${value < 9.95 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
+}
