@@ -64,9 +64,26 @@ async function endOf(env: Env, task: TaskRow): Promise<{ error: JobError | null;
     };
   const result = ValidateResult.parse(await object.json());
   if (result.report.verdict === 'accepted') return { error: null, result };
-  const first = result.report.problems.find(({ severity }) => severity === 'error');
+  const errors = result.report.problems.filter(({ severity }) => severity === 'error');
+  const { code, message } = errors.find(({ line }) => line === null) ?? {};
+  if (!areFilesRefused(result) && code !== undefined && message !== undefined)
+    return {
+      error: {
+        code,
+        message: `${sentence(message)} ${task.id} has the whole report.`,
+        param: 'method.supervised.mantis',
+      },
+      result,
+    };
+  // A line says more than that there is no good one.
+  const first =
+    errors.find(({ line }) => line !== null) ??
+    errors.find((error) => error.code !== 'no_usable_examples') ??
+    errors[0];
   const where =
-    first === undefined ? '' : ` The first: ${first.line === null ? '' : `line ${first.line}, `}${first.message}`;
+    first === undefined
+      ? ''
+      : ` The first: ${first.line === null ? '' : `line ${first.line}, `}${sentence(first.message)}`;
   const isValidation = first?.data === 'validation';
   return {
     error: {
@@ -85,11 +102,21 @@ function columns(job: JobRow, result: ValidateResult): ValidatedColumns {
   return { leftOut: JSON.stringify(result.leftOut), examples: result.trainingExamples, stages, hyperparameters };
 }
 
+const sentence = (text: string) => (text.endsWith('.') ? text : `${text}.`);
+
+/** Else a refusal is about what the job asks for. */
+function areFilesRefused({ report }: ValidateResult): boolean {
+  const lists = [...report.training, ...(report.validation === null ? [] : [report.validation])];
+  return report.bad_share > report.max_bad_share || lists.some(({ usable }) => usable === 0);
+}
+
 /** One sentence: what is trained on, what is not, and why. */
-function summary({ report }: ValidateResult): string {
+function summary(result: ValidateResult): string {
+  const { report } = result;
   const usable = report.training.reduce((sum, { usable: n }) => sum + n, 0);
   const bad = report.training.reduce((sum, { bad: n }) => sum + n, 0);
   const share = `${(100 * report.bad_share).toFixed(1)} %`;
+  if (report.verdict === 'refused' && !areFilesRefused(result)) return 'A stage cannot run as it is asked for.';
   if (report.verdict === 'refused')
     return usable === 0
       ? 'Files refused: there is no usable example.'

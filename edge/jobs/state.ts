@@ -60,6 +60,8 @@ export const LEASED: ReadonlySet<JobStatus> = new Set(['running', 'pausing']);
 
 const free = { leaseBackend: null, leaseExpiresAtMs: null } as const;
 
+const hasEnded = (status: JobStatus) => `it has already ${status === 'cancelled' ? 'been cancelled' : status}`;
+
 export function transition(state: JobState, act: JobAct, nowMs: number): Outcome {
   switch (act.type) {
     case 'validated':
@@ -93,10 +95,10 @@ export function transition(state: JobState, act: JobAct, nowMs: number): Outcome
       return resume(state);
     case 'cancel':
       if (state.status === 'cancelled') return { kind: 'same' };
-      if (TERMINAL.has(state.status)) return { kind: 'refused', reason: `it has already ${state.status}` };
+      if (TERMINAL.has(state.status)) return { kind: 'refused', reason: hasEnded(state.status) };
       return change({ ...state, ...free, status: 'cancelled' }, 'The job was cancelled.');
     case 'fail':
-      if (TERMINAL.has(state.status)) return { kind: 'refused', reason: `it has already ${state.status}` };
+      if (TERMINAL.has(state.status)) return { kind: 'refused', reason: hasEnded(state.status) };
       return change({ ...state, ...free, status: 'failed', error: act.error }, `The job failed: ${act.error.message}`);
     case 'finish':
       return finish(state, act, nowMs);
@@ -123,7 +125,7 @@ function pause(state: JobState): Outcome {
     case 'paused':
       return { kind: 'same' };
     default:
-      return { kind: 'refused', reason: `it has already ${state.status}` };
+      return { kind: 'refused', reason: hasEnded(state.status) };
   }
 }
 
@@ -142,7 +144,7 @@ function resume(state: JobState): Outcome {
     case 'running':
       return { kind: 'same' };
     default:
-      return { kind: 'refused', reason: `it has already ${state.status}` };
+      return { kind: 'refused', reason: hasEnded(state.status) };
   }
 }
 

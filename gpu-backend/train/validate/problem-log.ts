@@ -28,7 +28,8 @@ export class ProblemLog {
     this.total++;
     this.byCode.set(problem.code, (this.byCode.get(problem.code) ?? 0) + 1);
     const list = problem.severity === 'error' ? this.errors : this.warnings;
-    if (list.length < this.maxListed) list.push(problem);
+    // What is about the whole is little, comes last, and may be why the data is refused.
+    if (list.length < this.maxListed || problem.line === null) list.push(problem);
     this.pending += `${JSON.stringify(problem)}\n`;
     if (this.pending.length >= WRITE_CHARS) this.write();
   }
@@ -44,7 +45,7 @@ export class ProblemLog {
 
   /** The first ones, errors before warnings where not all have room, in the order of the data. */
   listed(): DatasetProblem[] {
-    const kept = [...this.errors, ...this.warnings.slice(0, this.maxListed - this.errors.length)];
+    const kept = [...this.errors, ...this.warnings.slice(0, Math.max(0, this.maxListed - this.errors.length))];
     const rank = ({ data }: DatasetProblem): number => (data === 'validation' ? Number.MAX_SAFE_INTEGER : data);
     return kept.sort((a, b) => rank(a) - rank(b) || (a.line ?? 0) - (b.line ?? 0));
   }

@@ -85,7 +85,7 @@ async function conclude(findings: Findings): Promise<Validated> {
   const all = [...training, ...(validation === null ? [] : [validation])];
   const badShare = Math.max(0, ...all.map(({ bad, examples }) => (examples === 0 ? 0 : bad / examples)));
   const isEmpty = all.some(({ usable }) => usable === 0);
-  const canRun = planProblems(findings, stages);
+  const canRun = planProblems(findings, stages) && !isAnyStarved(findings, stages);
   const verdict = isEmpty || !canRun || badShare > input.maxBadShare ? 'refused' : 'accepted';
   findings.progress('estimating', 0, stages.length);
   const estimate = verdict === 'refused' ? null : await estimateOf(findings, stages);
@@ -148,6 +148,24 @@ function warnOfOverlong(findings: Findings, stages: readonly Stage[]): void {
       findings.tell(list.first + record, 'over_max_tokens', message);
     }
   }
+}
+
+/** A stage whose bound leaves out every example of its list has nothing to train on. */
+function isAnyStarved(findings: Findings, stages: readonly Stage[]): boolean {
+  const { lists, table } = findings;
+  let isStarved = false;
+  for (const [i, { data, max_tokens: bound }] of stages.entries()) {
+    const list = lists[data];
+    if (bound === undefined || list === undefined || list.store.length === 0) continue;
+    let shortest = Infinity;
+    for (let entry = 0; entry < list.store.length; entry++)
+      shortest = Math.min(shortest, table.tokens(list.first + list.store.recordOf(entry)));
+    if (shortest <= bound) continue;
+    isStarved = true;
+    const message = `stages[${i}].max_tokens: expected at least ${shortest}, the tokens of the shortest example, received ${bound}: the stage leaves out all examples.`;
+    findings.tellAll('error', 'no_usable_examples', message);
+  }
+  return isStarved;
 }
 
 function listedLeftOut(leftOut: LeftOut): DatasetReport['left_out'] {

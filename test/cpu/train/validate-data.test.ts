@@ -305,6 +305,18 @@ test('what the model cannot do is refused before anything is trained', async (t)
   assert.equal(report.verdict, 'refused');
 });
 
+test('a stage whose max_tokens leaves out every example is refused, with the length that would do', async (t) => {
+  const dir = await folder(t);
+  const training = await fileOf(join(dir, 'train.jsonl'), [chatLine([], 'is it so', 'yes')]);
+  const { report } = await validate(dir, { training: [training], stages: [{ ...LORA, max_tokens: 3 }] });
+  const told = report.problems.find(({ code }) => code === 'no_usable_examples');
+  assert.deepEqual([report.verdict, told?.line], ['refused', null]);
+  const shortest = report.training[0]?.tokens.min ?? 0;
+  assert.match(told?.message ?? '', new RegExp(`^stages\\[0\\]\\.max_tokens: expected at least ${shortest},`));
+  const enough = await validate(dir, { training: [training], stages: [{ ...LORA, max_tokens: shortest }] });
+  assert.equal(enough.report.verdict, 'accepted');
+});
+
 test('100 real conversations are clean, and a corrupted copy has exactly its corruptions', {
   skip: existsSync(CHAT) ? false : 'no ../shared/data/mantis-chat',
 }, async (t) => {

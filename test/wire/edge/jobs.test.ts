@@ -184,8 +184,24 @@ describe('the data of a job', () => {
     );
     assert.match(
       failed.error?.message ?? '',
-      /50.0 % of the lines are bad.*line 2, expected one JSON object a line dsval_/,
+      /50.0 % of the lines are bad.*line 2, expected one JSON object a line\. dsval_/,
     );
+  });
+
+  it('that is good while a stage cannot run ends the job with what is wrong with the stage', async () => {
+    const job = await post({ training_file: await upload([line('two')]) });
+    const found = validateResult(1);
+    const message = 'stages[0].part_rates: every part of the stage "lora" is frozen, so there is nothing to train.';
+    const where = { data: 0, subset: null, line: null, message_index: null, part_index: null, param: null };
+    const problem = { severity: 'error' as const, code: 'unsupported_parameter', message, ...where };
+    found.report = { ...found.report, verdict: 'refused', problems: [problem] };
+    await playValidation(door, backend.id, found);
+    const { error, status } = await retrieve(job.id);
+    assert.deepEqual(
+      [status, error?.code, error?.param],
+      ['failed', 'unsupported_parameter', 'method.supervised.mantis'],
+    );
+    assert.ok(error?.message.startsWith(message), error?.message);
   });
 
   it('that was found good before is not validated again', async () => {
