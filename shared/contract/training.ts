@@ -104,7 +104,7 @@ export const MantisOptions = z.strictObject({
   ...stageSettings,
   /** Optimizer steps between checkpoints. Default: ten checkpoints a job. */
   checkpoint_every: z.optional(z.int().check(z.minimum(1))),
-  /** Newest checkpoints that are kept, the last of the job not counted. Default: all. */
+  /** Newest checkpoints that are kept, the last of the job among them. Default: all. */
   checkpoints_kept: z.optional(z.int().check(z.minimum(1), z.maximum(1000))),
   /** Largest share of lines with errors; beyond it the job fails, up to it exactly the good lines are trained on. Default 0.1. */
   max_bad_share: z.optional(z.number().check(z.minimum(0), z.maximum(1))),
