@@ -1,4 +1,6 @@
+import { setTimeout } from 'node:timers/promises';
 import { Command, Option } from 'commander';
+import { ClientError } from '../../shared/client/http.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { WebhookEvent, WebhookEventFilter } from '../../shared/contract/webhooks.ts';
 import { newWebhookSecret, webhookHeaders } from '../../shared/wire/webhookSignature.ts';
@@ -13,6 +15,8 @@ interface ListenOptions extends ApiOptions {
   readonly after?: string;
   readonly json?: boolean;
 }
+
+const RECONNECT_MS = 1_000;
 
 /**
  * `mantis webhooks listen`: events as they happen, forwarded to a server on this machine. Nothing needs to be reachable from outside: the events come over
@@ -45,7 +49,9 @@ async function listen(options: ListenOptions): Promise<void> {
   process.once('SIGTERM', stop);
   const counts = { events: 0, forwarded: 0 };
   let isReady = false;
+  let isLost = false;
   const onOpen = () => {
+    isLost = false;
     if (isReady) return note('connected again');
     isReady = true;
     note(
@@ -57,19 +63,34 @@ async function listen(options: ListenOptions): Promise<void> {
   };
   try {
     await withApi(options, async (api) => {
-      const query = {
-        signal: abort.signal,
-        onOpen,
-        ...(events === undefined ? {} : { events }),
-        ...(after === undefined ? {} : { lastEventId: after }),
-      };
-      for await (const event of api.webhookEvents.follow(query)) {
+      const take = async (event: WebhookEvent): Promise<void> => {
         counts.events++;
         process.stdout.write(options.json === true ? `${JSON.stringify(event)}\n` : `${clock()}  ${summary(event)}\n`);
-        if (forward === undefined) continue;
+        if (forward === undefined) return;
         const result = await forwardOne(forward, secret, event);
         if (result.ok) counts.forwarded++;
         note(`${clock()}  ${result.ok ? '→' : '✗'} ${result.text}`);
+      };
+      let lastEventId = after;
+      for (;;) {
+        try {
+          const query = {
+            signal: abort.signal,
+            onOpen,
+            ...(events === undefined ? {} : { events }),
+            ...(lastEventId === undefined ? {} : { lastEventId }),
+          };
+          for await (const event of api.webhookEvents.follow(query)) {
+            await take(event);
+            lastEventId = event.id;
+          }
+        } catch (error) {
+          // Before it has ever stood, the address or the key is wrong; afterwards the product is being started again.
+          if (!isReady || !mayPass(error)) throw error;
+          if (!isLost) note(`connection lost: trying again until ${options.url} answers`);
+          isLost = true;
+          await setTimeout(RECONNECT_MS, undefined, { signal: abort.signal });
+        }
       }
     });
   } catch (error) {
@@ -77,6 +98,11 @@ async function listen(options: ListenOptions): Promise<void> {
   }
   const more = forward === undefined ? '' : `, ${counts.forwarded} of them taken by ${forward}`;
   note(`${counts.events} event${counts.events === 1 ? '' : 's'}${more}`);
+}
+
+/** No answer, a cut one, or one that says "later". */
+function mayPass(error: unknown): boolean {
+  return error instanceof TypeError || (error instanceof ClientError && error.status >= 500);
 }
 
 function summary({ type, id, data }: WebhookEvent): string {
