@@ -1,6 +1,12 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { MantisClient } from '../../shared/client/client.ts';
-import type { CreateScheduleRequest, Gate, Schedule, ScheduleRun } from '../../shared/contract/schedules.ts';
+import type {
+  CreateScheduleRequest,
+  Gate,
+  Schedule,
+  ScheduleRun,
+  SkipReason,
+} from '../../shared/contract/schedules.ts';
 import { MisfirePolicy, OverlapPolicy } from '../../shared/contract/schedules.ts';
 import { type ApiOptions, withApi } from './api.ts';
 import { CliError } from './error.ts';
@@ -196,10 +202,18 @@ function sentence(run: ScheduleRun): string {
   return parts.filter((part) => part !== '').join('  ');
 }
 
+const SKIPPED: Readonly<Record<SkipReason, string>> = {
+  condition: 'its condition was not met',
+  overlap: 'an earlier run had not ended',
+  misfire: 'its time passed while nothing ran',
+  deleted: 'the schedule was deleted',
+};
+
 /** Why it is as it is. */
 function words(run: ScheduleRun): string {
-  const missed = run.missed > 0 ? `for ${run.missed} missed slots too` : '';
-  return [run.error?.message ?? run.note ?? run.skip_reason ?? '', missed].filter((part) => part !== '').join('; ');
+  const missed = run.missed > 0 ? `for ${run.missed} missed slot${run.missed === 1 ? '' : 's'} too` : '';
+  const reason = run.skip_reason === null ? '' : SKIPPED[run.skip_reason];
+  return [run.error?.message ?? run.note ?? reason, missed].filter((part) => part !== '').join('; ');
 }
 
 function show(schedule: Schedule, { json }: Json): void {
