@@ -92,7 +92,12 @@ test('packing has the budgets that are said, and those of the micro-batch and 64
 test('every stage of every recipe is one that a model can do', () => {
   for (const { stages } of Object.values(RECIPES))
     for (const stage of stages) {
-      const { schedule, weightDecay, trainsVision } = plan({ ...stage });
+      const { schedule, weightDecay, trainsVision } = plan({
+        n_epochs: 1,
+        batch_size: 1,
+        learning_rate_multiplier: 1,
+        ...stage,
+      } as Stage);
       assert.deepEqual([schedule.warmupShare, schedule.floorShare, weightDecay, trainsVision], [0.03, 0, 0, false]);
     }
   const [first, second] = RECIPES.mantis.stages;
