@@ -62,7 +62,7 @@ const stageSettings = {
   base_precision: z.optional(BasePrecision),
   /** Peak, before the multiplier. Default: by what is trained and the decoder's width. */
   learning_rate: z.optional(z.number().check(z.gt(0), z.maximum(1))),
-  /** Factors on the rate by part; 0 freezes the part. */
+  /** Factors on the rate by part; 0 freezes the part. Default of `lora` after a `projector` stage: the projector learns on beside the adapters. */
   part_rates: z.optional(z.partialRecord(ModelPart, z.number().check(z.minimum(0), z.maximum(1000)))),
   schedule: z.optional(LearningRateSchedule),
   weight_decay: z.optional(z.number().check(z.minimum(0), z.maximum(10))),

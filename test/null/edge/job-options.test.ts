@@ -87,6 +87,15 @@ describe('options of a job', () => {
     assert.deepEqual(hyperparameters, { n_epochs: 2, batch_size: 4, learning_rate_multiplier: 1 });
   });
 
+  it('let a projector that was just aligned learn on beside adapters, unless they say otherwise', () => {
+    const rates = (last: object) =>
+      decide({ stages: [{ train: 'projector' }, { train: 'lora', ...last }] }).stages.map((stage) => stage.part_rates);
+    assert.deepEqual(rates({}), [undefined, { projector: 1 }]);
+    assert.deepEqual(rates({ part_rates: { projector: 0 } }), [undefined, { projector: 0 }]);
+    assert.deepEqual(rates({ part_rates: { adapters: 2 } }), [undefined, { adapters: 2, projector: 1 }]);
+    assert.equal(decide({ stage: 'lora' }).stages[0]?.part_rates, undefined);
+  });
+
   it("mean the paper's two stages by its preset, and whatever is said beside it wins", () => {
     const { stages, mantis } = decide({ preset: 'mantis' });
     assert.deepEqual(
