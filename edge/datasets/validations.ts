@@ -21,10 +21,17 @@ export function showValidation(row: TaskRow): DatasetValidation {
     training_file,
     validation_file,
     fine_tuning_job: row.subject,
-    progress: row.progress === null ? null : (JSON.parse(row.progress) as ValidationProgress),
+    progress: showProgress(row),
     report: null,
     error: row.error === null ? null : (JSON.parse(row.error) as JobError),
   };
+}
+
+/** Reports of progress may be minutes apart: one that has succeeded has got to the end of what it last spoke of. */
+function showProgress({ progress, status }: TaskRow): ValidationProgress | null {
+  if (progress === null) return null;
+  const last = JSON.parse(progress) as ValidationProgress;
+  return status === 'succeeded' ? { ...last, done: last.total } : last;
 }
 
 /** With its report, where it has succeeded. */
