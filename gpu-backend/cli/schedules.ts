@@ -40,6 +40,14 @@ interface CreateOptions extends Json, JobFlags {
 
 const ENDED: ReadonlySet<ScheduleRun['status']> = new Set(['succeeded', 'promoted', 'kept', 'skipped', 'failed']);
 
+/** What says something about a gate, and nothing without one. */
+const GATE_FLAGS = [
+  { flag: '--margin', key: 'margin' },
+  { flag: '--min-difference', key: 'minDifference' },
+  { flag: '--confidence', key: 'confidence' },
+  { flag: '--max-examples', key: 'maxExamples' },
+] as const;
+
 /** `mantis schedules …`: fine-tuning jobs that start by themselves. */
 export function schedulesCommand(): Command {
   const schedules = new Command('schedules').description(
@@ -75,6 +83,9 @@ export function schedulesCommand(): Command {
         throw new CliError('give --new-examples or --if-changed, not both', 2);
       if (options.gate !== undefined && options.alias === undefined)
         throw new CliError('--gate needs --alias: the name that it promotes to', 2);
+      const alone = GATE_FLAGS.filter(({ key }) => options.gate === undefined && options[key] !== undefined);
+      if (alone.length > 0)
+        throw new CliError(`${alone.map(({ flag }) => flag).join(', ')}: expected --gate beside it, received none`, 2);
       const schedule = await withApi(options, async (client) =>
         client.schedules.create(await request(client, name, data, options)),
       );
