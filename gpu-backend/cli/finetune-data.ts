@@ -7,6 +7,7 @@ import { readRecords } from '../train/data/records.ts';
 import { uploadTrainingFile } from './api.ts';
 import { planOf, withData } from './dataset-source.ts';
 import { CliError } from './error.ts';
+import { size } from './table.ts';
 
 /** Records that are looked at to see whether their pictures lie beside them. */
 const LOOKED_AT = 100;
@@ -30,7 +31,7 @@ export async function dataId(api: MantisClient, data: string): Promise<string> {
 
 async function upload(api: MantisClient, path: string, said: string): Promise<string> {
   const file = await uploadTrainingFile(api, path);
-  process.stderr.write(`uploaded ${said} as ${file.id} (${file.bytes} bytes)\n`);
+  process.stderr.write(`uploaded ${said} as ${file.id} (${size(file.bytes)})\n`);
   return file.id;
 }
 
