@@ -87,14 +87,15 @@ async function readHeldOut(
     onProblem: ({ severity, line, message }) => {
       if (severity !== 'error') return;
       count++;
-      if (wrong.length < 3) wrong.push(line === null ? message : `line ${line}: ${message}`);
+      const said = message.replace(/\.$/, '');
+      if (wrong.length < 3) wrong.push(line === null ? said : `line ${line}: ${said}`);
     },
   });
   if (count === 0) return store;
   await store.close();
   throw new TaskFailure(
     'invalid_training_file',
-    `The held-out file has ${count} ${count === 1 ? 'error' : 'errors'}: ${wrong.join(' ')}`,
+    `The held-out file has ${count} ${count === 1 ? 'error' : 'errors'}: ${wrong.join('; ')}${count > wrong.length ? '; …' : '.'}`,
     'gate.held_out_file',
   );
 }
