@@ -106,7 +106,7 @@ function missingFile(id: string, param: string): ApiError {
     'file_not_found',
     errorMessage(param, {
       expected:
-        param === 'training_file' || param === 'validation_file'
+        param.endsWith('training_file') || param === 'validation_file'
           ? 'the id of an uploaded file or of a dataset'
           : 'the id of an uploaded file',
       received: describe(id),

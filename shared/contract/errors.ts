@@ -243,6 +243,7 @@ const ARTICLE: Record<string, string> = {
   string: 'a string',
   number: 'a number',
   boolean: 'true or false',
+  never: 'nothing: an empty list',
 };
 
 /**

@@ -135,6 +135,9 @@ describe('the data of a job', () => {
     const stages = [{ train: 'lora', training_file: 'file-y' }];
     const other = await refused(post({ method: { type: 'supervised', supervised: { mantis: { stages } } } }));
     assert.equal(other.param, 'method.supervised.mantis.stages[0].training_file');
+    assert.match(other.message, /expected the id of an uploaded file or of a dataset/);
+    const wandb = await refused(post({ integrations: [{ type: 'wandb' }] }));
+    assert.match(wandb.message, /integrations\[0\]: expected nothing: an empty list, received an object/);
     assert.equal((await door.openai.fineTuning.jobs.list()).data.length, 0);
   });
 
