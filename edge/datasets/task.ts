@@ -9,6 +9,9 @@ import type { KnownModel } from '../fleet/models.ts';
 import { equalTask, type NewTask, type TaskRow } from '../store/tasks.ts';
 import { dataDigest } from './spec.ts';
 
+/** Rises when the same data would be judged otherwise: what an earlier version found is then not taken for an answer. */
+const RULES = 2;
+
 /** Everything of a validation's row but its id, its subject and what the client asked. `equal`: one that has found the same already. */
 export type PreparedValidation = Pick<NewTask, 'spec' | 'fileIds'> & { inputDigest: string; equal: TaskRow | null };
 
@@ -31,7 +34,15 @@ export async function prepareValidation(
   const lists = [...data.training, ...(data.validation === null ? [] : [data.validation])];
   const spec: ValidateTask = { kind: 'validate', baseModel: card.id, adapter: adapter ?? null, ...data, estimate };
   const digests = await Promise.all(lists.map(dataDigest));
-  const seen = [digests, data.validation !== null, card.digest, adapter?.id ?? null, data.stages, data.maxBadShare];
+  const seen = [
+    RULES,
+    digests,
+    data.validation !== null,
+    card.digest,
+    adapter?.id ?? null,
+    data.stages,
+    data.maxBadShare,
+  ];
   const digest = (measured: boolean) => sha256Hex(new TextEncoder().encode(JSON.stringify([...seen, measured])));
   const sinceMs = nowMs() - LIMITS.dataset.reuseValidationMs;
   const whole = await digest(true);
