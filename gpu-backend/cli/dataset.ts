@@ -42,6 +42,11 @@ export function datasetCommand(): Command {
 }
 
 async function runConvert(inputs: string[], options: ConvertOptions): Promise<void> {
+  if (options.out.endsWith('.parquet') !== (options.to === 'mantis-parquet') && /\.(parquet|jsonl?)$/.test(options.out))
+    throw new CliError(
+      `--out: expected a name that fits --to ${options.to}, received "${options.out}"; Parquet is written by --to mantis-parquet`,
+      2,
+    );
   const plan = await planOf(inputs, options);
   for (const note of plan.notes) process.stderr.write(`note: ${note}\n`);
   await withData(plan, undefined, async ({ store, files, errors, problemCounts, withoutPictures }) => {

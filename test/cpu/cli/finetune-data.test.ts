@@ -3,6 +3,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
+import { datasetCommand } from '../../../gpu-backend/cli/dataset.ts';
 import { dataId } from '../../../gpu-backend/cli/finetune-data.ts';
 import { importData } from '../../../gpu-backend/train/data/import.ts';
 import type { MantisClient } from '../../../shared/client/client.ts';
@@ -83,5 +84,14 @@ test('what is wrong with them is said before anything is sent', async () => {
   assert.deepEqual(
     (await readdir(tmpdir())).filter((name) => name.startsWith('mantis-finetune-')),
     [],
+  );
+});
+
+test('a file is not called Parquet that is none, nor JSON that is Parquet', async () => {
+  const convert = (...args: string[]) => datasetCommand().parseAsync(['convert', ...args], { from: 'user' });
+  await assert.rejects(convert('any.jsonl', '-o', path('out.parquet')), /fits --to openai.*mantis-parquet/);
+  await assert.rejects(
+    convert('any.jsonl', '--to', 'mantis-parquet', '-o', path('out.json')),
+    /fits --to mantis-parquet/,
   );
 });
