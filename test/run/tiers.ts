@@ -36,7 +36,7 @@ export const TIERS: readonly Tier[] = [
     concurrency: 2,
     fileTimeoutMs: 4 * MINUTE_MS,
   },
-  { name: 'null', about: 'pure logic, no native code', concurrency: 2, fileTimeoutMs: 2 * MINUTE_MS },
+  { name: 'null', about: 'pure logic, no native code', concurrency: 2, fileTimeoutMs: 4 * MINUTE_MS },
   {
     name: 'cpu',
     about: 'ONNX Runtime and sharp on the processor',
