@@ -166,7 +166,8 @@ describe('mantis against the API', () => {
       ['refused', 1, 'image_uniform', 2, 'invalid_type'],
     );
 
-    const id = /^(dataset_\w+) {2}colours, version 1: 1 file, /m.exec(made.out)?.[1] ?? assert.fail(made.out + made.err);
+    const id =
+      /^(dataset_\w+) {2}colours, version 1: 1 file, /m.exec(made.out)?.[1] ?? assert.fail(made.out + made.err);
     const grown = await mantis('datasets', 'append', id, bad, '--name', 'half');
     assert.match(grown.out, /colours, version 2: 2 files/);
     const listed = await mantis('datasets', 'list');

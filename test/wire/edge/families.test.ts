@@ -128,7 +128,10 @@ describe('a training file', () => {
     const job = await waitForEnd(openai, created.id, JOB_TIMEOUT_MS);
     assert.equal(job.status, 'failed');
     assert.equal(job.error?.code, 'invalid_training_file');
-    assert.match(job.error?.message ?? '', /line 2, .*at most the 512 tokens.*received \d{3} tokens \(560 of them for 20 images\)/);
+    assert.match(
+      job.error?.message ?? '',
+      /line 2, .*at most the 512 tokens.*received \d{3} tokens \(560 of them for 20 images\)/,
+    );
   });
 });
 
