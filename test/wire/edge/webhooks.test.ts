@@ -159,7 +159,7 @@ describe('webhooks', () => {
     await api.webhookEndpoints.delete(made.id);
   });
 
-  it('know the etiquette of answers', { timeout: 40_000 }, async () => {
+  it('know the etiquette of answers', { timeout: 60_000 }, async () => {
     const paths = ['redirect', 'gone', 'endless', 'busy', 'broken'] as const;
     const made = new Map(
       await Promise.all(
@@ -174,9 +174,10 @@ describe('webhooks', () => {
         async () => {
           const [found] = (await api.webhookDeliveries.list({ endpoint_id: idOf(path) })).data;
           row = found === undefined ? undefined : await api.webhookDeliveries.retrieve(found.id);
-          return (row?.attempt_log?.length ?? 0) > 0;
+          // A kept connection that the receiver has just closed is a failed attempt without an answer; the next one is 5 s later.
+          return path === 'broken' ? (row?.attempt_log?.length ?? 0) > 0 : typeof row?.last_status === 'number';
         },
-        8_000,
+        20_000,
         `${path} was called`,
       );
       assert.ok(row !== undefined);
@@ -185,7 +186,10 @@ describe('webhooks', () => {
     const redirect = await ended('redirect');
     assert.deepEqual([redirect.status, redirect.last_status, odd.hits('elsewhere')], ['pending', 302, 0]);
     const gone = await ended('gone');
-    assert.deepEqual([gone.status, gone.last_status, gone.attempt_log?.[0]?.response], ['cancelled', 410, 'go away']);
+    assert.deepEqual(
+      [gone.status, gone.last_status, gone.attempt_log?.at(-1)?.response],
+      ['cancelled', 410, 'go away'],
+    );
     const { status, disabled_reason } = await api.webhookEndpoints.retrieve(idOf('gone'));
     assert.deepEqual([status, disabled_reason], ['disabled', 'gone']);
     const notices = (await api.admin.audit.list({ target: idOf('gone'), action: 'webhook_endpoint.disabled' })).data;
@@ -194,11 +198,11 @@ describe('webhooks', () => {
       [{ reason: 'gone' }],
     );
     const busy = await ended('busy');
-    const pauseS = (busy.next_attempt_at ?? 0) - (busy.attempt_log?.[0]?.at ?? 0);
+    const pauseS = (busy.next_attempt_at ?? 0) - (busy.attempt_log?.at(-1)?.at ?? 0);
     assert.ok(pauseS >= 99 && pauseS <= 112, `retry-after of 100 s gave ${pauseS} s`);
     const endless = await ended('endless');
     assert.equal(endless.status, 'delivered');
-    assert.equal(endless.attempt_log?.[0]?.response?.length, LIMITS.webhooks.keptAnswerBytes);
+    assert.equal(endless.attempt_log?.at(-1)?.response?.length, LIMITS.webhooks.keptAnswerBytes);
     // What the sockets hold on both sides comes on top of what is read.
     assert.ok(odd.endlessBytes() < 8_000_000, `${odd.endlessBytes()} bytes were taken`);
     const broken = await ended('broken');
