@@ -2,16 +2,16 @@ import type { DataFile, DataSpec } from '../../../shared/contract/backend.ts';
 import { Skill } from '../../../shared/contract/datasets.ts';
 import { describe } from '../../../shared/contract/errors.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
+import type { RawRecord } from '../../io/rows/json-record.ts';
+import { readRecords } from '../../io/rows/records.ts';
 import { readDialogue } from './dialogue.ts';
 import { contentHashOf, type DataExample } from './example.ts';
 import type { ExampleWriter } from './example-writer.ts';
 import type { ImageStore } from './image-store.ts';
 import type { ImageReader, ImportOptions } from './import.ts';
-import type { RawRecord } from './json-record.ts';
 import { type Conversation, readOpenAi } from './openai.ts';
 import { PictureTaker } from './pictures.ts';
 import { RecordProblems } from './problem.ts';
-import { readRecords } from './records.ts';
 
 /** What came of a file. */
 export interface ReadCounts {

@@ -6,9 +6,9 @@ import test, { after } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import type { SchemaElement } from 'hyparquet';
 import { ByteWriter, parquetWrite } from 'hyparquet-writer';
+import { boundedCodecs } from '../../../gpu-backend/io/rows/parquet.ts';
 import { MantisParquet } from '../../../gpu-backend/train/data/export-parquet.ts';
 import { importData } from '../../../gpu-backend/train/data/import.ts';
-import { boundedCodecs } from '../../../gpu-backend/train/data/parquet-rows.ts';
 import type { DatasetProblem } from '../../../shared/contract/datasets.ts';
 
 const folder = await mkdtemp(join(tmpdir(), 'parquet-'));

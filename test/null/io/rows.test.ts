@@ -4,11 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
 import fc from 'fast-check';
-import { ByteWindow } from '../../../gpu-backend/train/data/byte-window.ts';
-import { readJsonArray } from '../../../gpu-backend/train/data/json-array.ts';
-import { readJsonLines } from '../../../gpu-backend/train/data/json-lines.ts';
-import type { RawRecord } from '../../../gpu-backend/train/data/json-record.ts';
-import { readRecords } from '../../../gpu-backend/train/data/records.ts';
+import { ByteWindow } from '../../../gpu-backend/io/rows/byte-window.ts';
+import { readJsonArray } from '../../../gpu-backend/io/rows/json-array.ts';
+import { readJsonLines } from '../../../gpu-backend/io/rows/json-lines.ts';
+import type { RawRecord } from '../../../gpu-backend/io/rows/json-record.ts';
+import { readRecords } from '../../../gpu-backend/io/rows/records.ts';
 
 const folder = await mkdtemp(join(tmpdir(), 'containers-'));
 after(() => rm(folder, { recursive: true, force: true }));

@@ -3,7 +3,7 @@ import { ByteWindow } from './byte-window.ts';
 import { readJsonArray } from './json-array.ts';
 import { readJsonLines } from './json-lines.ts';
 import type { RawRecord } from './json-record.ts';
-import { readParquet } from './parquet-rows.ts';
+import { readParquet } from './parquet.ts';
 
 export type Container = 'jsonl' | 'json' | 'parquet';
 
