@@ -1,5 +1,5 @@
 import { bestChoices, type ChoiceRequest, type RunOptions, type ScoreChoices } from './scoring.ts';
-import { clusteredShare } from './statistics.ts';
+import { clusteredShare } from './statistics/clustered.ts';
 
 /** One line of an NLVR split. `id` and `group` serve the bookkeeping and never reach a prompt. */
 export interface NlvrQuestion {

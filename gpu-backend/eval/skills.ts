@@ -1,5 +1,5 @@
 import { bestChoices, type RunOptions, type ScoreChoices } from './scoring.ts';
-import { clusteredShare } from './statistics.ts';
+import { clusteredShare } from './statistics/clustered.ts';
 
 /** One generated question over a few images; `answer` is one of `choices`. */
 export interface SkillQuestion<Image> {

@@ -5,7 +5,7 @@ import type { CompareResult, CompareTask, GenerateMessage, GenerateRequest } fro
 import { ApiError } from '../../../shared/contract/errors.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import type { ModelService } from '../../engine/service.ts';
-import { comparePairs, countPairs, normaliseAnswer } from '../../eval/paired.ts';
+import { comparePairs, countPairs, normaliseAnswer } from '../../eval/statistics/paired.ts';
 import type { DataExample } from '../../train/data/example.ts';
 import { importData } from '../../train/data/import.ts';
 import type { ExampleStore } from '../../train/data/store.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { evaluateSkills, type SkillQuestion } from '../../../gpu-backend/eval/skills.ts';
-import { clusteredShare } from '../../../gpu-backend/eval/statistics.ts';
+import { clusteredShare } from '../../../gpu-backend/eval/statistics/clustered.ts';
 
 const items: SkillQuestion<string>[] = [
   {

@@ -6,7 +6,7 @@ import {
   mcNemarExact,
   normaliseAnswer,
   normalQuantile,
-} from '../../../gpu-backend/eval/paired.ts';
+} from '../../../../gpu-backend/eval/statistics/paired.ts';
 
 const near = (got: number, want: number, by: number, what = '') =>
   assert.ok(Math.abs(got - want) <= by, `${what} ${got}, expected ${want} ± ${by}`);
