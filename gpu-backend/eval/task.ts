@@ -24,7 +24,10 @@ export interface EvalRecord {
   readonly question: string;
   /** The answers to choose from, without letters; empty for free answers. */
   readonly options: readonly string[];
-  /** Reference answers as published: one, or one an annotator. */
+  /**
+   * Reference answers as published: one, or one an annotator. Empty where the benchmark keeps them to itself (test splits): such a record is asked and handed
+   * in (`submissionRow`), its items have the reference `''` and count in no number.
+   */
   readonly answers: readonly string[];
   /** Further columns that prompt, parser or score need. */
   readonly fields: Readonly<Record<string, Json>>;
@@ -69,6 +72,8 @@ export interface Scored {
   readonly rule: string;
 }
 
+export type Aggregate = 'records' | 'categories' | 'groups';
+
 /**
  * A benchmark: records, prompt, parser, score. Pure but for `open`: the same record and answer give the same score for ever under one `version`.
  */
@@ -81,14 +86,24 @@ export interface EvalTask {
   readonly version: number;
   /** Everything that makes the protocol, in words and literals: prompt texts, parser, score, longest answer, split. Shown in reports and hashed. */
   readonly protocol: { readonly [key: string]: Json };
-  /** How scores become one number. `categories`: unweighted mean of the categories' means. */
-  readonly aggregate: 'records' | 'categories';
+  /**
+   * How scores become one number. `records`: their mean; `categories`: unweighted mean of the categories' means; `groups`: mean over groups of the lowest
+   * score in the group (MMBench's circular evaluation: right only where it is right under every rotation of the options).
+   */
+  readonly aggregate: Aggregate;
   /** @throws Error that says which file is missing or what is wrong in which row */
   open(source: EvalSource): Promise<EvalRecords>;
   prompt(record: EvalRecord): EvalPrompt;
   score(answer: string, record: EvalRecord): Scored;
   /** Orders of the pictures in which the protocol asks every record (NLVR: all six). Default: as they are. */
   imageOrders?(record: EvalRecord): readonly (readonly number[])[];
+  /**
+   * For benchmarks whose publishers let a language model read the answer (MathVista, BLINK): what to ask it, null where the rules suffice. Used only when the
+   * user names a judge; its reply then goes to `score` in place of the answer, and the judge's identity belongs to the run's `variants`.
+   */
+  extraction?(answer: string, record: EvalRecord): EvalPrompt | null;
+  /** For benchmarks with a test server: the row that it wants to see of this answer (`--submission FILE`). */
+  submissionRow?(answer: string, record: EvalRecord): { readonly [column: string]: Json };
 }
 
 /**
@@ -162,7 +177,7 @@ export interface EvalSpec {
   readonly task: string;
   readonly version: number;
   readonly protocol: { readonly [key: string]: Json };
-  readonly aggregate: 'records' | 'categories';
+  readonly aggregate: Aggregate;
   /** Digest of the records and how many of them were asked (the first ones). */
   readonly data: { readonly digest: string; readonly records: number };
   readonly mode: ImageMode;
