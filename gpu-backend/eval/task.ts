@@ -49,6 +49,8 @@ export interface EvalSource {
   /** Folder of pictures that records name by relative path. Default: the folder of the file. */
   readonly imageFolder?: string;
   readonly split?: string;
+  /** Read only so many records, the first ones. Default: all. */
+  readonly limit?: number;
 }
 
 /** What a model is asked. `parts` name pictures by their index in `images`. */
