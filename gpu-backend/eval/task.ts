@@ -170,6 +170,8 @@ export interface EvalItem {
   readonly reference: string;
   readonly logprobs?: readonly number[];
   readonly usage?: EvalUsage;
+  /** What the judge read in the answer, where one did: this was scored. */
+  readonly extracted?: string;
   /** Present where the model gave no answer; the score is 0. */
   readonly error?: string;
 }
