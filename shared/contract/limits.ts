@@ -145,6 +145,8 @@ export const LIMITS = {
     maxPending: 100,
   },
   dataset: {
+    /** Of the name of a group of held-out examples. */
+    maxGroupChars: 256,
     /** Examples of one file. Mantis-Instruct as a whole has 720,548. */
     maxLines: 1_000_000,
     maxLineBytes: 20 * MIB,
@@ -186,6 +188,12 @@ export const LIMITS = {
     yieldMs: 1_000,
     /** Share of bad lines up to which a job trains on the good ones, where it does not say. */
     defaultMaxBadShare: 0.1,
+    /** Held-out examples that a job asks each evaluated checkpoint. */
+    maxEvaluationExamples: 10_000,
+    /** Orders of its pictures in which a held-out question is asked. */
+    maxImageOrders: 24,
+    /** Of the intervals of an evaluation, where a job does not say. */
+    defaultEvaluationConfidence: 0.95,
   },
   training: {
     /** Decoder positions of one forward and backward pass, where a stage does not say. */
@@ -220,6 +228,46 @@ export const LIMITS = {
     maxGateExamples: 10_000,
     defaultGateMargin: 0.05,
     defaultGateConfidence: 0.95,
+  },
+  evals: {
+    maxPerTenant: 1_000,
+    maxNameChars: 256,
+    /** Testing criteria of one evaluation, and graders within a formula. */
+    maxCriteria: 32,
+    maxFormulaGraders: 16,
+    maxFormulaChars: 1_024,
+    /** One text of a template, and the references and texts between them that it may be made of. */
+    maxTemplateChars: 65_536,
+    maxTemplatePieces: 256,
+    maxPromptMessages: 64,
+    maxLabels: 100,
+    maxLabelChars: 256,
+    /** A schema of items as JSON, schemas within each other, and steps in which one item is checked. */
+    maxSchemaBytes: 65_536,
+    maxSchemaDepth: 32,
+    maxSchemaSteps: 100_000,
+    /** Lines of `file_content`, and of a file with the purpose `evals`. */
+    maxInlineItems: 1_000,
+    maxItems: 50_000,
+    maxFileBytes: 200 * MIB,
+    maxLineBytes: 20 * MIB,
+    /** One item as JSON, pictures in data URLs not counted: so much of it is kept with its result. */
+    maxItemBytes: 65_536,
+    maxBenchmarkFiles: 64,
+    /** Orders of pictures, and of options, beside the published ones. */
+    maxVariants: 23,
+    /** Runs of one tenant that have not ended. */
+    maxPendingRuns: 20,
+    /** Answers that a run has under way at once in one backend. */
+    itemsInFlight: 16,
+    /** Results go to the edge so many at once, so many bytes at once, and after so long. */
+    maxResultsPerCall: 64,
+    maxResultBytes: MIB,
+    tellEveryMs: 500,
+    /** A report, as JSON or HTML. */
+    maxReportBytes: 64 * MIB,
+    /** Results of a run are kept so long after its end; then the run deletes itself. */
+    keepMs: 180 * 24 * 3_600_000,
   },
   aliases: {
     maxPerTenant: 1_000,
