@@ -128,15 +128,23 @@ function scriptsOf(sources: readonly string[]): string[] {
 
 /** TypeScript sources below a folder of the root, in order. */
 function sourcesIn(folder: string): string[] {
+  return filesIn(folder).filter((path) => path.endsWith('.ts'));
+}
+
+/** All files below a folder of the root, in order, from the root. */
+export function filesIn(folder: string): string[] {
   return readdirSync(join(ROOT, folder), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && entry.name.endsWith('.ts'))
+    .filter((entry) => entry.isFile())
     .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)))
     .sort();
 }
 
-/** Sizes and times stand for contents, as they do for make. */
-function digestOf(sources: readonly string[]): string {
-  const hash = createHash('sha256').update(`${VERSION} ${process.version}`);
+/**
+ * Names what is made of these files, and how. Sizes and times stand for contents, as they do for make.
+ * @param sources from the root
+ */
+export function digestOf(sources: readonly string[], how = ''): string {
+  const hash = createHash('sha256').update(`${VERSION} ${process.version} ${how}`);
   for (const path of [...sources, 'package-lock.json', 'deploy/bundle-backend.ts']) {
     const { size, mtimeMs } = statSync(join(ROOT, path));
     hash.update(`${path} ${size} ${mtimeMs}\n`);
@@ -144,7 +152,8 @@ function digestOf(sources: readonly string[]): string {
   return hash.digest('hex').slice(0, 24);
 }
 
-async function forgetOld(cache: string, current: string): Promise<void> {
+/** Keeps folders of other states that were used lately, and a few more. */
+export async function forgetOld(cache: string, current: string): Promise<void> {
   const names = await readdir(cache).catch(() => []);
   const others = await Promise.all(
     names.map(async (name) => {

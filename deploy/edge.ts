@@ -6,12 +6,11 @@ import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { Log, LogLevel, Miniflare, type Request, Response, type WorkerOptions } from 'miniflare';
-import { unstable_getMiniflareWorkerOptions, unstable_splitSqlQuery } from 'wrangler';
 import { ALL_SCOPES, DEFAULT_TENANT } from '../shared/contract/keys.ts';
 import { newId } from '../shared/wire/ids.ts';
 import { newApiKey } from '../shared/wire/key.ts';
-import { bundleWorker } from './bundle.ts';
 import { guardWorkerd } from './guard.ts';
+import { copyTables, preparedSetup, preparedWorker } from './prepared.ts';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const MIGRATIONS = join(HERE, '..', 'edge', 'store', 'migrations');
@@ -80,16 +79,14 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
   const storeDir = join(options.dataDir, 'edge');
   await mkdir(storeDir, { recursive: true });
   const bootstrap = await bootstrapHash(options.dataDir, options.apiKey);
-  const { workerOptions } = unstable_getMiniflareWorkerOptions(join(HERE, 'wrangler.jsonc'));
   // workerd stands still while the system's resolver looks up a name: everybody would wait 10 s and more for one picture of a domain whose servers are mute.
   process.env.RES_OPTIONS ??= 'timeout:1 attempts:1';
   const migrations = await migrationNames();
-  // Beside each other: neither needs the other, and each takes half a second.
+  const workerOptions = await preparedSetup();
+  // Beside each other: neither needs the other, and each takes half a second where nothing is prepared.
   const [contents] = await Promise.all([
-    bundleWorker({ testSeams: options.testSeams === true }),
-    isMigrated(storeDir, migrations).then((done) =>
-      done ? undefined : migrateAlone(storeDir, workerOptions.d1Databases, migrations),
-    ),
+    preparedWorker({ testSeams: options.testSeams === true }),
+    bringUpToDate(storeDir, workerOptions.d1Databases, migrations),
   ]);
   const miniflare = new Miniflare({
     // Miniflare's own entry is for its tools; requests go straight to the Worker, which is quicker and tells it when a client hangs up.
@@ -177,6 +174,18 @@ async function migrationNames(): Promise<string[]> {
   return (await readdir(MIGRATIONS)).filter((name) => name.endsWith('.sql')).sort();
 }
 
+/** Makes the tables, or changes them, where they are not those of this version. */
+async function bringUpToDate(
+  storeDir: string,
+  d1Databases: WorkerOptions['d1Databases'],
+  migrations: readonly string[],
+): Promise<void> {
+  if (await isMigrated(storeDir, migrations)) return;
+  const isNew = await copyTables(storeDir, migrations, (dir) => migrateAlone(dir, d1Databases, migrations));
+  if (isNew) await writeFile(join(storeDir, MIGRATED), migrations.join('\n'));
+  else await migrateAlone(storeDir, d1Databases, migrations);
+}
+
 /** Whether the tables are those of this version. */
 async function isMigrated(storeDir: string, migrations: readonly string[]): Promise<boolean> {
   if (!existsSync(join(storeDir, 'd1'))) return false;
@@ -224,6 +233,8 @@ async function migrate(db: Database, names: readonly string[]): Promise<void> {
     .run();
   const { results } = await db.prepare('SELECT name FROM d1_migrations').all<{ name: string }>();
   const applied = new Set(results.map(({ name }) => name));
+  if (names.every((name) => applied.has(name))) return;
+  const { unstable_splitSqlQuery } = await import('wrangler');
   for (const name of names) {
     if (applied.has(name)) continue;
     const statements = unstable_splitSqlQuery(await readFile(join(MIGRATIONS, name), 'utf8'));

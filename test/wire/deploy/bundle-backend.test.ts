@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { unstable_getMiniflareWorkerOptions } from 'wrangler';
+import { bundleWorker } from '../../../deploy/bundle.ts';
 import { backendArguments, builtBackend } from '../../../deploy/bundle-backend.ts';
+import { copyTables, preparedSetup, preparedWorker } from '../../../deploy/prepared.ts';
 
 describe('the built backend', () => {
   let cache = '';
@@ -57,5 +60,65 @@ describe('the built backend', () => {
     const file = join(cache, 'a-file');
     await writeFile(file, '');
     await assert.rejects(builtBackend(join(file, 'cache')), /ENOTDIR|EEXIST/);
+  });
+});
+
+describe('what a start of the door finds prepared', () => {
+  let dir = '';
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'mantis-prepared-'));
+  });
+  after(() => rm(dir, { recursive: true, force: true }));
+
+  it('is what it would be without', async () => {
+    const [fresh, prepared, again] = await Promise.all([
+      bundleWorker({ testSeams: false }),
+      preparedWorker({ testSeams: false }),
+      preparedWorker({ testSeams: true }),
+    ]);
+    assert.ok(prepared === fresh, 'the Worker');
+    assert.ok(again !== fresh, 'the Worker of the tests is another one');
+    const { workerOptions } = unstable_getMiniflareWorkerOptions(
+      new URL('../../../deploy/wrangler.jsonc', import.meta.url).pathname,
+    );
+    assert.deepEqual(await preparedSetup(), JSON.parse(JSON.stringify(workerOptions)));
+  });
+
+  it('has tables that are made once, and leaves a database alone', async () => {
+    const [one, two] = [join(dir, 'one'), join(dir, 'two')];
+    let made = 0;
+    const make = async (storeDir: string) => {
+      made++;
+      await mkdir(join(storeDir, 'd1'));
+      await writeFile(join(storeDir, 'd1', 'tables'), 'of all migrations');
+    };
+    await Promise.all([one, two].map((storeDir) => mkdir(storeDir)));
+    // A state of its own, so that nothing real is replaced.
+    const cache = join(dir, 'cache');
+    assert.equal(await copyTables(one, ['0001_init.sql'], make, cache), true);
+    assert.equal(await copyTables(two, ['0001_init.sql'], make, cache), true);
+    assert.equal(made, 1);
+    assert.deepEqual(await readdir(two), ['d1'], 'no draft is left');
+    assert.equal(await readFile(join(two, 'd1', 'tables'), 'utf8'), 'of all migrations');
+    await writeFile(join(two, 'd1', 'tables'), 'and rows');
+    assert.equal(await copyTables(two, ['0001_init.sql'], make, cache), false);
+    assert.equal(await readFile(join(two, 'd1', 'tables'), 'utf8'), 'and rows');
+    await rm(join(one, 'd1'), { recursive: true });
+    await copyTables(
+      one,
+      (await readdir(new URL('../../../edge/store/migrations/', import.meta.url))).slice(0, 2),
+      make,
+      cache,
+    );
+    assert.equal(made, 2, 'other migrations make other tables');
+  });
+
+  it('is done without where nothing can be kept', async () => {
+    const file = join(dir, 'a-file');
+    await writeFile(file, '');
+    const storeDir = join(dir, 'three');
+    await mkdir(storeDir);
+    assert.equal(await copyTables(storeDir, ['0001_init.sql'], () => assert.fail('made for nothing'), file), false);
+    assert.deepEqual(await readdir(storeDir), []);
   });
 });
