@@ -1,0 +1,26 @@
+import type { TaskOptions } from './options.ts';
+import type { EvalTask } from './task.ts';
+import { blinkTask } from './tasks/blink.ts';
+import { mantisEvalTask } from './tasks/mantis-eval.ts';
+import { mvBenchTask } from './tasks/mvbench.ts';
+import { nlvr2Task } from './tasks/nlvr2.ts';
+import { qbench2Task } from './tasks/qbench2.ts';
+
+export type TaskFactory = (options?: TaskOptions) => EvalTask;
+
+/** Every task that reads files, by name. Generated ones (`skills`) are handed in by whoever generates them. */
+export const taskFactories: Readonly<Record<string, TaskFactory>> = {
+  nlvr2: nlvr2Task,
+  qbench2: qbench2Task,
+  'mantis-eval': mantisEvalTask,
+  blink: blinkTask,
+  mvbench: mvBenchTask,
+};
+
+/** @throws Error listing the names where there is no such task */
+export function taskNamed(name: string, options?: TaskOptions): EvalTask {
+  const factory = Object.hasOwn(taskFactories, name) ? taskFactories[name] : undefined;
+  if (factory === undefined)
+    throw new Error(`there is no task ${JSON.stringify(name)}; there are ${Object.keys(taskFactories).join(', ')}`);
+  return factory(options);
+}

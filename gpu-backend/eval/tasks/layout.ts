@@ -1,0 +1,39 @@
+import type { PromptLayout } from '../options.ts';
+import type { PromptPart } from '../scoring.ts';
+
+const PLACEHOLDER = '<image>';
+
+/**
+ * A text with `<image>` placeholders as pieces of text and pictures, as the Mantis evaluation cuts it: what placeholders are too few go in front of everything;
+ * those that are too many vanish; pieces of newlines and spaces alone are left out.
+ */
+export function interleave(text: string, images: number): PromptPart[] {
+  const marked = text.split(PLACEHOLDER).length - 1;
+  const pieces = (PLACEHOLDER.repeat(Math.max(0, images - marked)) + text).split(PLACEHOLDER);
+  return pieces.flatMap((piece, i): PromptPart[] => [
+    ...(/^[\n ]*$/.test(piece) ? [] : [piece]),
+    ...(i < images ? [{ image: i }] : []),
+  ]);
+}
+
+/** All pictures, then the text as one piece. */
+export function picturesFirst(text: string, images: number): PromptPart[] {
+  return [...Array.from({ length: images }, (_, image) => ({ image })), text];
+}
+
+/** Puts pieces into one of the layouts; the order of text and pictures is that of `interleaved`. */
+export function layOut(parts: readonly PromptPart[], layout: PromptLayout): PromptPart[] {
+  if (layout === 'interleaved') return [...parts];
+  if (layout === 'pictures-first') {
+    const text = parts.filter((part) => typeof part === 'string').join('\n');
+    return [...parts.filter((part) => typeof part !== 'string'), ...(text === '' ? [] : [text])];
+  }
+  const spaced: PromptPart[] = [];
+  let space = '';
+  for (const part of parts) {
+    if (typeof part === 'string') spaced.push(space + part);
+    else spaced.push(...(space === '' ? [] : [space]), part);
+    space = typeof part === 'string' ? '' : ' ';
+  }
+  return space === '' ? spaced : [...spaced, space];
+}
