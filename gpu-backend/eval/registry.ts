@@ -2,9 +2,18 @@ import type { TaskOptions } from './options.ts';
 import type { EvalTask } from './task.ts';
 import { blinkTask } from './tasks/blink.ts';
 import { mantisEvalTask } from './tasks/mantis-eval.ts';
+import { mathVistaTask } from './tasks/mathvista.ts';
+import { mmBenchTask } from './tasks/mmbench.ts';
+import { mmiuTask } from './tasks/mmiu.ts';
+import { mmmuTask } from './tasks/mmmu.ts';
+import { muirBenchTask } from './tasks/muirbench.ts';
 import { mvBenchTask } from './tasks/mvbench.ts';
 import { nlvr2Task } from './tasks/nlvr2.ts';
+import { okVqaTask } from './tasks/okvqa.ts';
 import { qbench2Task } from './tasks/qbench2.ts';
+import { scienceQaTask } from './tasks/scienceqa.ts';
+import { textVqaTask } from './tasks/textvqa.ts';
+import { vqaV2Task } from './tasks/vqav2.ts';
 
 export type TaskFactory = (options?: TaskOptions) => EvalTask;
 
@@ -15,6 +24,15 @@ export const taskFactories: Readonly<Record<string, TaskFactory>> = {
   'mantis-eval': mantisEvalTask,
   blink: blinkTask,
   mvbench: mvBenchTask,
+  textvqa: textVqaTask,
+  vqav2: vqaV2Task,
+  mmbench: mmBenchTask,
+  mmmu: mmmuTask,
+  okvqa: okVqaTask,
+  scienceqa: scienceQaTask,
+  mathvista: mathVistaTask,
+  muirbench: muirBenchTask,
+  mmiu: mmiuTask,
 };
 
 /** @throws Error listing the names where there is no such task */

@@ -35,7 +35,10 @@ export function scoreLeadingLetter(answer: string, target: string): Scored {
   return score(/^[A-Za-z]$/.test(text) ? text.toUpperCase() : null, 'exact letter', isRight);
 }
 
-/** MMIU's rule: full stops, commas and brackets around a lone letter A to N are dropped; other answers are for the judge, and Z without one. */
+/**
+ * MMIU's rule: full stops, commas and brackets at the ends are dropped, then a lone letter A to N counts that the reference holds; other answers are for the judge,
+ * and wrong without one.
+ */
 export function scoreLoneLetter(answer: string, target: string): Scored {
   const text = strip(
     strip(answer)
@@ -43,7 +46,7 @@ export function scoreLoneLetter(answer: string, target: string): Scored {
       .replace(/^[.,()]+|[.,()]+$/g, ''),
   );
   if (!/^[a-nA-N]$/.test(text)) return score(null, text === '' ? 'empty' : 'no letter', false);
-  return score(text.toUpperCase(), 'lone letter', text.toLowerCase() === strip(target).toLowerCase());
+  return score(text.toUpperCase(), 'lone letter', target.toLowerCase().includes(text.toLowerCase()));
 }
 
 /** Decorations in which MMBench's matching knows a letter, in its order. */
