@@ -1,20 +1,15 @@
 /**
  * Log-probabilities of given answers, without generating: the choice a model prefers is the one whose tokens it finds most
- * likely after the prompt. Sequences are batched by length, image features are computed once a picture.
+ * likely after the prompt. Sequences are batched by length, image features are computed once a picture. The numbers of a question do
+ * not depend on what is asked beside it.
  */
-import { join } from 'node:path';
 import type { VlmConfig } from '../models/config.ts';
-import { emptyPast } from '../models/empty-past.ts';
 import { familyOf, type Picture } from '../models/family.ts';
-import { loadCheckpoint, readConfig } from '../models/load.ts';
-import { GRAPH_NAMES, readManifest } from '../models/manifest.ts';
-import { causalBias, forwardGraph, type ModelGraph, visionGraph } from '../models/vlm.ts';
-import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
+import { readConfig } from '../models/load.ts';
 import { type Layout, layoutConversation } from '../text/layout.ts';
-import { encodePictures } from './encode-pictures.ts';
-import { overlay } from './load-model.ts';
+import { type ChoiceBatch, type ChoiceCompute, LocalChoiceCompute } from './choice-compute.ts';
+import { ChoiceThreads } from './choice-threads.ts';
 import { loadFront, type ModelFront } from './model-front.ts';
-import { logSumExp } from './sampler.ts';
 
 /** A picture: what names its pixels, and how to get them (by the model's recipe) when they are needed. */
 export interface ScorerImage {
@@ -23,6 +18,7 @@ export interface ScorerImage {
 }
 
 export interface ChoiceQuestion {
+  readonly system?: string;
   /** Text pieces and pictures (indices into `images`) of one user turn. */
   readonly parts: readonly (string | { readonly image: number })[];
   readonly images: readonly ScorerImage[];
@@ -33,8 +29,8 @@ export interface ChoiceQuestion {
 interface Sequence {
   readonly ids: Int32Array;
   readonly layout: Layout;
-  readonly images: readonly ScorerImage[];
-  /** At position `at` (flat in the sequence), token `id` continues choice `choice` of question `question`. */
+  readonly features: readonly Float32Array[];
+  /** At position `at` (in the sequence), token `id` continues choice `choice` of question `question`. */
   readonly reads: readonly {
     readonly at: number;
     readonly id: number;
@@ -48,107 +44,102 @@ interface EncodedPicture {
   readonly slotIds: readonly number[];
 }
 
-interface Compiled {
-  readonly session: Session;
-  readonly feeds: Record<string, Tensor>;
-  /** Besides: what a decoder graph is fed of a past, where there is none. */
-  readonly past?: (rows: number) => Record<string, Tensor>;
+export interface ChoiceScorerOptions {
+  /** Of the kernels, in each lane. */
+  readonly threads: number;
+  /** Threads with a model each, beside the calling one. Default 0: the calling one computes. */
+  readonly lanes?: number;
 }
 
 /** Tokens of one run, padding included: beyond that a larger batch only costs cache. */
 const TOKENS_PER_RUN = 2048;
 /** Features kept; the pictures of a split repeat in many questions. */
-const MAX_CACHED_PICTURES = 4096;
+const FEATURE_BYTES = 256 * 2 ** 20;
+const PICTURES_PER_RUN = 8;
 
 export class ChoiceScorer {
   readonly front: ModelFront;
   readonly #config: VlmConfig;
-  readonly #vision: Compiled;
-  readonly #withImages: Compiled;
-  readonly #textOnly: Compiled;
-  readonly #encoded = new Map<string, EncodedPicture>();
+  readonly #compute: ChoiceCompute;
+  /** Least recently used first. */
+  readonly #encoded = new Map<string, Promise<EncodedPicture>>();
+  #featureBytes = 0;
 
-  private constructor(
-    front: ModelFront,
-    config: VlmConfig,
-    graphs: { readonly vision: Compiled; readonly withImages: Compiled; readonly textOnly: Compiled },
-  ) {
+  private constructor(front: ModelFront, config: VlmConfig, compute: ChoiceCompute) {
     this.front = front;
     this.#config = config;
-    this.#vision = graphs.vision;
-    this.#withImages = graphs.withImages;
-    this.#textOnly = graphs.textOnly;
+    this.#compute = compute;
   }
 
   /** @param overlayDir files of a fine-tune to lay over the checkpoint, or `null` */
-  static async create(dir: string, overlayDir: string | null, threads: number): Promise<ChoiceScorer> {
+  static async create(
+    dir: string,
+    overlayDir: string | null,
+    options: number | ChoiceScorerOptions,
+  ): Promise<ChoiceScorer> {
+    const { threads, lanes = 0 } = typeof options === 'number' ? { threads: options } : options;
     const front = await loadFront('model', dir);
-    if (readManifest(dir) !== null) {
-      if (overlayDir !== null) throw new Error(`${dir} is an imported model, which takes no fine-tunes`);
-      return await ChoiceScorer.#open(front, dir, threads);
-    }
-    const checkpoint = loadCheckpoint(dir);
-    const { config } = checkpoint;
-    const weights = overlayDir === null ? checkpoint.weights : overlay(checkpoint, overlayDir);
-    const compile = async ({ graph, weights: needed }: ModelGraph): Promise<Compiled> => ({
-      session: await Session.create(graph, { threads }),
-      feeds: Object.fromEntries([...needed.keys()].map((name) => [name, weights.get(name)!])),
-    });
-    return new ChoiceScorer(front, config, {
-      vision: await compile(visionGraph(config)),
-      withImages: await compile(forwardGraph(config, { images: 'features', rows: true })),
-      textOnly: await compile(forwardGraph(config, { images: 'none', rows: true })),
-    });
+    const compute =
+      lanes === 0
+        ? await LocalChoiceCompute.create(dir, overlayDir, threads)
+        : await ChoiceThreads.create({ dir, overlayDir, threads }, lanes);
+    return new ChoiceScorer(front, readConfig(dir), compute);
   }
 
-  /** An imported model has no graph without a cache: its decoder graph runs over an empty one. */
-  static async #open(front: ModelFront, dir: string, threads: number): Promise<ChoiceScorer> {
-    const config = readConfig(dir);
-    const open = (name: string) => Session.open(join(dir, name), { threads, foldConstants: true });
-    const decode: Compiled = {
-      session: await open(GRAPH_NAMES.decode),
-      feeds: {},
-      past: (rows) => emptyPast(config, rows),
-    };
-    return new ChoiceScorer(front, config, {
-      vision: { session: await open(GRAPH_NAMES.vision), feeds: {} },
-      withImages: decode,
-      textOnly: decode,
-    });
-  }
-
-  /** One row a question, one log-probability a choice. @throws when a question does not fit the model's context */
+  /** One row a question, one log-probability a choice. @throws what `scoreEach` says of the first question that it cannot score */
   async score(questions: readonly ChoiceQuestion[]): Promise<number[][]> {
-    const sums = questions.map(({ choices }) => choices.map(() => 0));
+    return (await this.scoreEach(questions)).map((row) => {
+      if (row instanceof Error) throw row;
+      return row;
+    });
+  }
+
+  /** As `score`; in place of a question that does not fit the model's context, or whose picture cannot be read, the reason. */
+  async scoreEach(questions: readonly ChoiceQuestion[]): Promise<(number[] | Error)[]> {
+    const rows: (number[] | Error)[] = questions.map(({ choices }) => choices.map(() => 0));
     // Pictures first: how long their slots are may depend on them.
-    await this.#encodeMissing(questions.flatMap(shownImages));
-    const sequences = questions.flatMap((question, index) => this.#sequencesOf(question, index));
-    for (const batch of packByLength(sequences)) {
-      const logits_RV = await this.#run(batch);
-      const reads = batch.flatMap((sequence) => sequence.reads);
-      const vocabulary = logits_RV.length / reads.length;
-      for (const [row, { id, question, choice }] of reads.entries()) {
-        const logits_V = logits_RV.subarray(row * vocabulary, (row + 1) * vocabulary);
-        sums[question]![choice]! += logits_V[id]! - logSumExp(logits_V);
+    const encoded = this.#encode(questions.flatMap(shownImages));
+    const sequences: Sequence[] = [];
+    for (const [index, question] of questions.entries()) {
+      try {
+        const pictures = await Promise.all(question.images.map(({ key }) => encoded.get(key)));
+        sequences.push(...this.#sequencesOf(question, pictures, index));
+      } catch (error) {
+        rows[index] = error instanceof Error ? error : new Error(String(error));
       }
     }
-    return sums;
+    await Promise.all(
+      packByLength(sequences).map(async (batch) => {
+        const logprobs = await this.#compute.logprobs(batchOf(batch, this.#config.text.hidden));
+        for (const [read, { question, choice }] of batch.flatMap(({ reads }) => reads).entries())
+          (rows[question] as number[])[choice]! += logprobs[read]!;
+      }),
+    );
+    return rows;
+  }
+
+  async close(): Promise<void> {
+    await this.#compute.close();
   }
 
   /** Choices that share all but their last token need one sequence between them; single-token choices need the prompt alone. */
-  #sequencesOf(question: ChoiceQuestion, index: number): Sequence[] {
+  #sequencesOf(question: ChoiceQuestion, pictures: readonly (EncodedPicture | undefined)[], index: number): Sequence[] {
     const { tokenizer, template, imageTokenId, card } = this.front;
     const parts = question.parts.map((part) =>
       typeof part === 'string' ? { type: 'text' as const, text: part } : { type: 'image' as const, image: part.image },
     );
-    const layout = layoutConversation([{ role: 'user', parts }], {
+    const system =
+      question.system === undefined
+        ? []
+        : [{ role: 'system' as const, parts: [{ type: 'text' as const, text: question.system }] }];
+    const layout = layoutConversation([...system, { role: 'user', parts }], {
       tokenizer,
       template,
-      tokensPerImage: (image) => this.#encoded.get(question.images[image]!.key)!.slotIds,
+      tokensPerImage: (image) => pictures[image]!.slotIds,
       imageTokenId,
       addGenerationPrompt: true,
     });
-    const images = layout.images.map(({ image }) => question.images[image]!);
+    const features = layout.images.map(({ image }) => pictures[image]!.features);
     const byStem = new Map<
       string,
       { ids: number[]; reads: { at: number; id: number; question: number; choice: number }[] }
@@ -166,68 +157,73 @@ export class ChoiceScorer {
     return [...byStem.values()].map(({ ids, reads }) => {
       if (ids.length > card.contextTokens)
         throw new Error(`question ${index} takes ${ids.length} tokens, the model's context is ${card.contextTokens}`);
-      return { ids: Int32Array.from(ids), layout, images, reads };
+      return { ids: Int32Array.from(ids), layout, features, reads };
     });
   }
 
-  async #encodeMissing(images: readonly ScorerImage[]): Promise<void> {
-    const missing = [...new Map(images.map((image) => [image.key, image])).values()].filter(
-      ({ key }) => !this.#encoded.has(key),
-    );
-    // Room first: what this call needs must not be pushed out by itself.
-    if (this.#encoded.size + missing.length > MAX_CACHED_PICTURES) {
-      this.#encoded.clear();
-      if (missing.length < images.length) return await this.#encodeMissing(images);
+  /** Features of all pictures, computed once each; a failure is that of the picture alone where reading it failed. */
+  #encode(images: readonly ScorerImage[]): Map<string, Promise<EncodedPicture>> {
+    const distinct = new Map(images.map((image) => [image.key, image]));
+    const missing: ScorerImage[] = [];
+    const encoded = new Map<string, Promise<EncodedPicture>>();
+    for (const [key, image] of distinct) {
+      const known = this.#encoded.get(key);
+      if (known === undefined) {
+        missing.push(image);
+        continue;
+      }
+      this.#encoded.delete(key);
+      this.#encoded.set(key, known);
+      encoded.set(key, known);
     }
-    for (let first = 0; first < missing.length; first += 8) {
-      const some = missing.slice(first, first + 8);
-      const pictures: Picture[] = [];
-      for (const image of some) pictures.push(await image.picture());
-      const features = await encodePictures(this.#config, this.#vision, pictures);
-      for (const [n, { key }] of some.entries())
-        this.#encoded.set(key, {
-          features: features[n]!,
-          slotIds: familyOf(this.#config).slotIds(this.#config, pictures[n]!),
+    for (let first = 0; first < missing.length; first += PICTURES_PER_RUN) {
+      const some = missing.slice(first, first + PICTURES_PER_RUN);
+      const run = this.#encodeRun(some);
+      for (const [n, { key }] of some.entries()) {
+        const picture = run.then((pictures) => {
+          const one = pictures[n]!;
+          if (one instanceof Error) throw one;
+          return one;
         });
-    }
-  }
-
-  /** Logits [R, V] of all reads of a batch, in order. Rows are padded on the right, where causal attention never looks. */
-  async #run(batch: readonly Sequence[]): Promise<Float32Array> {
-    const B = batch.length;
-    const S = Math.max(...batch.map(({ ids }) => ids.length));
-    const ids = new Int32Array(B * S);
-    const rows: number[] = [];
-    const imageRows: number[] = [];
-    const features: Float32Array[] = [];
-    for (const [b, sequence] of batch.entries()) {
-      ids.set(sequence.ids, b * S);
-      for (const { at } of sequence.reads) rows.push(b * S + at);
-      for (const [i, { tokenStart, tokenCount }] of sequence.layout.images.entries()) {
-        features.push(this.#encoded.get(sequence.images[i]!.key)!.features);
-        for (let t = 0; t < tokenCount; t++) imageRows.push(b * S + tokenStart + t);
+        encoded.set(key, picture);
+        this.#keep(key, picture);
       }
     }
-    const { session, feeds, past } = imageRows.length > 0 ? this.#withImages : this.#textOnly;
-    const feedsOfRun: Record<string, Tensor> = {
-      ...feeds,
-      ...past?.(B),
-      ids: ints(ids, [B, S]),
-      positions: ints(
-        Int32Array.from({ length: B * S }, (_, i) => i % S),
-        [B, S],
+    return encoded;
+  }
+
+  #keep(key: string, picture: Promise<EncodedPicture>): void {
+    this.#encoded.set(key, picture);
+    picture.then(
+      ({ features }) => {
+        this.#featureBytes += features.byteLength;
+        for (const [oldest, one] of this.#encoded) {
+          if (this.#featureBytes <= FEATURE_BYTES || oldest === key) break;
+          this.#encoded.delete(oldest);
+          void one.then((gone) => {
+            this.#featureBytes -= gone.features.byteLength;
+          });
+        }
+      },
+      // Whoever needs it is told; the next question tries again.
+      () => this.#encoded.delete(key),
+    );
+  }
+
+  async #encodeRun(images: readonly ScorerImage[]): Promise<(EncodedPicture | Error)[]> {
+    const read = await Promise.all(
+      images.map((image) =>
+        image.picture().catch((error: unknown) => (error instanceof Error ? error : new Error(String(error)))),
       ),
-      causal_bias: f32(causalBias(S, 1, this.#config.text.slidingWindow), [S, S]),
-      rows: ints(rows, [rows.length]),
-      ...(imageRows.length === 0 && past === undefined
-        ? {}
-        : {
-            image_rows: ints(imageRows, [imageRows.length]),
-            image_features: f32(concatenate(features), [imageRows.length, this.#config.text.hidden]),
-          }),
-    };
-    const results = await session.run(feedsOfRun, ['logits']);
-    return results.logits!.data as Float32Array;
+    );
+    const pictures = read.filter((picture): picture is Picture => !(picture instanceof Error));
+    const features = pictures.length === 0 ? [] : await this.#compute.encode(pictures);
+    let next = 0;
+    return read.map((picture) =>
+      picture instanceof Error
+        ? picture
+        : { features: features[next++]!, slotIds: familyOf(this.#config).slotIds(this.#config, picture) },
+    );
   }
 }
 
@@ -236,8 +232,37 @@ function shownImages({ parts, images }: ChoiceQuestion): ScorerImage[] {
   return parts.flatMap((part) => (typeof part === 'string' ? [] : [images[part.image]!]));
 }
 
-function concatenate(pieces: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+function batchOf(batch: readonly Sequence[], hidden: number): ChoiceBatch {
+  const S = Math.max(...batch.map(({ ids }) => ids.length));
+  const ids_BS = new Int32Array(batch.length * S);
+  const readAt: number[] = [];
+  const readIds: number[] = [];
+  const imageRows: number[] = [];
+  const features: Float32Array[] = [];
+  for (const [b, sequence] of batch.entries()) {
+    ids_BS.set(sequence.ids, b * S);
+    for (const { at, id } of sequence.reads) {
+      readAt.push(b * S + at);
+      readIds.push(id);
+    }
+    for (const [i, { tokenStart, tokenCount }] of sequence.layout.images.entries()) {
+      features.push(sequence.features[i]!);
+      for (let t = 0; t < tokenCount; t++) imageRows.push(b * S + tokenStart + t);
+    }
+  }
+  return {
+    batch: batch.length,
+    length: S,
+    ids_BS,
+    readAt_R: Int32Array.from(readAt),
+    readIds_R: Int32Array.from(readIds),
+    imageRows_I: Int32Array.from(imageRows),
+    features_IH: concatenate(features, imageRows.length * hidden),
+  };
+}
+
+function concatenate(pieces: readonly Float32Array[], length: number): Float32Array {
+  const all = new Float32Array(length);
   let at = 0;
   for (const piece of pieces) {
     all.set(piece, at);
