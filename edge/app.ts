@@ -58,12 +58,14 @@ import { getFeatures, putFeatures } from './routes/internalFeatures.ts';
 import { jobImage, taskImage } from './routes/internalImages.ts';
 import {
   addCheckpoint,
+  addEvaluation,
   addEvents,
   claimJob,
   finishJob,
   getCheckpointFile,
   heartbeatJob,
   putCheckpointFile,
+  stageJobFile,
 } from './routes/internalJobs.ts';
 import { announceCheckpointFile, outsideDue, outsideGone } from './routes/internalOutside.ts';
 import { internalFileContent, modelFile, modelManifest } from './routes/internalStore.ts';
@@ -229,6 +231,8 @@ export function createApp(): Hono<AppEnv> {
   app.get('/internal/jobs/:id/checkpoints/:step/:name', getCheckpointFile);
   app.post('/internal/jobs/:id/checkpoints', addCheckpoint);
   app.post('/internal/jobs/:id/checkpoints/:step/files', announceCheckpointFile);
+  app.post('/internal/jobs/:id/checkpoints/:step/evaluation', addEvaluation);
+  app.put('/internal/jobs/:id/staged', stageJobFile);
   app.post('/internal/outside/due', outsideDue);
   app.post('/internal/outside/gone', outsideGone);
   app.post('/internal/jobs/:id/finish', finishJob);

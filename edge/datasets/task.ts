@@ -9,6 +9,8 @@ import type { KnownModel } from '../fleet/models.ts';
 import { equalTask, type NewTask, type TaskRow } from '../store/tasks.ts';
 import { dataDigest } from './spec.ts';
 
+export type HeldOut = { data: DataSpec; param: string };
+
 /** Rises when the same data would be judged otherwise: what an earlier version found is then not taken for an answer. */
 const RULES = 2;
 
@@ -25,14 +27,28 @@ export async function prepareValidation(
   asked: {
     training: DataSpec[];
     validation: DataSpec | null;
+    /** What checkpoints and a gate will be asked, each with the field that names it. */
+    heldOut?: readonly HeldOut[];
     stages: StageDraft[];
     maxBadShare: number;
     estimate?: boolean;
   },
 ): Promise<PreparedValidation> {
-  const { estimate = false, ...data } = asked;
-  const lists = [...data.training, ...(data.validation === null ? [] : [data.validation])];
-  const spec: ValidateTask = { kind: 'validate', baseModel: card.id, adapter: adapter ?? null, ...data, estimate };
+  const { estimate = false, heldOut: asHeldOut = [], ...data } = asked;
+  const heldOut = await different(asHeldOut);
+  const lists = [
+    ...data.training,
+    ...(data.validation === null ? [] : [data.validation]),
+    ...heldOut.map(({ data: own }) => own),
+  ];
+  const spec: ValidateTask = {
+    kind: 'validate',
+    baseModel: card.id,
+    adapter: adapter ?? null,
+    ...data,
+    ...(heldOut.length === 0 ? {} : { heldOut }),
+    estimate,
+  };
   const digests = await Promise.all(lists.map(dataDigest));
   const seen = [
     RULES,
@@ -42,6 +58,7 @@ export async function prepareValidation(
     adapter?.id ?? null,
     data.stages,
     data.maxBadShare,
+    ...(heldOut.length === 0 ? [] : [heldOut.map(({ param }) => param)]),
   ];
   const digest = (measured: boolean) => sha256Hex(new TextEncoder().encode(JSON.stringify([...seen, measured])));
   const sinceMs = nowMs() - LIMITS.dataset.reuseValidationMs;
@@ -50,10 +67,24 @@ export async function prepareValidation(
   return {
     spec,
     inputDigest,
-    fileIds: [...new Set(lists.flatMap(({ files }) => files.map(({ file }) => file.id)))],
+    fileIds: [
+      ...new Set(
+        [...lists, ...asHeldOut.map(({ data: own }) => own)].flatMap(({ files }) => files.map(({ file }) => file.id)),
+      ),
+    ],
     // One that measured more than is wanted serves as well.
     equal:
       (await equalTask(env.DB, tenant, inputDigest, sinceMs)) ??
       (estimate ? null : await equalTask(env.DB, tenant, whole, sinceMs)),
   };
+}
+
+/** The same data is read once, whatever names it. */
+async function different(heldOut: readonly HeldOut[]): Promise<HeldOut[]> {
+  const byDigest = new Map<string, HeldOut>();
+  for (const one of heldOut) {
+    const digest = await dataDigest(one.data);
+    if (!byDigest.has(digest)) byDigest.set(digest, one);
+  }
+  return [...byDigest.values()];
 }

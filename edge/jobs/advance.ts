@@ -2,7 +2,8 @@
  * Moves jobs on whose validation has ended. The end of a task and the change of its job are two transactions: what is lost between them the sweeper finds,
  * and doing it twice changes nothing.
  */
-import { ValidateResult } from '../../shared/contract/backend.ts';
+import { ValidateResult, type ValidateTask } from '../../shared/contract/backend.ts';
+import type { DataName, DatasetReport } from '../../shared/contract/datasets.ts';
 import type { Hyperparameters, JobError } from '../../shared/contract/jobs.ts';
 import { decideStages, type StageDraft } from '../../shared/contract/training.ts';
 import { nowMs } from '../clock.ts';
@@ -75,21 +76,21 @@ async function endOf(env: Env, task: TaskRow): Promise<{ error: JobError | null;
       },
       result,
     };
-  // A line says more than that there is no good one.
+  // A line says more than that there is no good one; where the training could go on, what is held out is at fault.
+  const isTrainable = !isTrainingRefused(result);
   const first =
-    errors.find(({ line }) => line !== null) ??
+    errors.find(({ line, data }) => line !== null && (!isTrainable || data === 'held_out')) ??
     errors.find((error) => error.code !== 'no_usable_examples') ??
     errors[0];
   const where =
     first === undefined
       ? ''
       : ` The first: ${first.line === null ? '' : `line ${first.line}, `}${sentence(first.message)}`;
-  const isValidation = first?.data === 'validation';
   return {
     error: {
       code: 'invalid_training_file',
       message: `${summary(result)}${where} ${task.id} has the whole report.`,
-      param: isValidation ? 'validation_file' : 'training_file',
+      param: fieldOf(task, first?.data ?? 0),
     },
     result,
   };
@@ -104,10 +105,26 @@ function columns(job: JobRow, result: ValidateResult): ValidatedColumns {
 
 const sentence = (text: string) => (text.endsWith('.') ? text : `${text}.`);
 
+/** The field that names the data of a problem. */
+function fieldOf(task: TaskRow, data: DataName): string {
+  if (data === 'validation') return 'validation_file';
+  if (data !== 'held_out') return 'training_file';
+  return (JSON.parse(task.spec) as ValidateTask).heldOut?.[0]?.param ?? 'held_out_file';
+}
+
 /** Else a refusal is about what the job asks for. */
-function areFilesRefused({ report }: ValidateResult): boolean {
+function areFilesRefused(result: ValidateResult): boolean {
+  return isTrainingRefused(result) || isHeldOutRefused(result);
+}
+
+function isTrainingRefused({ report }: ValidateResult): boolean {
   const lists = [...report.training, ...(report.validation === null ? [] : [report.validation])];
   return report.bad_share > report.max_bad_share || lists.some(({ usable }) => usable === 0);
+}
+
+/** No line of what is held out may be bad: leaving one out would decide by something else than was asked for. */
+function isHeldOutRefused({ report }: ValidateResult): boolean {
+  return (report.held_out ?? []).some(({ usable, bad }) => usable === 0 || bad > 0);
 }
 
 /** One sentence: what is trained on, what is not, and why. */
@@ -117,12 +134,24 @@ function summary(result: ValidateResult): string {
   const bad = report.training.reduce((sum, { bad: n }) => sum + n, 0);
   const share = `${(100 * report.bad_share).toFixed(1)} %`;
   if (report.verdict === 'refused' && !areFilesRefused(result)) return 'A stage cannot run as it is asked for.';
+  if (report.verdict === 'refused' && !isTrainingRefused(result)) {
+    const heldOut = (report.held_out ?? []).reduce((sum, { bad: n }) => sum + n, 0);
+    return heldOut === 0
+      ? 'Held-out file refused: it has no usable example.'
+      : `Held-out file refused: ${heldOut} of its lines ${heldOut === 1 ? 'is' : 'are'} bad, and none may be.`;
+  }
   if (report.verdict === 'refused')
     return usable === 0
       ? 'Files refused: there is no usable example.'
       : `Files refused: ${share} of the lines are bad, at most ${(100 * report.max_bad_share).toFixed(1)} % may be.`;
-  if (bad === 0) return `Files validated: ${usable} examples.`;
-  return `Files validated: ${usable} examples; ${bad} bad lines (${share}) are left out.`;
+  const leaked = leakageOf(report.leakage);
+  if (bad === 0) return `Files validated: ${usable} examples.${leaked}`;
+  return `Files validated: ${usable} examples; ${bad} bad lines (${share}) are left out.${leaked}`;
+}
+
+function leakageOf({ held_out_images: images = 0, held_out_examples: examples = 0 }: DatasetReport['leakage']): string {
+  if (images + examples === 0) return '';
+  return ` ${images} held-out pictures and ${examples} held-out examples are in the training data too: what is measured on them says little.`;
 }
 
 /** The report without its lists: small enough for an event. */

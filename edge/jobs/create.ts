@@ -10,9 +10,12 @@ import type { Env } from '../env.ts';
 import { resolveModel } from '../fleet/models.ts';
 import { type Actor, auditEntry } from '../store/audit.ts';
 import { insertEvent } from '../store/events.ts';
-import { insertJob } from '../store/jobs.ts';
+import { type HeldOutData, insertJob } from '../store/jobs.ts';
 import { holdFiles, insertTask } from '../store/tasks.ts';
 import { decideOptions } from './options.ts';
+
+const EVALUATION_FILE = 'method.supervised.mantis.evaluation.held_out_file';
+const GATE_FILE = 'gate.held_out_file';
 
 export type PreparedJob = { id: string; statements: D1PreparedStatement[] };
 
@@ -21,13 +24,14 @@ export type PreparedJob = { id: string; statements: D1PreparedStatement[] };
  * `validating_files`.
  * @param options.id of the job; left out: a new one
  * @param options.guard SQL: the rows are written only where it is true
+ * @param options.gateFile what the gate of its schedule will ask: it is validated with the job's data, before anything is trained
  * @throws ApiError for what the request gets wrong: model, files, options
  */
 export async function prepareJob(
   env: Env,
   actor: Actor,
   request: CreateJobRequest,
-  options: { id?: string; scheduleId?: string; guard?: string } = {},
+  options: { id?: string; scheduleId?: string; guard?: string; gateFile?: string } = {},
 ): Promise<PreparedJob> {
   const { tenant } = actor;
   const model = await resolveModel(env, tenant, request.model);
@@ -35,6 +39,17 @@ export async function prepareJob(
   const training = await Promise.all(decided.data.map(({ id, param }) => dataSpecOf(env, tenant, id, param)));
   const validation =
     request.validation_file == null ? null : await dataSpecOf(env, tenant, request.validation_file, 'validation_file');
+  const { evaluation } = decided.mantis;
+  const { gateFile } = options;
+  const asked: HeldOutData = {
+    evaluation:
+      evaluation === undefined ? null : await dataSpecOf(env, tenant, evaluation.held_out_file, EVALUATION_FILE),
+    gate: gateFile === undefined ? null : { file: gateFile, data: await dataSpecOf(env, tenant, gateFile, GATE_FILE) },
+  };
+  const heldOut = [
+    ...(asked.evaluation === null ? [] : [{ data: asked.evaluation, param: EVALUATION_FILE }]),
+    ...(asked.gate === null ? [] : [{ data: asked.gate.data, param: GATE_FILE }]),
+  ];
   const tooLarge = model.card.contextTokens;
   const overlong = decided.stages.find(({ max_tokens }) => max_tokens !== undefined && max_tokens > tooLarge);
   if (overlong !== undefined)
@@ -50,6 +65,7 @@ export async function prepareJob(
   const prepared = await prepareValidation(env, tenant, model, {
     training,
     validation,
+    heldOut,
     stages: decided.stages,
     maxBadShare: decided.mantis.max_bad_share ?? LIMITS.jobs.defaultMaxBadShare,
   });
@@ -74,6 +90,7 @@ export async function prepareJob(
         validation_file: request.validation_file ?? null,
         training,
         validation,
+        held_out: heldOut.length === 0 ? null : asked,
         stages: decided.stages,
         validation_task: taskId,
         schedule_id: options.scheduleId ?? null,

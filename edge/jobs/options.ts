@@ -1,9 +1,10 @@
 /** From what a client asks of a job to its stages: everything decided that does not depend on the data's size or the backend. */
 import { ApiError, describe, type Violation, violation } from '../../shared/contract/errors.ts';
 import type { CreateJobRequest, Hyperparameters } from '../../shared/contract/jobs.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
 import type { TrainStage } from '../../shared/contract/models.ts';
 import { RECIPES } from '../../shared/contract/recipes.ts';
-import type { MantisOptions, StageDraft, StageRequest } from '../../shared/contract/training.ts';
+import type { EvaluationOptions, MantisOptions, StageDraft, StageRequest } from '../../shared/contract/training.ts';
 import type { KnownModel } from '../fleet/models.ts';
 import type { StoredMantisOptions } from '../store/jobs.ts';
 
@@ -62,6 +63,7 @@ export function decideOptions(request: Asked, { card, id }: Pick<KnownModel, 'ca
   const last = stages.at(-1);
   const mantis: StoredMantisOptions = { ...asked, stage: kindOf(stages) };
   if (asked.stages === undefined && last?.lora !== undefined) mantis.lora = last.lora;
+  if (asked.evaluation !== undefined) mantis.evaluation = decideEvaluation(asked.evaluation);
   const hyperparameters: Hyperparameters = {
     n_epochs: said(whole.n_epochs) ?? last?.n_epochs ?? DEFAULT_EPOCHS,
     batch_size: said(whole.batch_size) ?? last?.batch_size ?? 'auto',
@@ -96,6 +98,18 @@ export function decideOptions(request: Asked, { card, id }: Pick<KnownModel, 'ca
   }
 }
 
+/** With its defaults filled in; `max_examples` stays open, the file may be shorter. */
+export function decideEvaluation(asked: EvaluationOptions): EvaluationOptions {
+  return {
+    every: 'checkpoint',
+    image_orders: 1,
+    text_only: false,
+    confidence: LIMITS.jobs.defaultEvaluationConfidence,
+    keep_best: false,
+    ...asked,
+  };
+}
+
 /**
  * A projector that an earlier stage has just aligned goes on learning beside the adapters, unless the stage says otherwise: frozen, it held LoRA at 78 % of
  * what full tuning gained on NLVR; moving, LoRA gained as much (gpu-backend/train/LOG.md).
@@ -116,6 +130,7 @@ function planOf(asked: MantisOptions): { isList: boolean; stages: StageRequest[]
     checkpoints_kept: _kept,
     max_bad_share: _share,
     max_duration_s: _limit,
+    evaluation: _evaluation,
     ...defaults
   } = asked;
   if (stages !== undefined) return { isList: true, stages: stages.map((own) => ({ ...defaults, ...own })) };

@@ -1,4 +1,5 @@
 /** What a job leaves behind as files of its owner: the numbers of every step, and the report on its data. */
+import type { EvaluationMetrics } from '../../shared/contract/jobs.ts';
 import { showWhole } from '../datasets/validations.ts';
 import type { Env } from '../env.ts';
 import { type FileFacts, writeFile } from '../files/adopt.ts';
@@ -21,6 +22,13 @@ export const METRIC_COLUMNS = [
   'supervised_tokens',
   'tokens_per_second',
   'padding_share',
+  'eval_accuracy',
+  'eval_accuracy_low',
+  'eval_accuracy_high',
+  'eval_examples',
+  'eval_base_accuracy',
+  'eval_difference',
+  'eval_text_only_accuracy',
 ] as const;
 
 /** Events of a page. */
@@ -47,18 +55,38 @@ export async function resultFiles(env: Env, job: Pick<JobRow, 'id' | 'tenant' | 
 /** One row a step, in the order of training; null where no step was told. */
 export async function metricsCsv(db: D1Database, jobId: string): Promise<string | null> {
   const rows = [`${METRIC_COLUMNS.join(',')}\n`];
+  const evaluations = await evaluationsByStep(db, jobId);
   for (let seq = 0; ; ) {
     const { results } = await db
       .prepare(
-        `SELECT seq, data FROM job_events WHERE job_id = ? AND type = 'metrics' AND data IS NOT NULL AND seq > ? ORDER BY seq LIMIT ?`,
+        `SELECT seq, data FROM job_events WHERE job_id = ? AND type = 'metrics' AND data IS NOT NULL AND key NOT LIKE 'eval-%' AND seq > ?
+         ORDER BY seq LIMIT ?`,
       )
       .bind(jobId, seq, PAGE)
       .all<{ seq: number; data: string }>();
-    for (const { data } of results) rows.push(metricsRow(JSON.parse(data) as Record<string, unknown>));
+    for (const { data } of results) {
+      const values = JSON.parse(data) as Record<string, unknown>;
+      rows.push(metricsRow({ ...values, ...evaluations.get(values.step) }));
+    }
     if (results.length < PAGE) break;
     seq = results.at(-1)?.seq ?? seq;
   }
   return rows.length === 1 ? null : rows.join('');
+}
+
+/** What checkpoints answered right, by step: they say it in events of their own, after the step's. */
+async function evaluationsByStep(db: D1Database, jobId: string): Promise<Map<unknown, Record<string, unknown>>> {
+  const { results } = await db
+    .prepare(`SELECT data FROM job_events WHERE job_id = ? AND type = 'metrics' AND key LIKE 'eval-%' ORDER BY seq`)
+    .bind(jobId)
+    .all<{ data: string }>();
+  return new Map(
+    results.map(({ data }) => {
+      const values = JSON.parse(data) as EvaluationMetrics & { step: number };
+      const [eval_accuracy_low, eval_accuracy_high] = values.eval_interval;
+      return [values.step, { ...values, eval_accuracy_low, eval_accuracy_high }];
+    }),
+  );
 }
 
 /** @param values an event's data; the validation data is measured whole, so that both of OpenAI's names mean the same here */

@@ -19,6 +19,8 @@ import { applyToTask, getTask, listTasks, type TaskRow } from '../store/tasks.ts
 import { advanceAll } from '../tasks/advance.ts';
 import { listQuery } from './query.ts';
 
+const HELD_OUT_PARAM = 'mantis.evaluation.held_out_file';
+
 /** `POST /v1/dataset_validations`. Where the same was validated before, that validation is the answer. */
 export async function createDatasetValidation(c: Context<AppEnv>): Promise<Response> {
   const asked = await readJson(c, CreateDatasetValidationRequest);
@@ -31,9 +33,14 @@ export async function createDatasetValidation(c: Context<AppEnv>): Promise<Respo
   const decided = decideOptions({ ...asked, method: { type: 'supervised', supervised } }, model);
   const validation =
     asked.validation_file == null ? null : await dataSpecOf(c.env, tenant, asked.validation_file, 'validation_file');
+  const heldOutFile = decided.mantis.evaluation?.held_out_file;
   const prepared = await prepareValidation(c.env, tenant, model, {
     training: await Promise.all(decided.data.map(({ id, param }) => dataSpecOf(c.env, tenant, id, param))),
     validation,
+    heldOut:
+      heldOutFile === undefined
+        ? []
+        : [{ data: await dataSpecOf(c.env, tenant, heldOutFile, HELD_OUT_PARAM), param: HELD_OUT_PARAM }],
     stages: decided.stages,
     maxBadShare: decided.mantis.max_bad_share ?? LIMITS.jobs.defaultMaxBadShare,
     estimate: true,

@@ -3,10 +3,12 @@ import type { Context } from 'hono';
 import type { DataSpec, TaskSpec } from '../../shared/contract/backend.ts';
 import { ApiError, describe, errorMessage } from '../../shared/contract/errors.ts';
 import { type PictureScope, pictureScope, pinPicture } from '../datasets/pictures.ts';
+import { dataDigest } from '../datasets/spec.ts';
 import type { AppEnv, Env } from '../env.ts';
-import { findJob } from '../store/jobs.ts';
+import { findJob, type HeldOutData, type JobRow } from '../store/jobs.ts';
 import { addReader } from '../store/pins.ts';
-import { findTask } from '../store/tasks.ts';
+import { findRun } from '../store/scheduleRuns.ts';
+import { findTask, type TaskRow } from '../store/tasks.ts';
 
 /** Scopes of work that has asked this isolate, by its id: the data of a job or task never changes. */
 const scopes = new Map<string, PictureScope>();
@@ -16,7 +18,8 @@ export async function taskImage(c: Context<AppEnv>): Promise<Response> {
   return serve(c, async (env, id) => {
     const task = await findTask(env.DB, id);
     if (task === null) throw new ApiError('job_not_found', `No task ${describe(id)}.`);
-    return { tenant: task.tenant, lists: listsOf(JSON.parse(task.spec) as TaskSpec) };
+    const spec = JSON.parse(task.spec) as TaskSpec;
+    return { tenant: task.tenant, lists: (await listsOfGate(env, task, spec)) ?? listsOf(spec) };
   });
 }
 
@@ -24,14 +27,36 @@ export async function jobImage(c: Context<AppEnv>): Promise<Response> {
   return serve(c, async (env, id) => {
     const job = await findJob(env.DB, id);
     if (job === null) throw new ApiError('job_not_found', `No job ${describe(id)}.`);
-    const validation = job.validation === null ? [] : [JSON.parse(job.validation) as DataSpec];
-    return { tenant: job.tenant, lists: [...(JSON.parse(job.training) as DataSpec[]), ...validation] };
+    return { tenant: job.tenant, lists: listsOfJob(job) };
   });
+}
+
+/** All that its validation read: equal lists have equal pictures. */
+function listsOfJob(job: JobRow): DataSpec[] {
+  const heldOut = job.held_out === null ? null : (JSON.parse(job.held_out) as HeldOutData);
+  return [
+    ...(JSON.parse(job.training) as DataSpec[]),
+    ...(job.validation === null ? [] : [JSON.parse(job.validation) as DataSpec]),
+    ...(heldOut?.evaluation == null ? [] : [heldOut.evaluation]),
+    ...(heldOut?.gate == null ? [] : [heldOut.gate.data]),
+  ];
+}
+
+/** A gate asks with the pictures that were validated before the training: they may be gone from the web by now. */
+async function listsOfGate(env: Env, task: TaskRow, spec: TaskSpec): Promise<DataSpec[] | null> {
+  if (spec.kind !== 'compare' || task.subject === null) return null;
+  const run = await findRun(env.DB, task.subject);
+  const job = run?.job_id == null ? null : await findJob(env.DB, run.job_id);
+  if (job === null || job.held_out === null) return null;
+  const { gate } = JSON.parse(job.held_out) as HeldOutData;
+  const isSame = gate !== null && (await dataDigest(gate.data)) === (await dataDigest(spec.heldOut));
+  return isSame ? listsOfJob(job) : null;
 }
 
 function listsOf(spec: TaskSpec): DataSpec[] {
   if (spec.kind === 'compare') return [spec.heldOut];
-  return [...spec.training, ...(spec.validation === null ? [] : [spec.validation])];
+  const heldOut = spec.heldOut?.map(({ data }) => data) ?? [];
+  return [...spec.training, ...(spec.validation === null ? [] : [spec.validation]), ...heldOut];
 }
 
 async function serve(

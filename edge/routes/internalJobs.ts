@@ -5,7 +5,9 @@ import {
   ClaimRequest,
   type ClaimResponse,
   type DataSpec,
+  EvaluationRequest,
   FinishRequest,
+  type JobEvaluation,
   JobHeartbeatRequest,
   type JobHeartbeatResponse,
   type JobSpec,
@@ -14,12 +16,14 @@ import {
   TrainerEventsRequest,
 } from '../../shared/contract/backend.ts';
 import { ApiError, errorMessage } from '../../shared/contract/errors.ts';
+import type { EvaluationMetrics } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Stage } from '../../shared/contract/training.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { hex, UNSIGNED_PAYLOAD } from '../../shared/wire/signature.ts';
 import { nowMs } from '../clock.ts';
 import { type AppEnv, type Env, scheduler } from '../env.ts';
+import { stageBody } from '../files/stageBody.ts';
 import { servedModels } from '../fleet/pick.ts';
 import { liveBackends } from '../fleet/registry.ts';
 import { checkpointModelName, tunedModelName } from '../jobs/names.ts';
@@ -27,6 +31,8 @@ import { estimatedFinish, PACE_EVENTS } from '../jobs/pace.ts';
 import { resultFiles } from '../jobs/results.ts';
 import { LEASED, TERMINAL } from '../jobs/state.ts';
 import { readSignedJson } from '../middleware/signed.ts';
+import { resultFile } from '../schedules/comparison.ts';
+import { bestCheckpoint, evalsOf, getEval, insertEvaluation, insertPendingEval } from '../store/checkpointEvals.ts';
 import {
   checkpointKey,
   getCheckpoint,
@@ -42,11 +48,13 @@ import {
   uploadedFiles,
 } from '../store/checkpoints.ts';
 import { insertEvent, recentEvents } from '../store/events.ts';
+import { auditFile, insertFile } from '../store/files.ts';
 import {
   type Applied,
   applyToJob,
   type EndColumns,
   findJob,
+  type HeldOutData,
   type JobRow,
   queuedJobs,
   type StoredMantisOptions,
@@ -102,10 +110,38 @@ async function jobSpec(env: Env, job: JobRow): Promise<JobSpec> {
     maxDurationS: mantis.max_duration_s ?? null,
     leftOut: JSON.parse(job.left_out) as LeftOut,
     trainingExamples: JSON.parse(job.examples) as number[],
+    evaluation: await evaluationOf(env, job, mantis),
     adapter: job.model === job.base_model ? null : await findModel(env.DB, job.tenant, job.model),
     resume: checkpoint === undefined ? null : { step: checkpoint.step, checkpoint: manifestOf(checkpoint) },
     earlier: earlier.map(manifestOf),
     tries: job.fruitless_claims,
+  };
+}
+
+/** What its checkpoints are asked; null where they are not. */
+async function evaluationOf(env: Env, job: JobRow, { evaluation }: StoredMantisOptions): Promise<JobEvaluation | null> {
+  const heldOut = job.held_out === null ? null : (JSON.parse(job.held_out) as HeldOutData).evaluation;
+  if (evaluation === undefined || heldOut === null) return null;
+  const J = LIMITS.jobs;
+  const evals = await evalsOf(env.DB, job.id);
+  return {
+    tenant: job.tenant,
+    heldOut,
+    base: job.model,
+    how: {
+      maxExamples: evaluation.max_examples ?? J.maxEvaluationExamples,
+      options: evaluation.options ?? null,
+      imageOrders: evaluation.image_orders ?? 1,
+      textOnly: evaluation.text_only ?? false,
+      confidence: evaluation.confidence ?? J.defaultEvaluationConfidence,
+    },
+    every: evaluation.every ?? 'checkpoint',
+    earlyStop:
+      evaluation.early_stop === undefined
+        ? null
+        : { patience: evaluation.early_stop.patience, minDelta: evaluation.early_stop.min_delta ?? 0 },
+    done: evals.flatMap(({ step, accuracy }) => (accuracy === null ? [] : [{ step, accuracy }])),
+    pending: evals.flatMap(({ step, model, accuracy }) => (accuracy === null ? [{ step, model }] : [])),
   };
 }
 
@@ -272,24 +308,68 @@ export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
         },
         sql,
       ),
-      ...insertDeliveries(
-        c.env.DB,
-        {
-          id: newId('evt_'),
-          tenant: row.tenant,
-          type: 'fine_tuning.job.checkpoint',
-          objectId: id,
-          createdAtMs: atMs,
-          data: { checkpoint },
-        },
-        sql,
-        atMs,
-      ),
+      // Receivers fetch its metrics: they hear of it when all of them are there.
+      ...(body.evaluates === true
+        ? [insertPendingEval(c.env.DB, { jobId: id, step: body.step, checkpoint, model, createdAtMs: atMs }, sql)]
+        : checkpointEvent(c.env, row, checkpoint, sql, atMs)),
       ...(kept === undefined ? [] : pruneCheckpoints(c.env.DB, { id, step: body.step, keep: kept }, sql, atMs)),
     ],
   });
   must(c, applied);
   return c.json({ model });
+}
+
+function checkpointEvent(env: Env, job: JobRow, checkpoint: string, guard: string, atMs: number) {
+  const event = {
+    id: newId('evt_'),
+    tenant: job.tenant,
+    type: 'fine_tuning.job.checkpoint' as const,
+    objectId: job.id,
+    createdAtMs: atMs,
+    data: { checkpoint },
+  };
+  return insertDeliveries(env.DB, event, guard, atMs);
+}
+
+/** `POST /internal/jobs/{id}/checkpoints/{step}/evaluation`: what a checkpoint answered right, for its metrics, the events, and receivers. */
+export async function addEvaluation(c: Context<AppEnv>): Promise<Response> {
+  const body = await readSignedJson(c, EvaluationRequest);
+  const { id, step } = checkpointPath(c, 'evaluation');
+  const row = await findJob(c.env.DB, id);
+  if (row === null) throw unknownJob(id);
+  const pending = await getEval(c.env.DB, id, step);
+  if (pending === null)
+    throw new ApiError('not_found', `Job ${id}: no checkpoint of step ${step} waits for an evaluation.`);
+  const atMs = nowMs();
+  const { metrics } = body;
+  const file = body.outcomes === null ? null : resultFile(row.tenant, id, body.outcomes);
+  const applied = await applyToJob(c.env.DB, id, { type: 'heartbeat', token: body.token }, atMs, {
+    along: ({ sql, revision }) => [
+      ...(file === null
+        ? []
+        : [
+            ...insertFile(c.env.DB, file, sql),
+            auditFile(c.env.DB, { tenant: row.tenant, keyId: 'system', requestId: null }, file, sql),
+          ]),
+      ...insertEvaluation(c.env.DB, { jobId: id, step, metrics, fileId: file?.id ?? null, atMs }, sql),
+      insertEvent(
+        c.env.DB,
+        {
+          jobId: id,
+          key: `eval-${step}`,
+          createdAtMs: atMs,
+          level: 'info',
+          message: evaluationMessage(step, metrics),
+          type: 'metrics',
+          data: { step, total_steps: body.totalSteps, ...metrics },
+        },
+        revision,
+      ),
+      ...(pending.evaluated_at === null ? checkpointEvent(c.env, row, pending.checkpoint, sql, atMs) : []),
+    ],
+  });
+  const { job } = must(c, applied);
+  return c.json(heardBy(job ?? row));
 }
 
 /** `POST /internal/jobs/{id}/finish`: state, tuned model, result file and webhook outbox rows in one transaction. */
@@ -301,6 +381,8 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
   const atMs = nowMs();
   let end: EndColumns | undefined;
   let name = '';
+  let best: Awaited<ReturnType<typeof bestCheckpoint>> = null;
+  const { stage, evaluation } = JSON.parse(row.mantis) as StoredMantisOptions;
   if (body.status === 'succeeded' && LEASED.has(row.status) && row.lease_token === body.token) {
     if (body.finalStep === null || (await getCheckpoint(c.env.DB, id, body.finalStep)) === null) {
       throw new ApiError(
@@ -315,8 +397,8 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
     name = tunedModelName(row, c.env.ORGANIZATION);
     const files = await resultFiles(c.env, row);
     end = { trainedTokens: body.trainedTokens, fineTunedModel: name, resultFiles: files };
+    if (evaluation?.keep_best === true) best = await bestCheckpoint(c.env.DB, id);
   }
-  const { stage } = JSON.parse(row.mantis) as StoredMantisOptions;
   const applied = await applyToJob(
     c.env.DB,
     id,
@@ -324,7 +406,7 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
     atMs,
     {
       ...(end === undefined ? {} : { end }),
-      along: ({ sql }) => [
+      along: ({ sql, revision }) => [
         // Nobody uploads under this lease any more; the next one's files have its number in their path.
         ...releaseFiles(c.env.DB, { jobId: id, throughStep: null }, sql, atMs),
         ...(end === undefined || body.finalStep === null
@@ -335,14 +417,17 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
                 {
                   id: name,
                   base: row.base_model,
-                  kind: stage,
+                  kind: best?.kind ?? stage,
                   jobId: id,
-                  step: body.finalStep,
+                  step: best?.step ?? body.finalStep,
                   createdAtMs: atMs,
                   listed: true,
                 },
                 sql,
               ),
+              ...(evaluation?.keep_best === true
+                ? [keptEvent(c.env.DB, id, best, body.finalStep, atMs, revision)]
+                : []),
             ]),
       ],
     },
@@ -356,9 +441,52 @@ function jobId(c: Context<AppEnv>): string {
   return c.req.param('id') ?? '';
 }
 
-function checkpointPath(c: Context<AppEnv>): { id: string; step: number; name: string } {
+/** Which checkpoint the job's model is made of, where the best one was asked for. */
+function keptEvent(
+  db: D1Database,
+  jobId: string,
+  best: Awaited<ReturnType<typeof bestCheckpoint>>,
+  finalStep: number,
+  atMs: number,
+  revision: string,
+): D1PreparedStatement {
+  const message =
+    best === null
+      ? `No checkpoint was evaluated; the last one, of step ${finalStep}, becomes the model.`
+      : `The checkpoint of step ${best.step} has the highest accuracy on the held-out examples, ${percent(best.accuracy)}, and becomes the model${best.step === finalStep ? '; it is the last one' : ''}.`;
+  const data = { kept_step: best?.step ?? finalStep, final_step: finalStep, eval_accuracy: best?.accuracy ?? null };
+  const event = { jobId, key: 'kept', createdAtMs: atMs, level: best === null ? ('warn' as const) : ('info' as const) };
+  return insertEvent(db, { ...event, message, type: 'message', data }, revision);
+}
+
+const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+
+function evaluationMessage(step: number, metrics: EvaluationMetrics): string {
+  const [low, high] = metrics.eval_interval;
+  const [worst, most] = metrics.eval_difference_interval;
+  const points = (share: number) => `${share < 0 ? '−' : '+'}${Math.abs(100 * share).toFixed(1)}`;
+  const groups = metrics.eval_groups === metrics.eval_examples ? '' : ` in ${metrics.eval_groups} groups`;
+  const textOnly =
+    metrics.eval_text_only_accuracy === undefined
+      ? ''
+      : ` Without pictures ${percent(metrics.eval_text_only_accuracy)}.`;
+  return (
+    `Step ${step}: ${percent(metrics.eval_accuracy)} of ${metrics.eval_examples} held-out examples${groups} right (${percent(low)} … ${percent(high)}), ` +
+    `${points(metrics.eval_difference)} points (${points(worst)} … ${points(most)}) to the model before it.${textOnly}`
+  );
+}
+
+/** `PUT /internal/jobs/{id}/staged`: a stream under the lease; its bytes belong to nobody until a call names them. */
+export async function stageJobFile(c: Context<AppEnv>): Promise<Response> {
+  const id = jobId(c);
+  const row = await findJob(c.env.DB, id);
+  if (row === null) throw unknownJob(id);
+  return c.json(await stageBody(c, row.tenant, 'outcomes'));
+}
+
+function checkpointPath(c: Context<AppEnv>, fixedName?: string): { id: string; step: number; name: string } {
   const step = Number(c.req.param('step'));
-  const name = c.req.param('name') ?? '';
+  const name = fixedName ?? c.req.param('name') ?? '';
   if (!Number.isInteger(step) || step < 0)
     throw new ApiError(
       'invalid_value',

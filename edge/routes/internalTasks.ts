@@ -3,22 +3,19 @@ import type { Context } from 'hono';
 import {
   ClaimRequest,
   JobHeartbeatRequest,
-  type StagedObject,
   type TaskClaim,
   TaskFinishRequest,
   TaskProgressRequest,
   type TaskSpec,
 } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
-import { LIMITS } from '../../shared/contract/limits.ts';
 import { nowMs } from '../clock.ts';
 import { type AppEnv, scheduler } from '../env.ts';
-import { Stage } from '../files/stage.ts';
+import { stageBody } from '../files/stageBody.ts';
 import { servedModels } from '../fleet/pick.ts';
 import { liveBackends } from '../fleet/registry.ts';
 import { readSignedJson } from '../middleware/signed.ts';
 import { insertEvent } from '../store/events.ts';
-import { filePrefix } from '../store/files.ts';
 import {
   type AppliedTask,
   applyToTask,
@@ -120,20 +117,7 @@ export async function putTaskProblems(c: Context<AppEnv>): Promise<Response> {
   const id = taskId(c);
   const row = await findTask(c.env.DB, id);
   if (row === null) throw unknownTask(id);
-  const body = c.req.raw.body;
-  const stage = new Stage(
-    { db: c.env.DB, blobs: c.env.BLOBS },
-    { prefix: filePrefix(row.tenant), maxBytes: LIMITS.uploads.maxBytes, param: 'problems' },
-  );
-  try {
-    if (body !== null) for await (const piece of body) await stage.write(piece);
-    const { key, bytes, sha256 } = await stage.finish();
-    const answer: StagedObject = { key, bytes, sha256 };
-    return c.json(answer);
-  } catch (error) {
-    await stage.discard();
-    throw error;
-  }
+  return c.json(await stageBody(c, row.tenant, 'problems'));
 }
 
 function taskId(c: Context<AppEnv>): string {

@@ -9,7 +9,7 @@ import { forgetAlias } from '../aliases/target.ts';
 import { dataSpecOf } from '../datasets/spec.ts';
 import type { Env } from '../env.ts';
 import { type AliasRow, getAlias, isConflict, moveAlias } from '../store/aliases.ts';
-import { findJob } from '../store/jobs.ts';
+import { findJob, type HeldOutData } from '../store/jobs.ts';
 import {
   type ComparedRun,
   changeRun,
@@ -58,7 +58,12 @@ async function beginGate(
   if (job === null || run.model === null) return await fail(env, run, 'job_gone', `Job ${run.job_id} is gone.`, nowMs);
   let heldOut: CompareTask['heldOut'];
   try {
-    heldOut = await dataSpecOf(env, run.tenant, gate.held_out_file, 'gate.held_out_file');
+    // What was validated with the job's data, unless the schedule has been given another file since.
+    const known = job.held_out === null ? null : (JSON.parse(job.held_out) as HeldOutData).gate;
+    heldOut =
+      known?.file === gate.held_out_file
+        ? known.data
+        : await dataSpecOf(env, run.tenant, gate.held_out_file, 'gate.held_out_file');
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     return await fail(env, run, error.code, error.message, nowMs);
@@ -71,6 +76,8 @@ async function beginGate(
     heldOut,
     maxExamples: gate.max_examples ?? LIMITS.schedules.maxGateExamples,
     confidence: gate.confidence ?? LIMITS.schedules.defaultGateConfidence,
+    options: gate.options ?? null,
+    imageOrders: gate.image_orders ?? 1,
   };
   const taskId = newId('cmp_');
   const { statement, guard } = changeRun(env.DB, run, {

@@ -26,11 +26,19 @@ export function decideGate(gate: Pick<Gate, 'margin' | 'min_difference'>, compar
     : [isNotWorse ? '' : bound, isEnough ? '' : least].filter(Boolean).join(', ');
   return {
     promote,
-    explanation: `${numbers}. ${promote ? 'Promoted' : 'Kept'}: ${why}.`,
+    explanation: `${numbers}. ${promote ? 'Promoted' : 'Kept'}: ${why}.${power(comparison)}`,
     margin,
     min_difference: minDifference,
     comparison,
   };
+}
+
+/** What so many questions cannot tell, in words. */
+function power({ examples, groups, detectable_difference: least }: Comparison): string {
+  if (least == null) return '';
+  const count =
+    groups === undefined || groups === examples ? `${examples} examples` : `${examples} examples in ${groups} groups`;
+  return ` With ${count}, a difference under ${(100 * least).toFixed(1)} points cannot be seen reliably (80 % power).`;
 }
 
 const signed = (value: number): string => `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(3)}`;
@@ -45,6 +53,8 @@ export function comparisonOf(current: string, candidate: string, result: Compare
     candidate_right: result.candidateRight,
     only_current: result.onlyCurrent,
     only_candidate: result.onlyCandidate,
+    ...(result.groups === undefined ? {} : { groups: result.groups }),
+    ...(result.detectableDifference === undefined ? {} : { detectable_difference: result.detectableDifference }),
     difference: result.difference,
     interval: result.interval,
     confidence: result.confidence,

@@ -3,7 +3,7 @@
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { CreateJobRequest } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
-import type { ScheduleCondition, SkipReason } from '../../shared/contract/schedules.ts';
+import type { Gate, ScheduleCondition, SkipReason } from '../../shared/contract/schedules.ts';
 import { dataDigest, dataSpecOf } from '../datasets/spec.ts';
 import type { Env } from '../env.ts';
 import { getAlias, isConflict } from '../store/aliases.ts';
@@ -23,7 +23,7 @@ export type PrepareJob = (
   env: Env,
   actor: Actor,
   request: CreateJobRequest,
-  options: { scheduleId: string; guard: string },
+  options: { scheduleId: string; guard: string; gateFile?: string },
 ) => Promise<{ id: string; statements: D1PreparedStatement[] }>;
 
 /**
@@ -79,7 +79,12 @@ async function start(
     error: null,
   };
   const { statement, guard } = changeRun(env.DB, run, begun);
-  const prepared = await prepare(env, systemOf(run.tenant), request, { scheduleId: schedule.id, guard });
+  const gate = schedule.gate === null ? null : (JSON.parse(schedule.gate) as Gate);
+  const prepared = await prepare(env, systemOf(run.tenant), request, {
+    scheduleId: schedule.id,
+    guard,
+    ...(gate === null ? {} : { gateFile: gate.held_out_file }),
+  });
   const results = await env.DB.batch([
     statement,
     env.DB.prepare(`UPDATE schedule_runs SET job_id = ? WHERE id = ? AND ${guard}`).bind(prepared.id, run.id),

@@ -14,6 +14,9 @@ export type CheckpointRow = {
   model: string;
 };
 
+/** With the file of its evaluation, where there is one. */
+export type ShownCheckpoint = CheckpointRow & { evaluation_file: string | null };
+
 /** The fencing token is part of the path: a worker that lost its lease writes beside, never over, its successor's files. */
 export function checkpointKey(jobId: string, step: number, token: number, name: string): string {
   return `jobs/${jobId}/checkpoints/${step}/${token}/${name}`;
@@ -114,11 +117,11 @@ export async function newestCheckpoints(db: D1Database, jobId: string, limit: nu
 export async function listCheckpoints(db: D1Database, jobId: string, query: { limit: number; after: string | null }) {
   const { results } = await db
     .prepare(
-      `SELECT * FROM checkpoints WHERE job_id = ?1 AND (?2 IS NULL OR step < (SELECT step FROM checkpoints WHERE id = ?2))
-       ORDER BY step DESC LIMIT ?3`,
+      `SELECT c.*, e.file_id AS evaluation_file FROM checkpoints c LEFT JOIN checkpoint_evals e ON e.job_id = c.job_id AND e.step = c.step
+       WHERE c.job_id = ?1 AND (?2 IS NULL OR c.step < (SELECT step FROM checkpoints WHERE id = ?2)) ORDER BY c.step DESC LIMIT ?3`,
     )
     .bind(jobId, query.after, query.limit + 1)
-    .all<CheckpointRow>();
+    .all<ShownCheckpoint>();
   return page(results, query.limit, showCheckpoint);
 }
 
@@ -130,7 +133,7 @@ export function manifestOf(row: CheckpointRow): CheckpointManifest {
   };
 }
 
-export function showCheckpoint(row: CheckpointRow): JobCheckpoint {
+export function showCheckpoint(row: ShownCheckpoint): JobCheckpoint {
   return {
     id: row.id,
     object: 'fine_tuning.job.checkpoint',
@@ -139,6 +142,7 @@ export function showCheckpoint(row: CheckpointRow): JobCheckpoint {
     fine_tuned_model_checkpoint: row.model,
     step_number: row.step,
     metrics: JSON.parse(row.metrics) as CheckpointMetrics,
+    evaluation_file: row.evaluation_file,
   };
 }
 
@@ -146,6 +150,9 @@ export function showCheckpoint(row: CheckpointRow): JobCheckpoint {
 const IS_NEEDED = `(EXISTS (SELECT 1 FROM models m WHERE m.job_id = c.job_id AND m.step = c.step AND m.listed = 1)
   OR EXISTS (SELECT 1 FROM jobs j WHERE j.model = c.model AND j.finished_at IS NULL)
   OR EXISTS (SELECT 1 FROM aliases a WHERE a.model = c.model))`;
+
+/** The best of a job's evaluated checkpoints (`?1`), which is kept whatever its age. */
+const BEST_STEP = `(SELECT step FROM checkpoint_evals WHERE job_id = ?1 AND accuracy IS NOT NULL ORDER BY accuracy DESC, step LIMIT 1)`;
 
 /**
  * Takes away all but the newest `keep` checkpoints of a job, with their models' names; their objects are deleted by the sweeper. Part of the transaction
@@ -158,7 +165,8 @@ export function pruneCheckpoints(
   atMs: number,
 ): D1PreparedStatement[] {
   const old = `SELECT c.step FROM checkpoints c WHERE c.job_id = ?1 AND NOT ${IS_NEEDED}
-    AND c.step NOT IN (SELECT step FROM checkpoints WHERE job_id = ?1 ORDER BY step DESC LIMIT ?2) AND ${guard}`;
+    AND c.step NOT IN (SELECT step FROM checkpoints WHERE job_id = ?1 ORDER BY step DESC LIMIT ?2)
+    AND c.step IS NOT ${BEST_STEP} AND ${guard}`;
   return [
     db.prepare(`DELETE FROM models WHERE job_id = ?1 AND listed = 0 AND step IN (${old})`).bind(job.id, job.keep),
     db.prepare(`DELETE FROM checkpoints WHERE job_id = ?1 AND step IN (${old})`).bind(job.id, job.keep),

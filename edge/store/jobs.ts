@@ -47,7 +47,12 @@ export type JobRow = {
   validated: number;
   schedule_id: string | null;
   estimated_finish: number | null;
+  /** `HeldOutData`; null where nothing is held out. */
+  held_out: string | null;
 };
+
+/** What a job's checkpoints are asked, and what the gate of its schedule will ask, as it was when the job was made. */
+export type HeldOutData = { evaluation: DataSpec | null; gate: { file: string; data: DataSpec } | null };
 
 /** Options of a stored job: `stage` is what the job makes, by its last stage. */
 export type StoredMantisOptions = MantisOptions & { stage: TrainStage };
@@ -70,6 +75,7 @@ export type NewJob = Pick<
   mantis: StoredMantisOptions;
   training: DataSpec[];
   validation: DataSpec | null;
+  held_out?: HeldOutData | null;
   stages: StageDraft[];
   validation_task: string;
   revision: string;
@@ -80,8 +86,8 @@ export function insertJob(db: D1Database, job: NewJob, guard = 'TRUE'): D1Prepar
   return db
     .prepare(
       `INSERT INTO jobs (id, tenant, seq, created_at, status, model, base_model, suffix, seed, hyperparameters, mantis, metadata, training_file,
-         validation_file, training_examples, training, validation, stages, validation_task, schedule_id, revision)
-       SELECT ?, ?, ${nextSeq('jobs')}, ?, 'validating_files', ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ? WHERE ${guard}`,
+         validation_file, training_examples, training, validation, held_out, stages, validation_task, schedule_id, revision)
+       SELECT ?, ?, ${nextSeq('jobs')}, ?, 'validating_files', ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ? WHERE ${guard}`,
     )
     .bind(
       job.id,
@@ -98,6 +104,7 @@ export function insertJob(db: D1Database, job: NewJob, guard = 'TRUE'): D1Prepar
       job.validation_file,
       JSON.stringify(job.training),
       job.validation === null ? null : JSON.stringify(job.validation),
+      job.held_out == null ? null : JSON.stringify(job.held_out),
       JSON.stringify(job.stages),
       job.validation_task,
       job.schedule_id,

@@ -38,6 +38,8 @@ export type RunRow = {
   task_id: string | null;
   decision: string | null;
   error: string | null;
+  /** Ids of files, a JSON list. */
+  result_files: string;
   revision: string;
 };
 
@@ -237,6 +239,7 @@ export type RunChange = Partial<
     | 'task_id'
     | 'decision'
     | 'error'
+    | 'result_files'
   >
 >;
 
@@ -288,6 +291,7 @@ export function showRun(row: RunRow): ScheduleRun {
     fine_tuning_job: row.job_id,
     fine_tuned_model: row.model,
     gate: parsed<GateDecision>(row.decision),
+    result_files: JSON.parse(row.result_files) as string[],
     error: parsed<JobError>(row.error),
   };
 }

@@ -14,6 +14,7 @@ export function reportText(report: DatasetReport): string {
       about(report.training.length > 1 ? `training list ${i + 1}` : 'training', summary),
     ),
     ...(report.validation === null ? [] : [about('validation', report.validation)]),
+    ...(report.held_out ?? []).map((summary) => about('held out', summary)),
     problems(report),
     likeness(report),
     ...(report.estimate === null ? [] : [estimated(report.estimate)]),
@@ -84,7 +85,11 @@ function problems({ problem_counts, problems: listed, problems_file }: DatasetRe
     return (shown.get(code) ?? 0) <= SHOWN_OF_A_KIND;
   });
   for (const { severity, data, subset, line, message, code } of some.slice(0, SHOWN_PROBLEMS)) {
-    const where = [data === 'validation' ? 'validation' : '', subset ?? '', line === null ? '' : `line ${line}`];
+    const where = [
+      typeof data === 'number' ? '' : data.replace('_', ' '),
+      subset ?? '',
+      line === null ? '' : `line ${line}`,
+    ];
     const at = where.filter((part) => part !== '').join(', ');
     lines.push(`  ${severity}${at === '' ? '' : ` ${at}`}: ${message} (${code})`);
   }
@@ -105,6 +110,13 @@ function likeness({ duplicates, leakage, validation }: DatasetReport): string {
       leakage.images + leakage.examples === 0
         ? 'leakage: no validation picture or example is in the training data'
         : `leakage: ${counted(leakage.images, 'validation picture')} and ${counted(leakage.examples, 'example')} are in the training data too`,
+    );
+  const { held_out_images: pictures, held_out_examples: examples } = leakage;
+  if (pictures !== undefined && examples !== undefined)
+    lines.push(
+      pictures + examples === 0
+        ? 'leakage: no held-out picture or example is in the training data'
+        : `leakage: ${counted(pictures, 'held-out picture')} and ${counted(examples, 'held-out example')} are in the training data too`,
     );
   return lines.join('\n');
 }

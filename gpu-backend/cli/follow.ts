@@ -123,7 +123,7 @@ async function problemsOf(api: MantisClient, validation: string): Promise<string
     .slice(0, LISTED)
     .map(
       ({ line, message, data }) =>
-        `  ${data === 'validation' ? 'validation ' : ''}${line === null ? '' : `line ${line}: `}${message}`,
+        `  ${typeof data === 'number' ? '' : `${data.replace('_', ' ')} `}${line === null ? '' : `line ${line}: `}${message}`,
     );
   return errors.length > LISTED ? [...lines, `  … and ${errors.length - LISTED} more in ${validation}`] : lines;
 }

@@ -60,7 +60,11 @@ export const Comparison = z.object({
   only_candidate: z.int(),
   /** Accuracy of the candidate less that of the current model. */
   difference: z.number(),
-  /** Of the difference, at `confidence`; Newcombe's hybrid score interval for paired proportions (1998, method 10). */
+  /** Groups of questions that depend on each other; as many as examples where none do. Absent from comparisons of earlier versions. */
+  groups: z.optional(z.int()),
+  /** The smallest difference that so many questions show four times of five; null where it cannot be said. */
+  detectable_difference: z.optional(z.nullable(z.number())),
+  /** Of the difference, at `confidence`: Newcombe's hybrid score interval for paired proportions (1998, method 10); where examples are grouped, clustered. */
   interval: z.tuple([z.number(), z.number()]),
   confidence: z.number(),
   /** Exact two-sided McNemar test. */

@@ -3,8 +3,8 @@
  * camelCase, times Unix milliseconds where named `…At` or `…Ms`.
  */
 import * as z from 'zod/mini';
-import { DatasetReport, Subset, ValidationProgress } from './datasets.ts';
-import { CheckpointMetrics, JobError } from './jobs.ts';
+import { DataName, DatasetReport, Subset, ValidationProgress } from './datasets.ts';
+import { CheckpointMetrics, EvaluationMetrics, JobError } from './jobs.ts';
 import { LIMITS } from './limits.ts';
 import { ModelCard, TrainStage } from './models.ts';
 import { Stage, StageDraft } from './training.ts';
@@ -237,10 +237,35 @@ export const DataSpec = z.object({ files: z.array(DataFile), balancing: z.boolea
 export type DataSpec = z.infer<typeof DataSpec>;
 
 /** What validation decided: the examples that are trained on are all but these lines of each file, in order. */
-export const LeftOut = z.array(
-  z.object({ data: z.union([z.int(), z.literal('validation')]), file: z.string(), lines: z.array(z.int()) }),
-);
+export const LeftOut = z.array(z.object({ data: DataName, file: z.string(), lines: z.array(z.int()) }));
 export type LeftOut = z.infer<typeof LeftOut>;
+
+/** How a held-out question is asked, and how sure the intervals are. */
+export const AskedHow = z.object({
+  maxExamples: z.nullable(z.int()),
+  /** The most likely of these is the answer; null: it is generated. */
+  options: z.nullable(z.array(z.string())),
+  imageOrders: z.int(),
+  textOnly: z.boolean(),
+  confidence: z.number(),
+});
+export type AskedHow = z.infer<typeof AskedHow>;
+
+/** What a job's checkpoints are asked. */
+export const JobEvaluation = z.object({
+  tenant: z.string(),
+  heldOut: DataSpec,
+  /** The model that the job starts from; checkpoints are compared with it. */
+  base: z.string(),
+  how: AskedHow,
+  every: z.enum(['checkpoint', 'epoch', 'end']),
+  earlyStop: z.nullable(z.object({ patience: z.int(), minDelta: z.number() })),
+  /** By step, ascending. */
+  done: z.array(z.object({ step: z.int(), accuracy: z.number() })),
+  /** Checkpoints that are to be evaluated and have not been. */
+  pending: z.array(z.object({ step: z.int(), model: z.string() })),
+});
+export type JobEvaluation = z.infer<typeof JobEvaluation>;
 
 export const JobSpec = z.object({
   id: z.string(),
@@ -260,6 +285,7 @@ export const JobSpec = z.object({
   /** Present when the base is itself a fine-tuned model. */
   adapter: z.nullable(z.object({ id: z.string(), base: z.string(), kind: TrainStage, files: z.array(WeightFile) })),
   resume: z.nullable(z.object({ step: z.int(), checkpoint: CheckpointManifest })),
+  evaluation: z._default(z.nullable(JobEvaluation), null),
   /** Older checkpoints, newest first: what a broken newest one falls back to. */
   earlier: z.array(CheckpointManifest),
   /** Grants since the last new checkpoint, this one included. More than one: tries have died, and the next is made alone. */
@@ -314,8 +340,27 @@ export const CheckpointRequest = z.object({
   kind: TrainStage,
   metrics: CheckpointMetrics,
   files: z.array(WeightFile).check(z.minLength(1)),
+  /** It is going to be evaluated: receivers hear of it when its accuracy is known. */
+  evaluates: z.optional(z.boolean()),
 });
 export type CheckpointRequest = z.infer<typeof CheckpointRequest>;
+
+/** `PUT /internal/jobs/{id}/staged`, `PUT /internal/tasks/{id}/problems`: bytes that belong to nobody yet. */
+export const StagedObject = z.object({ key: z.string(), bytes: z.int(), sha256: z.string() });
+export type StagedObject = z.infer<typeof StagedObject>;
+
+/** Bytes that were staged, with the name that their file gets. */
+export const StagedFile = z.object({ filename: z.string(), mime: z.string(), staged: StagedObject });
+export type StagedFile = z.infer<typeof StagedFile>;
+
+/** `POST /internal/jobs/{id}/checkpoints/{step}/evaluation`. */
+export const EvaluationRequest = z.object({
+  token: z.int(),
+  totalSteps: z.int(),
+  metrics: EvaluationMetrics,
+  outcomes: z.nullable(StagedFile),
+});
+export type EvaluationRequest = z.infer<typeof EvaluationRequest>;
 
 /** `POST /internal/jobs/{id}/checkpoints/{step}/files`: before a file is put into the backends' own store, so that nothing lies there unknown. */
 export const AnnounceFileRequest = z.object({
@@ -362,6 +407,8 @@ export const ValidateTask = z.object({
   adapter: z.nullable(z.object({ id: z.string(), base: z.string(), kind: TrainStage, files: z.array(WeightFile) })),
   training: z.array(DataSpec),
   validation: z.nullable(DataSpec),
+  /** What checkpoints or a gate will be asked, with the field that named it; no line of it may have an error. */
+  heldOut: z.optional(z.array(z.object({ data: DataSpec, param: z.string() }))),
   stages: z.array(StageDraft),
   maxBadShare: z.number(),
   /** Whether a few steps are trained to measure what the training would take. */
@@ -380,6 +427,9 @@ export const CompareTask = z.object({
   maxExamples: z.nullable(z.int()),
   /** Of the interval, 0.95 for 95 %. */
   confidence: z.number(),
+  /** As in `AskedHow`. */
+  options: z.optional(z.nullable(z.array(z.string()))),
+  imageOrders: z.optional(z.int()),
 });
 export type CompareTask = z.infer<typeof CompareTask>;
 
@@ -402,10 +452,6 @@ export type TaskFinishRequest = z.infer<typeof TaskFinishRequest>;
 /** `POST /internal/tasks/{id}/progress`. */
 export const TaskProgressRequest = z.object({ token: z.int(), progress: ValidationProgress });
 
-/** Answer of `PUT /internal/tasks/{id}/problems`: bytes that belong to nobody yet. */
-export const StagedObject = z.object({ key: z.string(), bytes: z.int(), sha256: z.string() });
-export type StagedObject = z.infer<typeof StagedObject>;
-
 export const ValidateResult = z.object({
   report: DatasetReport,
   leftOut: LeftOut,
@@ -418,6 +464,12 @@ export type ValidateResult = z.infer<typeof ValidateResult>;
 /** Counts of a paired comparison by exact answers. */
 export const CompareResult = z.object({
   examples: z.int(),
+  /** Groups of questions that depend on each other. */
+  groups: z.optional(z.int()),
+  /** The smallest difference that so many questions show four times of five. */
+  detectableDifference: z.optional(z.nullable(z.number())),
+  /** Every question with both answers, and the report. */
+  files: z.optional(z.array(StagedFile)),
   currentRight: z.int(),
   candidateRight: z.int(),
   /** Right by the one and wrong by the other. */

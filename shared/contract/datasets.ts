@@ -21,6 +21,8 @@ export type DatasetMessage = z.infer<typeof DatasetMessage>;
 /** One line of a training file (JSON Lines): a conversation whose assistant turns are learned. Pictures are in user turns only. */
 export const DatasetLine = z.strictObject({
   messages: z.array(DatasetMessage).check(z.minLength(1), z.maxLength(LIMITS.request.maxMessages)),
+  /** Ours, read in held-out files: examples of one group depend on each other, and intervals say so. Default: those that share their first pictures. */
+  group: z.optional(z.string().check(z.minLength(1), z.maxLength(D.maxGroupChars))),
 });
 export type DatasetLine = z.infer<typeof DatasetLine>;
 
@@ -92,14 +94,17 @@ export const Dataset = z.object({
 });
 export type Dataset = z.infer<typeof Dataset>;
 
+/** Which data: index into the job's list of training data, or by name. `held_out`: what checkpoints or a gate are asked. */
+export const DataName = z.union([z.int(), z.enum(['validation', 'held_out'])]);
+export type DataName = z.infer<typeof DataName>;
+
 /** Something that is wrong, or odd, with an example. `error`: the example cannot be trained on; `warning`: it can. */
 export const DatasetProblem = z.object({
   severity: z.enum(['error', 'warning']),
   /** From the table of errors where it is one of a request too (`invalid_image_format`), else a name of its own (`near_duplicate`). */
   code: z.string(),
   message: z.string(),
-  /** Which data: index into the job's list of training data, or `validation`. */
-  data: z.union([z.int(), z.literal('validation')]),
+  data: DataName,
   /** Name of the subset, where there are several. */
   subset: z.nullable(z.string()),
   /** Line of the file, or record of a JSON array or Parquet file, from 1; null: about the whole. */
@@ -169,17 +174,23 @@ export const DatasetReport = z.object({
   max_bad_share: z.number(),
   training: z.array(DataSummary),
   validation: z.nullable(DataSummary),
+  /** The held-out data that checkpoints are asked, and then a gate's where that is another; absent where there is none. */
+  held_out: z.optional(z.array(DataSummary)),
   /** All are counted; the first so many are listed. The file of all is `problems_file`. */
   problem_counts: Histogram,
   problems: z.array(DatasetProblem),
   problems_file: z.nullable(z.string()),
   /** Lines that are left out, by data, ascending, at most so many. */
-  left_out: z.array(
-    z.object({ data: z.union([z.int(), z.literal('validation')]), lines: z.array(z.int()), total: z.int() }),
-  ),
+  left_out: z.array(z.object({ data: DataName, lines: z.array(z.int()), total: z.int() })),
   duplicates: z.object({ exact: z.int(), near: z.int() }),
   /** Pictures and examples of the validation data that are in the training data too. */
-  leakage: z.object({ images: z.int(), examples: z.int() }),
+  leakage: z.object({
+    images: z.int(),
+    examples: z.int(),
+    /** Likewise of the held-out data: what a model has been trained on says little about it. */
+    held_out_images: z.optional(z.int()),
+    held_out_examples: z.optional(z.int()),
+  }),
   estimate: z.nullable(TrainingEstimate),
 });
 export type DatasetReport = z.infer<typeof DatasetReport>;

@@ -111,6 +111,30 @@ export const JobEvent = z.object({
 });
 export type JobEvent = z.infer<typeof JobEvent>;
 
+/** What a checkpoint answered right of the held-out questions, and beside the model that the job started from. Shares 0…1. */
+export const EvaluationMetrics = z.object({
+  eval_accuracy: z.number(),
+  /** Of the accuracy, with questions of one group taken as dependent. */
+  eval_interval: z.tuple([z.number(), z.number()]),
+  eval_confidence: z.number(),
+  /** Questions, and groups of them that share pictures or their beginning, or say the same `group`. */
+  eval_examples: z.int(),
+  eval_groups: z.int(),
+  /** Of the model that the job started from, the difference to it, and the difference's interval and p-value, paired by question. */
+  eval_base_accuracy: z.number(),
+  eval_difference: z.number(),
+  eval_difference_interval: z.tuple([z.number(), z.number()]),
+  eval_p_value: z.number(),
+  /** The smallest difference to the base that so many questions show four times of five; null where it cannot be said. */
+  eval_detectable_difference: z.nullable(z.number()),
+  /** Share of questions that were answered alike in all orders of their pictures; where several were asked. */
+  eval_order_consistency: z.optional(z.number()),
+  /** Without pictures, where that was asked. */
+  eval_text_only_accuracy: z.optional(z.number()),
+  eval_text_only_interval: z.optional(z.tuple([z.number(), z.number()])),
+});
+export type EvaluationMetrics = z.infer<typeof EvaluationMetrics>;
+
 export const CheckpointMetrics = z.object({
   step: z.int(),
   train_loss: z.optional(z.number()),
@@ -119,6 +143,8 @@ export const CheckpointMetrics = z.object({
   valid_mean_token_accuracy: z.optional(z.number()),
   full_valid_loss: z.optional(z.number()),
   full_valid_mean_token_accuracy: z.optional(z.number()),
+  /** Ours: of a checkpoint that was evaluated by its answers. */
+  ...z.partial(EvaluationMetrics).shape,
 });
 export type CheckpointMetrics = z.infer<typeof CheckpointMetrics>;
 
@@ -130,5 +156,7 @@ export const JobCheckpoint = z.object({
   fine_tuned_model_checkpoint: z.string(),
   step_number: z.int(),
   metrics: CheckpointMetrics,
+  /** File of its evaluation: a line a question, with the answer and whether it was right. Null before, and where there is none. */
+  evaluation_file: z.nullable(z.string()),
 });
 export type JobCheckpoint = z.infer<typeof JobCheckpoint>;

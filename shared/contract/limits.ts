@@ -254,8 +254,8 @@ export const LIMITS = {
     /** One item as JSON, pictures in data URLs not counted: so much of it is kept with its result. */
     maxItemBytes: 65_536,
     maxBenchmarkFiles: 64,
-    /** Orders of pictures, and of options, beside the published ones. */
-    maxVariants: 23,
+    /** Orders of pictures in which a question is asked. */
+    maxVariants: 24,
     /** Runs of one tenant that have not ended. */
     maxPendingRuns: 20,
     /** Answers that a run has under way at once in one backend. */

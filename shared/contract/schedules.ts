@@ -44,6 +44,12 @@ export const Gate = z.strictObject({
   confidence: z.optional(z.number().check(z.minimum(0.5), z.maximum(0.999))),
   /** The first so many examples are asked. Default: all, up to the limit. */
   max_examples: z.optional(z.int().check(z.minimum(1), z.maximum(S.maxGateExamples))),
+  /** Answers to choose from: the most likely of them counts as the answer. Default: the answer is generated, greedily. */
+  options: z.optional(
+    z.array(z.string().check(z.minLength(1))).check(z.minLength(2), z.maxLength(LIMITS.request.maxOptions)),
+  ),
+  /** Orders of its pictures in which each question is asked, the given one first; for questions whose answer does not depend on it. Default 1. */
+  image_orders: z.optional(z.int().check(z.minimum(1), z.maximum(LIMITS.jobs.maxImageOrders))),
 });
 export type Gate = z.infer<typeof Gate>;
 
@@ -134,6 +140,8 @@ export const ScheduleRun = z.object({
   fine_tuning_job: z.nullable(z.string()),
   fine_tuned_model: z.nullable(z.string()),
   gate: z.nullable(GateDecision),
+  /** Files of the gate: every question with both answers, and a report to look at. */
+  result_files: z.array(z.string()),
   error: z.nullable(JobError),
 });
 export type ScheduleRun = z.infer<typeof ScheduleRun>;

@@ -55,6 +55,40 @@ export const EarlyStopping = z.strictObject({
   min_delta: z.optional(z.number().check(z.minimum(0))),
 });
 
+/**
+ * Held-out questions that checkpoints of the job are asked: the last assistant turn of an example is the answer that counts, as in a schedule's gate. The
+ * backend's engine asks, behind everything that somebody waits for, while the training waits; nothing of it changes what is trained.
+ */
+export const EvaluationOptions = z.strictObject({
+  /** File or dataset. It is read before the training: a line with an error refuses the job. */
+  held_out_file: z.string().check(z.minLength(1)),
+  /** Which checkpoints. `epoch`: one is made at the end of each epoch, and those are asked. Default `checkpoint`: all. */
+  every: z.optional(z.enum(['checkpoint', 'epoch', 'end'])),
+  /** The first so many examples are asked. Default: all, up to the limit. */
+  max_examples: z.optional(z.int().check(z.minimum(1), z.maximum(J.maxEvaluationExamples))),
+  /** Answers to choose from: the most likely of them counts as the answer. Default: the answer is generated, greedily. */
+  options: z.optional(
+    z.array(z.string().check(z.minLength(1))).check(z.minLength(2), z.maxLength(LIMITS.request.maxOptions)),
+  ),
+  /** Orders of its pictures in which each question is asked, the given one first; for questions whose answer does not depend on it. Default 1. */
+  image_orders: z.optional(z.int().check(z.minimum(1), z.maximum(J.maxImageOrders))),
+  /** Asks every question without its pictures too, to show what the answers rest on. Default false. */
+  text_only: z.optional(z.boolean()),
+  /** Of the intervals. Default 0.95. */
+  confidence: z.optional(z.number().check(z.minimum(0.5), z.maximum(0.999))),
+  /** The checkpoint with the highest accuracy becomes the job's model, the earliest of equals. Default false: the last one. */
+  keep_best: z.optional(z.boolean()),
+  /** Ends the job after so many evaluations without a new best. */
+  early_stop: z.optional(
+    z.strictObject({
+      patience: z.int().check(z.minimum(1), z.maximum(100)),
+      /** By how much an accuracy must be higher to be a new best, 0…1. Default 0. */
+      min_delta: z.optional(z.number().check(z.minimum(0), z.maximum(1))),
+    }),
+  ),
+});
+export type EvaluationOptions = z.infer<typeof EvaluationOptions>;
+
 /** Settings of a stage; all optional. At the top of `mantis` they are the defaults of every stage. */
 const stageSettings = {
   /** Rank and alpha of the adapters, read with `lora` only. Default r 16, alpha 32. */
@@ -110,6 +144,7 @@ export const MantisOptions = z.strictObject({
   max_bad_share: z.optional(z.number().check(z.minimum(0), z.maximum(1))),
   /** The job fails (`time_limit`) when it has run for so many seconds; its checkpoints stay. Default: no limit. */
   max_duration_s: z.optional(z.int().check(z.minimum(1))),
+  evaluation: z.optional(EvaluationOptions),
 });
 export type MantisOptions = z.infer<typeof MantisOptions>;
 

@@ -35,6 +35,8 @@ async function work(start: ValidateStart): Promise<ValidateResult> {
   const training: FineTuneData[] = [];
   for (const list of spec.training) training.push(await fetchData(edge, list, workDir));
   const validation = spec.validation === null ? null : await fetchData(edge, spec.validation, workDir);
+  const heldOut: { data: FineTuneData; param: string }[] = [];
+  for (const { data, param } of spec.heldOut ?? []) heldOut.push({ data: await fetchData(edge, data, workDir), param });
   const estimate: NonNullable<ValidateHooks['estimate']> = async (lists, stages, table) => {
     const { adapter } = spec;
     const tuned = adapter === null ? null : await new OverlayStore(edge, workDir).fetch({ model: adapter.id, adapter });
@@ -52,6 +54,7 @@ async function work(start: ValidateStart): Promise<ValidateResult> {
       baseDir: start.baseDir,
       training,
       ...(validation === null ? {} : { validation }),
+      heldOut,
       stages: spec.stages,
       maxBadShare: spec.maxBadShare,
       workDir,

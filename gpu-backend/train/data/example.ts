@@ -19,6 +19,8 @@ export interface DataExample {
   /** Name of its subset; null where that has none. */
   readonly subset: string | null;
   readonly skill: Skill | null;
+  /** Examples of one group depend on each other; absent where the record names none. Records in OpenAI's form may. */
+  readonly group?: string;
   readonly messages: readonly Message[];
   /**
    * In reading order; `Part.image` of the messages is an index into this list. `sha256:…`: the digest of bytes that the store has, or that the tenant

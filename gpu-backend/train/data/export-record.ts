@@ -15,7 +15,7 @@ export type Written =
   | { readonly reason: string };
 
 /** OpenAI's form. It has no place for ids and skills. */
-export function openAiRecord({ id, skill, messages, images, notes }: DataExample, locate: Locate): Written {
+export function openAiRecord({ id, skill, group, messages, images, notes }: DataExample, locate: Locate): Written {
   const losses = [...(id === null ? [] : ['id']), ...(skill === null ? [] : ['skill'])];
   const record = {
     messages: messages.map(({ role, parts, weight }) => {
@@ -36,6 +36,7 @@ export function openAiRecord({ id, skill, messages, images, notes }: DataExample
             });
       return { role, content, ...(weight === undefined ? {} : { weight }) };
     }),
+    ...(group === undefined ? {} : { group }),
   };
   return { record, losses };
 }
@@ -89,7 +90,7 @@ export function mantisRecord(example: DataExample, locate: Locate): Written {
     conversation: turns.map((turn) => ({ role: turn.role, content: turn.text, ...weightOf(turn) })),
     ...(skill === null ? {} : { skill }),
   };
-  return { record, losses: detailLoss(example) };
+  return { record, losses: [...detailLoss(example), ...groupLoss(example)] };
 }
 
 /** LLaVA's form: one picture or none, `human` and `gpt`, no system turn. */
@@ -108,6 +109,7 @@ export function llavaRecord(example: DataExample, locate: Locate): Written {
     ...detailLoss(example),
     ...(hasSystem ? ['system turn'] : []),
     ...(example.skill === null ? [] : ['skill']),
+    ...groupLoss(example),
   ];
   return { record, losses };
 }
@@ -123,8 +125,14 @@ export function shareGptRecord(example: DataExample, locate: Locate): Written {
     conversations: (hasSystem ? turns.slice(1) : turns).map(sharedTurn),
     images: inReadingOrder(example).map(locate),
   };
-  return { record, losses: [...detailLoss(example), ...(example.skill === null ? [] : ['skill'])] };
+  return {
+    record,
+    losses: [...detailLoss(example), ...(example.skill === null ? [] : ['skill']), ...groupLoss(example)],
+  };
 }
+
+/** Only OpenAI's form, as we read it, has a place for it. */
+const groupLoss = ({ group }: DataExample): string[] => (group === undefined ? [] : ['group']);
 
 function sharedTurn(turn: Turn) {
   return { from: turn.role === 'user' ? 'human' : 'gpt', value: turn.text, ...weightOf(turn) };

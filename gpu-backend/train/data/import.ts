@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DataFile, DataSpec, LeftOut } from '../../../shared/contract/backend.ts';
-import type { DatasetProblem } from '../../../shared/contract/datasets.ts';
+import type { DataName, DatasetProblem } from '../../../shared/contract/datasets.ts';
 import type { DataExample } from './example.ts';
 import { ExampleWriter } from './example-writer.ts';
 import { ImageStore } from './image-store.ts';
@@ -12,7 +12,7 @@ import { ExampleStore, type FetchImage, type FileCounts, type StoreManifest } fr
 
 export interface ImportOptions {
   /** Which data it is, for problems and `leftOut`. Default 0. */
-  readonly data?: number | 'validation';
+  readonly data?: DataName;
   /** Every problem of every record, as it is found; `file` is an index into the spec's files. */
   readonly onProblem?: (problem: DatasetProblem, file: number) => void;
   /**

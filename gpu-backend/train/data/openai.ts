@@ -15,6 +15,7 @@ const Contents = z.object({ content: z.array(z.unknown()) });
 export interface Conversation {
   readonly id: string | null;
   readonly skill: string | null;
+  readonly group?: string;
   readonly messages: readonly Message[];
   readonly images: readonly string[];
   readonly notes: readonly ImageNote[];
@@ -81,7 +82,15 @@ export async function readOpenAi(
     conversation.push({ role, parts, ...(weight === undefined ? {} : { weight }) });
   }
   if (problems.errors > before) return null;
-  return { id: null, skill: null, messages: conversation, images, notes };
+  const { group } = parsed.data;
+  return {
+    id: null,
+    skill: null,
+    messages: conversation,
+    images,
+    notes,
+    ...(group === undefined ? {} : { group }),
+  };
 }
 
 /** Takes the pictures of a record whose form is wrong elsewhere, so that what is wrong with them is said in the same reading. */

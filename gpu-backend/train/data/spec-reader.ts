@@ -112,7 +112,7 @@ export class SpecReader {
     }
     const found = await readConversation(record.value, subset, pictures, problems);
     if (found === null) return null;
-    const { id, messages, images, notes } = found;
+    const { id, group, messages, images, notes } = found;
     const skill = Skill.safeParse(found.skill);
     const contentHash = contentHashOf(messages, images);
     return {
@@ -121,6 +121,7 @@ export class SpecReader {
       id,
       subset: name,
       skill: skill.success ? skill.data : (subset.skill ?? null),
+      ...(group === undefined ? {} : { group }),
       messages,
       images,
       notes,

@@ -1,4 +1,4 @@
-import type { DatasetProblem } from '../../../shared/contract/datasets.ts';
+import type { DataName, DatasetProblem } from '../../../shared/contract/datasets.ts';
 import { errorMessage } from '../../../shared/contract/facts.ts';
 import { LayoutError, type Message } from '../../text/layout.ts';
 import { contentHashOf, type DataExample } from '../data/example.ts';
@@ -24,7 +24,7 @@ export class ExampleCheck {
     private readonly findings: Findings,
     private readonly contents: Contents,
     private readonly data: FineTuneData,
-    private readonly name: number | 'validation',
+    private readonly name: DataName,
     private readonly list: number,
   ) {}
 
@@ -57,6 +57,7 @@ export class ExampleCheck {
       for (const { code, message } of look.odd) say('warning', code, `${where.param ?? 'image'}: ${message}.`, where);
     }
     const length = measure(findings, example, looks, fail);
+    if (name === 'held_out') checkAnswer(findings, example, length?.tokens ?? 0, fail);
     if (length === null || !isGood) return false;
     const pictures = looks.map(({ picture }) => picture ?? 0);
     const number = table.push({
@@ -97,18 +98,21 @@ export class ExampleCheck {
         findings.copies.add(number);
         counts.exact++;
         say('warning', 'duplicate', `The same example as line ${findings.lineOf(first)}.`);
-      } else if (name === 'validation') {
+      } else if (typeof name !== 'number' && typeof findings.nameOf(table.list(first)) === 'number') {
         findings.copies.add(number);
-        counts.leakedExamples++;
+        if (name === 'validation') counts.leakedExamples++;
+        else counts.heldOutExamples++;
         say('warning', 'leaked_example', `The same example is in the training data, line ${findings.lineOf(first)}.`);
       }
     }
     for (const [i, picture] of pictures.entries()) {
-      if (name !== 'validation') findings.inTraining.add(picture);
-      else if (!findings.inValidation.has(picture)) {
-        findings.inValidation.set(picture, number);
+      const others = name === 'validation' ? findings.inValidation : findings.inHeldOut;
+      if (typeof name === 'number') findings.inTraining.add(picture);
+      else if (!others.has(picture)) {
+        others.set(picture, number);
         if (!findings.inTraining.has(picture)) continue;
-        counts.leakedImages++;
+        if (name === 'validation') counts.leakedImages++;
+        else counts.heldOutImages++;
         say('warning', 'leaked_image', `Image ${i + 1} is in the training data too, pixel for pixel.`);
       }
     }
@@ -159,6 +163,41 @@ function measure(
     fail('error', 'invalid_value', `${error.path}: ${error.message}.`, { param: error.path });
     return null;
   }
+}
+
+/** Room that an answer has beyond the reference, tokens; as `server/evaluate-held-out.ts` asks. */
+const ANSWER_SLACK_TOKENS = 8;
+
+/** A held-out example is asked, so that its end must be an answer, with room for one that is a little longer. */
+function checkAnswer(
+  { front }: Findings,
+  { messages }: DataExample,
+  tokens: number,
+  fail: (severity: 'error', code: string, message: string, where?: { param: string }) => void,
+): void {
+  const last = messages.at(-1);
+  const param = `messages[${messages.length - 1}]`;
+  const text = last?.parts.map((part) => (part.type === 'text' ? part.text : '')).join('') ?? '';
+  if (last?.role !== 'assistant' || text.trim() === '')
+    fail(
+      'error',
+      'invalid_value',
+      errorMessage(param, {
+        expected: 'an assistant turn with a text at the end, the answer that counts',
+        received: last?.role === 'assistant' ? 'one without a text' : `one of the ${last?.role ?? 'nobody'}`,
+      }),
+      { param },
+    );
+  else if (tokens <= front.contextTokens && tokens + ANSWER_SLACK_TOKENS > front.contextTokens)
+    fail(
+      'error',
+      'context_length_exceeded',
+      errorMessage('messages', {
+        expected: `at most ${front.contextTokens - ANSWER_SLACK_TOKENS} tokens, so that ${ANSWER_SLACK_TOKENS} are left for another answer`,
+        received: `${tokens} tokens`,
+      }),
+      { param: 'messages' },
+    );
 }
 
 type Place = { message_index: number; part_index: number; param: string };

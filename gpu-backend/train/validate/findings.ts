@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { LeftOut } from '../../../shared/contract/backend.ts';
-import type { DatasetProblem, ValidationProgress } from '../../../shared/contract/datasets.ts';
+import type { DataName, DatasetProblem, ValidationProgress } from '../../../shared/contract/datasets.ts';
 import type { DataExample } from '../data/example.ts';
 import type { FineTuneData } from '../finetune-spec.ts';
 import { ExampleTable } from './examples.ts';
@@ -21,7 +21,7 @@ export const ABOUT_ALL = {
 } as const;
 
 interface BadLines {
-  readonly data: number | 'validation';
+  readonly data: DataName;
   readonly file: number;
   readonly lines: Set<number>;
 }
@@ -35,7 +35,9 @@ export class Findings {
   /** Pictures of the training data; those of the validation data with the first example that has them. */
   readonly inTraining = new Set<number>();
   readonly inValidation = new Map<number, number>();
-  readonly counts = { exact: 0, near: 0, leakedImages: 0, leakedExamples: 0 };
+  /** Likewise of the held-out data. */
+  readonly inHeldOut = new Map<number, number>();
+  readonly counts = { exact: 0, near: 0, leakedImages: 0, leakedExamples: 0, heldOutImages: 0, heldOutExamples: 0 };
   private readonly bad: BadLines[] = [];
 
   private constructor(
@@ -53,10 +55,25 @@ export class Findings {
     return new Findings(input, hooks, front, pictures, problems);
   }
 
-  /** All lists of data, the validation data last. */
+  /** All lists of data: training, validation, held out. */
   get data(): FineTuneData[] {
+    const { training, validation, heldOut = [] } = this.input;
+    return [...training, ...(validation === undefined ? [] : [validation]), ...heldOut.map(({ data }) => data)];
+  }
+
+  /** What the list of that number is. */
+  nameOf(list: number): DataName {
     const { training, validation } = this.input;
-    return [...training, ...(validation === undefined ? [] : [validation])];
+    if (list < training.length) return list;
+    return list === training.length && validation !== undefined ? 'validation' : 'held_out';
+  }
+
+  /** The field that names a list, for problems of the whole. */
+  paramOf(list: number): string {
+    const { training, validation, heldOut = [] } = this.input;
+    const name = this.nameOf(list);
+    if (name === 'held_out') return heldOut[list - training.length - (validation === undefined ? 0 : 1)]?.param ?? '';
+    return name === 'validation' ? 'validation_file' : 'training_file';
   }
 
   /** Writes a problem of a line down; an error makes its line one that is left out. */
@@ -81,7 +98,7 @@ export class Findings {
       severity: 'warning',
       code,
       message,
-      data: list === this.input.training.length ? 'validation' : list,
+      data: this.nameOf(list),
       subset: data !== undefined && data.spec.files.length > 1 ? subsetName(data, file) : null,
       line: this.table.line(example),
     });
@@ -110,7 +127,9 @@ export class Findings {
 
   leftOut(): LeftOut {
     const { training, validation } = this.input;
-    return this.bad.map(({ data, file, lines }) => {
+    // Nothing of held-out data is ever left out: what is wrong with it refuses all.
+    return this.bad.flatMap(({ data, file, lines }) => {
+      if (data === 'held_out') return [];
       const { spec } = (data === 'validation' ? validation : training[data]) ?? {};
       return { data, file: spec?.files[file]?.file_id ?? '', lines: [...lines].sort((a, b) => a - b) };
     });

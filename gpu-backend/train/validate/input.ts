@@ -1,4 +1,4 @@
-import type { TrainingEstimate, ValidationProgress } from '../../../shared/contract/datasets.ts';
+import type { DataName, TrainingEstimate, ValidationProgress } from '../../../shared/contract/datasets.ts';
 import type { Stage, StageDraft } from '../../../shared/contract/training.ts';
 import type { FetchImage } from '../data/store.ts';
 import type { FineTuneData } from '../finetune-spec.ts';
@@ -11,6 +11,8 @@ export interface ValidateInput {
   /** `Stage.data` is an index into it. */
   readonly training: readonly FineTuneData[];
   readonly validation?: FineTuneData;
+  /** What checkpoints or a gate will be asked, with the field that names it: read as the rest, and refused for any error. */
+  readonly heldOut?: readonly { readonly data: FineTuneData; readonly param: string }[];
   readonly stages: readonly StageDraft[];
   /** Largest share of bad lines, 0 … 1; above it the data is refused. */
   readonly maxBadShare: number;
@@ -26,7 +28,7 @@ export interface ValidateHooks {
   /** Bytes of a picture that is not in the files. @throws UnavailablePicture where there is none */
   readonly fetchImage?: FetchImage;
   /** Folder that paths of pictures start from, by list and file; without one a path is an error. */
-  readonly imageRoot?: (data: number | 'validation', file: number) => string | undefined;
+  readonly imageRoot?: (data: DataName, file: number) => string | undefined;
   /** Measures what training on the data would take, or says why it cannot. */
   readonly estimate?: (
     lists: readonly CheckedList[],

@@ -46,7 +46,8 @@ export class ProblemLog {
   /** The first ones, errors before warnings where not all have room, in the order of the data. */
   listed(): DatasetProblem[] {
     const kept = [...this.errors, ...this.warnings.slice(0, Math.max(0, this.maxListed - this.errors.length))];
-    const rank = ({ data }: DatasetProblem): number => (data === 'validation' ? Number.MAX_SAFE_INTEGER : data);
+    const rank = ({ data }: DatasetProblem): number =>
+      typeof data === 'number' ? data : Number.MAX_SAFE_INTEGER - (data === 'validation' ? 1 : 0);
     return kept.sort((a, b) => rank(a) - rank(b) || (a.line ?? 0) - (b.line ?? 0));
   }
 

@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path';
 import type { LeftOut, ValidateResult } from '../../../shared/contract/backend.ts';
-import type { DatasetReport, TrainingEstimate } from '../../../shared/contract/datasets.ts';
+import type { DataName, DatasetReport, TrainingEstimate } from '../../../shared/contract/datasets.ts';
 import { errorMessage } from '../../../shared/contract/facts.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { decideStages, type Stage } from '../../../shared/contract/training.ts';
@@ -28,8 +28,7 @@ export async function validateData(input: ValidateInput, hooks: ValidateHooks = 
   const findings = await Findings.create(input, hooks);
   try {
     const contents = new Contents();
-    for (const [i, data] of findings.data.entries())
-      await readList(findings, contents, data, i < input.training.length ? i : 'validation');
+    for (const [i, data] of findings.data.entries()) await readList(findings, contents, data, findings.nameOf(i));
     await compareExamples(findings);
     return await conclude(findings);
   } finally {
@@ -37,12 +36,7 @@ export async function validateData(input: ValidateInput, hooks: ValidateHooks = 
   }
 }
 
-async function readList(
-  findings: Findings,
-  contents: Contents,
-  data: FineTuneData,
-  name: number | 'validation',
-): Promise<void> {
+async function readList(findings: Findings, contents: Contents, data: FineTuneData, name: DataName): Promise<void> {
   const { input, hooks, lists } = findings;
   const number = lists.length;
   const first = findings.table.length;
@@ -69,7 +63,7 @@ async function readList(
       code: 'no_usable_examples',
       message: errorMessage('data', { expected: 'at least 1 example without errors', received: 'none' }),
       data: name,
-      param: name === 'validation' ? 'validation_file' : 'training_file',
+      param: findings.paramOf(number),
     });
 }
 
@@ -77,16 +71,18 @@ async function conclude(findings: Findings): Promise<Validated> {
   const { input, table, problems, counts } = findings;
   const lists = findings.lists.slice(0, input.training.length);
   const training = lists.map((list) => summarise(list, table));
-  const held = findings.lists[input.training.length];
-  const validation = held === undefined ? null : summarise(held, table);
+  const others = findings.lists.slice(input.training.length).map((list) => summarise(list, table));
+  const validation = input.validation === undefined ? null : (others.shift() ?? null);
+  const heldOut = others;
   const trainingExamples = lists.map(({ store }) => store.length);
   const stages = decideStages(input.stages, trainingExamples);
   warnOfOverlong(findings, stages);
   const all = [...training, ...(validation === null ? [] : [validation])];
   const badShare = Math.max(0, ...all.map(({ bad, examples }) => (examples === 0 ? 0 : bad / examples)));
-  const isEmpty = all.some(({ usable }) => usable === 0);
+  const isEmpty = [...all, ...heldOut].some(({ usable }) => usable === 0);
+  const isHeldOutWrong = heldOut.some(({ bad }) => bad > 0);
   const canRun = planProblems(findings, stages) && !isAnyStarved(findings, stages);
-  const verdict = isEmpty || !canRun || badShare > input.maxBadShare ? 'refused' : 'accepted';
+  const verdict = isEmpty || isHeldOutWrong || !canRun || badShare > input.maxBadShare ? 'refused' : 'accepted';
   findings.progress('estimating', 0, stages.length);
   const estimate = verdict === 'refused' ? null : await estimateOf(findings, stages);
   await problems.close();
@@ -98,12 +94,19 @@ async function conclude(findings: Findings): Promise<Validated> {
     max_bad_share: input.maxBadShare,
     training,
     validation,
+    ...(heldOut.length === 0 ? {} : { held_out: heldOut }),
     problem_counts: problems.counts(),
     problems: problems.listed(),
     problems_file: null,
     left_out: listedLeftOut(leftOut),
     duplicates: { exact: counts.exact, near: counts.near },
-    leakage: { images: counts.leakedImages, examples: counts.leakedExamples },
+    leakage: {
+      images: counts.leakedImages,
+      examples: counts.leakedExamples,
+      ...(heldOut.length === 0
+        ? {}
+        : { held_out_images: counts.heldOutImages, held_out_examples: counts.heldOutExamples }),
+    },
     estimate,
   };
   return { report, leftOut, trainingExamples, problemsPath: problems.isCut ? problems.path : null };
