@@ -4,7 +4,7 @@
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build, type Plugin } from 'esbuild';
@@ -13,8 +13,11 @@ const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
 /** What can be made again, for everything that is started from this folder. */
 export const CACHE = join(ROOT, 'node_modules', '.cache', 'mantis-edge');
 const MAIN = 'gpu-backend/main.ts';
+/** `mantis`: its bin finds by `current` and `sources.json` whether this was built of the sources that are there (`gpu-backend/cli/built.mjs`). */
+const CLI = 'gpu-backend/cli/main.ts';
+const CURRENT = 'current';
 /** Raised when what is written for the same sources changes. */
-const VERSION = 2;
+const VERSION = 3;
 /** Of other states, so many are kept, and all that were used lately: a backend that runs starts its children from them. */
 const KEPT = 3;
 const KEPT_MS = 86_400_000;
@@ -44,21 +47,36 @@ export async function builtBackend(cache: string = join(CACHE, 'builds')): Promi
   if (existsSync(join(target, 'gpu-backend/main.js'))) {
     const now = new Date();
     await utimes(target, now, now).catch(() => {});
+    await setCurrent(cache, target);
     return target;
   }
   // Under another name first: two starts may build at the same time.
   const draft = `${target}.${randomUUID().slice(0, 8)}`;
   try {
     await mkdir(cache, { recursive: true });
-    await buildInto(draft, target, [MAIN, ...scriptsOf(sources)]);
+    const before = statsOf(sources);
+    await buildInto(draft, target, [MAIN, CLI, ...scriptsOf(sources)]);
+    await writeFile(join(draft, 'sources.json'), JSON.stringify(before));
     await rename(draft, target).catch((error: unknown) => {
       if (!existsSync(join(target, 'gpu-backend/main.js'))) throw error;
     });
   } finally {
     await rm(draft, { recursive: true, force: true });
   }
+  await setCurrent(cache, target);
   await forgetOld(cache, target);
   return target;
+}
+
+/** Says which folder is that of the sources that were there last; only `mantis` wants to know. */
+async function setCurrent(cache: string, target: string): Promise<void> {
+  const path = join(cache, CURRENT);
+  const name = relative(cache, target);
+  if ((await readFile(path, 'utf8').catch(() => '')) === name) return;
+  const draft = `${path}.${randomUUID().slice(0, 8)}`;
+  await writeFile(draft, name)
+    .then(() => rename(draft, path))
+    .catch(() => {});
 }
 
 async function buildInto(outdir: string, target: string, entries: readonly string[]): Promise<void> {
@@ -118,8 +136,6 @@ function addresses(target: string, entries: ReadonlySet<string>): Plugin {
 function scriptsOf(sources: readonly string[]): string[] {
   const scripts = new Set<string>();
   for (const path of sources) {
-    // Tools of the command line are run from the sources.
-    if (path.startsWith('gpu-backend/cli/')) continue;
     for (const [, script] of readFileSync(join(ROOT, path), 'utf8').matchAll(SCRIPT))
       if (script !== undefined) scripts.add(relative(ROOT, join(ROOT, dirname(path), script)));
   }
@@ -145,11 +161,16 @@ export function filesIn(folder: string): string[] {
  */
 export function digestOf(sources: readonly string[], how = ''): string {
   const hash = createHash('sha256').update(`${VERSION} ${process.version} ${how}`);
-  for (const path of [...sources, 'package-lock.json', 'deploy/bundle-backend.ts']) {
-    const { size, mtimeMs } = statSync(join(ROOT, path));
-    hash.update(`${path} ${size} ${mtimeMs}\n`);
-  }
+  for (const [path, size, mtimeMs] of statsOf(sources)) hash.update(`${path} ${size} ${mtimeMs}\n`);
   return hash.digest('hex').slice(0, 24);
+}
+
+/** Path, bytes and time of change of each source, and of what else decides what is made of them. */
+function statsOf(sources: readonly string[]): [path: string, size: number, mtimeMs: number][] {
+  return [...sources, 'package-lock.json', 'deploy/bundle-backend.ts'].map((path) => {
+    const { size, mtimeMs } = statSync(join(ROOT, path));
+    return [path, size, mtimeMs];
+  });
 }
 
 /** Keeps folders of other states that were used lately, and a few more. */
@@ -168,7 +189,7 @@ export async function forgetOld(cache: string, current: string): Promise<void> {
     }),
   );
   const old = others
-    .filter(({ path, usedMs }) => path !== current && Date.now() - usedMs > KEPT_MS)
+    .filter(({ path, usedMs }) => path !== current && path !== join(cache, CURRENT) && Date.now() - usedMs > KEPT_MS)
     .sort((a, b) => b.usedMs - a.usedMs)
     .slice(KEPT);
   for (const { path } of old) await rm(path, { recursive: true, force: true }).catch(() => {});
