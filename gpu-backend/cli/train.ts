@@ -9,6 +9,7 @@ import { ProgressBar } from './progress.ts';
 interface NanoFlags {
   readonly out: string;
   readonly nlvr?: string;
+  readonly from?: string;
   readonly steps: number;
   readonly plan?: string;
   readonly finishBy?: number;
@@ -24,6 +25,7 @@ export function trainCommand(): Command {
     )
     .requiredOption('--out <folder>', 'folder of the run; the finished model is in model/ under it')
     .option('--nlvr <folder>', 'NLVR data (train, train-images, dev); without it only generated pictures and sentences')
+    .option('--from <folder>', 'model folder (model/ of an earlier run) whose weights this run starts from')
     .option('--steps <n>', 'optimizer steps', wholeNumber, 7900)
     .option(
       '--plan <file>',
@@ -59,6 +61,8 @@ function readPlan(path: string): readonly PlanEntry[] {
 async function runNano(flags: NanoFlags): Promise<void> {
   if (flags.nlvr !== undefined && !existsSync(flags.nlvr))
     throw new CliError(`--nlvr: there is no folder ${flags.nlvr}`, 2);
+  if (flags.from !== undefined && !existsSync(flags.from))
+    throw new CliError(`--from: there is no folder ${flags.from}`, 2);
   const bar = new ProgressBar('train nano');
   const stop = new AbortController();
   // The first signal saves and stops; a second one ends the process at once.
@@ -71,6 +75,7 @@ async function runNano(flags: NanoFlags): Promise<void> {
     threads: flags.threads,
     signal: stop.signal,
     ...(flags.nlvr === undefined ? {} : { nlvrDir: flags.nlvr }),
+    ...(flags.from === undefined ? {} : { from: flags.from }),
     ...(flags.finishBy === undefined ? {} : { finishBy: flags.finishBy }),
     onMessage: (message) => bar.log(message),
     onProgress: ({ metrics, totalSteps, tokensPerSecond }) =>

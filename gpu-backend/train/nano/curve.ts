@@ -1,3 +1,4 @@
+import { type DecodePng, readNlvrBoxes, readNlvrExamples } from '../../io/nlvr.ts';
 import type { VlmConfig } from '../../models/config.ts';
 import { causalBias, forwardGraph } from '../../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../runtime/session.ts';
@@ -6,7 +7,6 @@ import { planMicroBatches, type TrainingSample } from '../batch.ts';
 import type { ParameterState } from '../state.ts';
 import { encodeQuestion } from './encode.ts';
 import { heldOutItems } from './heldout.ts';
-import { type DecodePng, readNlvrBoxes, readNlvrExamples } from './nlvr.ts';
 
 /** A question with a closed set of answers, encoded; `label` is an index into `choices`. */
 interface CurveItem {

@@ -19,7 +19,9 @@ export function encodeDialogue(dialogue: NanoDialogue, options: LayoutOptions, i
     { role: 'user', parts: parts(turn.user) },
     { role: 'assistant', parts: [{ type: 'text', text: turn.assistant }], weight: turn.weight },
   ]);
-  const layout = layoutConversation(messages, options);
+  const { template } = options;
+  const image = { ...template.image, firstNumber: dialogue.firstNumber };
+  const layout = layoutConversation(messages, { ...options, template: { ...template, image } });
   return {
     layout,
     images: layout.images.map((slot) => {

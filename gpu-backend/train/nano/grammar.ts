@@ -15,15 +15,24 @@ const referenceSets = 96;
  * half are true. Rates come from fixed reference sets, hence depend on nothing but the claim.
  */
 export class BalancedClaims {
-  readonly #references = new Map<string, Box[][]>();
+  readonly #references = new Map<string, (readonly Box[])[]>();
+  readonly #pictures: readonly (readonly Box[])[];
   readonly #rates = new Map<string, number>();
 
-  #sets(kind: Box['kind'], count: number): Box[][] {
+  /** @param pictures real sets; where there are any of the size asked for, rates come from them and from drawn sets alike */
+  constructor(pictures: readonly (readonly Box[])[] = []) {
+    this.#pictures = pictures;
+  }
+
+  #sets(kind: Box['kind'], count: number): (readonly Box[])[] {
     const key = `${kind}${count}`;
     let sets = this.#references.get(key);
     if (!sets) {
       const rng = new Rng(0x5e7, count);
-      sets = Array.from({ length: referenceSets }, () => randomSet(rng, kind, count));
+      const real = this.#pictures.filter((set) => set.length === count && set.every((box) => box.kind === kind));
+      sets = Array.from({ length: referenceSets }, (_, i) =>
+        i % 2 === 0 && real.length > 0 ? rng.pick(real) : randomSet(rng, kind, count),
+      );
       this.#references.set(key, sets);
     }
     return sets;

@@ -7,6 +7,8 @@ export interface Question {
   user: string;
   answer: string;
   choices?: readonly string[];
+  /** The answer is the number of an image. */
+  answersWithImage?: true;
 }
 
 export const truthChoices = ['true', 'false'] as const;

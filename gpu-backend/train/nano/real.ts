@@ -1,8 +1,6 @@
-import { scatterClaim } from './grammar-scatter.ts';
-import { towerClaim } from './grammar-tower.ts';
-import { type DecodePng, type NlvrExample, readNlvrBoxes, readNlvrExamples, readNlvrImageSets } from './nlvr.ts';
-import type { Claim } from './phrases.ts';
-import { Rng } from './random.ts';
+import { type DecodePng, type NlvrExample, readNlvrBoxes, readNlvrExamples, readNlvrImageSets } from '../../io/nlvr.ts';
+import { parseStatement } from './parse.ts';
+import { PeoplesClaims } from './people.ts';
 import { type Box, readBox } from './scene.ts';
 
 /** A statement that a person wrote, the set it was written about, and how far its label is to be trusted. */
@@ -18,55 +16,25 @@ export interface RealStatement {
 export interface RealData {
   statements: readonly RealStatement[];
   sets: readonly (readonly Box[])[];
-}
-
-/** One form for sentences that mean the same to the grammar: lower case, digits, `item`, singular frames, no punctuation. */
-function canonical(statement: string): string {
-  const digits: Readonly<Record<string, string>> = {
-    one: '1',
-    two: '2',
-    three: '3',
-    four: '4',
-    five: '5',
-    six: '6',
-    seven: '7',
-  };
-  return statement
-    .toLowerCase()
-    .replace(/[.,]/g, '')
-    .split(/\s+/)
-    .map((word) => digits[word] ?? word.replace(/^object/, 'item'))
-    .join(' ')
-    .replace('there are', 'there is')
-    .replace(/boxes/g, 'box')
-    .trim();
-}
-
-/** Statements that the grammar can word, by their canonical form: draws claims until `draws` are made. */
-function claimIndex(wanted: ReadonlySet<string>, draws: number): Map<string, Claim> {
-  const found = new Map<string, Claim>();
-  const rng = new Rng(0xc1a1);
-  for (let i = 0; i < draws; i++) {
-    const kind = i % 2 === 0 ? 'tower' : 'scatter';
-    const claim = kind === 'tower' ? towerClaim(rng) : scatterClaim(rng);
-    const key = `${kind}:${canonical(claim.text)}`;
-    if (wanted.has(key) && !found.has(key)) found.set(key, claim);
-  }
-  return found;
+  /** All training sentences that can be read. */
+  people: PeoplesClaims;
 }
 
 export interface LabelPolicy {
-  /** Weight of a position-prior label that the grammar cannot check. */
+  /** Weight of a position-prior label whose statement cannot be read. */
   uncheckedWeight: number;
-  /** Claims drawn to cover the statements; 0 checks nothing. */
-  claimDraws: number;
+  /** Whether labels are compared with what the parser computes; without, a position-prior label counts `uncheckedWeight`. */
+  checks: boolean;
 }
 
-export const defaultLabelPolicy: LabelPolicy = { uncheckedWeight: 0.5, claimDraws: 300_000 };
+export const defaultLabelPolicy: LabelPolicy = { uncheckedWeight: 0.5, checks: true };
+
+const kindOf = (set: readonly Box[]): Box['kind'] => (set.every((box) => box.kind === 'tower') ? 'tower' : 'scatter');
 
 /**
- * Weighs labels: a published one counts fully; a position-prior one counts fully where the grammar computes the same truth, is dropped where
- * it computes the other, and counts `uncheckedWeight` where the grammar cannot word the statement.
+ * Weighs labels: where the statement can be read (parse.ts) and holds as the label says, it counts fully; where it is read otherwise,
+ * the label is dropped, published or not (on dev, published labels and readings agree in 98.4 %, on train in 91.9 %: its labels are noisier);
+ * where it cannot be read, a published label counts fully and a position-prior one `uncheckedWeight`.
  */
 export function weighLabels(
   examples: readonly NlvrExample[],
@@ -79,18 +47,14 @@ export function weighLabels(
       if (!box) throw new RangeError(`example ${example.id} names box ${number}; the split has ${boxes.length}`);
       return box;
     });
-  const kindOf = (set: readonly Box[]) => (set.every((box) => box.kind === 'tower') ? 'tower' : 'scatter');
-  const keyOf = (example: NlvrExample, set: readonly Box[]) => `${kindOf(set)}:${canonical(example.statement)}`;
-  const wanted = new Set(examples.map((example) => keyOf(example, setOf(example))));
-  const claims = claimIndex(wanted, policy.claimDraws);
   return examples.flatMap((example): RealStatement[] => {
     if (example.label === undefined) return [];
     const set = setOf(example);
     const base = { statement: example.statement, label: example.label, boxes: set };
-    if (example.labelSource !== 'position-prior') return [{ ...base, weight: 1 }];
-    const claim = claims.get(keyOf(example, set));
-    if (!claim) return policy.uncheckedWeight > 0 ? [{ ...base, weight: policy.uncheckedWeight }] : [];
-    return claim.holds(set) === example.label ? [{ ...base, weight: 1 }] : [];
+    const claim = policy.checks ? parseStatement(example.statement, kindOf(set)) : undefined;
+    if (claim) return claim.holds(set) === example.label ? [{ ...base, weight: 1 }] : [];
+    const weight = example.labelSource === 'position-prior' ? policy.uncheckedWeight : 1;
+    return weight > 0 ? [{ ...base, weight }] : [];
   });
 }
 
@@ -117,7 +81,14 @@ export async function loadRealData(
   ]);
   const trainScenes = await readScenes(folder, 'train', decodePng);
   const imageScenes = await readScenes(folder, 'train-images', decodePng);
+  const people = new PeoplesClaims(
+    examples.map(({ statement, boxes: [order = []] }) => ({
+      statement,
+      kind: kindOf(order.map((number) => trainScenes[number] as Box)),
+    })),
+  );
   return {
+    people,
     statements: weighLabels(examples, trainScenes, policy),
     sets: imageSets.map(({ boxes }) => boxes.map((number) => imageScenes[number] as Box)),
   };

@@ -22,12 +22,14 @@ export interface NanoRecipe {
   readonly intermediate: number;
   /** Optimizer steps of stage 0, in which the vision tower alone learns to see (tower.ts); 0 leaves it out. */
   readonly towerSteps: number;
-  /** Factor on the tower's learning rate after stage 0, so that an untrained decoder does not undo what it sees. */
+  /** Factor on the tower's learning rate beside the decoder's, so that an untrained decoder does not undo what stage 0 saw. */
   readonly towerRate: number;
   /** Conversations of one optimizer step. */
   readonly dialogues: number;
   /** Largest micro-batch, tokens with padding. */
   readonly microBatchTokens: number;
+  /** What updates the hidden matrices (muon.ts); all other tensors are AdamW's. */
+  readonly optimizer: 'adamw' | 'muon';
   readonly schedule: LearningRateSchedule;
   readonly weightDecay: number;
   readonly beta2: number;
@@ -54,6 +56,7 @@ export const NANO_RECIPE: NanoRecipe = {
   towerRate: 0.1,
   dialogues: 32,
   microBatchTokens: 1500,
+  optimizer: 'adamw',
   schedule: { kind: 'trapezoid', peak: 1.5e-3, warmupShare: 0.01, floorShare: 0.01, decayShare: 0.6 },
   weightDecay: 0.05,
   beta2: 0.98,
@@ -72,10 +75,19 @@ export function nanoImageRecipe(imageSize: number): ImageRecipe {
 
 const BACKGROUND_GREY = 211;
 
-/** Which kinds of dialogue come when, for a run of so many dialogues. */
-export function nanoPhases(dialogues: number): Phase[] {
-  return nanoCurriculum(dialogues);
+/** Which kinds of dialogue come when, for a run of so many dialogues. @param continued from a trained model */
+export function nanoPhases(dialogues: number, continued = false): Phase[] {
+  return nanoCurriculum(dialogues, continued);
 }
+
+/** The recipe of a run that goes on from a trained model: Muon, a lower rate, and a tower that learns along. */
+export const NANO_CONTINUED: NanoRecipe = {
+  ...NANO_RECIPE,
+  optimizer: 'muon',
+  towerSteps: 0,
+  towerRate: 0.3,
+  schedule: { kind: 'trapezoid', peak: 1.2e-3, warmupShare: 0.02, floorShare: 0.01, decayShare: 0.5 },
+};
 
 export function nanoModelConfig(recipe: NanoRecipe, tokenizer: Tokenizer): VlmConfig {
   return nanoConfig({

@@ -1,7 +1,8 @@
 import { eachQuestion } from './each.ts';
 import { randomScatter, randomSet, randomTower } from './generate.ts';
 import { BalancedClaims } from './grammar.ts';
-import { heldOutSetSizes, towerShare } from './heldout.ts';
+import { towerShare, trainedSetSizes } from './heldout.ts';
+import { firstImageNumber, numberedFrom } from './numbering.ts';
 import { describeQuestion, perceptionQuestion, type Question, tallyQuestion, truthText } from './perception.ts';
 import { Rng } from './random.ts';
 import type { RealData } from './real.ts';
@@ -23,6 +24,8 @@ export interface NanoTurn {
 export interface NanoDialogue {
   /** RGB bytes, 100x100x3 each, height-width-channel order, in the order of their first mention. */
   images: Uint8Array[];
+  /** Number of the first image, as in `(image 3: `. */
+  firstNumber: number;
   /** One key a picture: equal keys mean equal pixels. */
   imageKeys: string[];
   turns: NanoTurn[];
@@ -45,57 +48,66 @@ export interface Phase {
   describeChance: number;
   /** Chance that a dialogue also counts everything over its images (tallyQuestion). Default 0. */
   tallyChance?: number;
+  /** Share of the dialogues whose images are numbered from another number than 1 (numbering.ts). Default 0. */
+  shiftedShare?: number;
+  /** Share of the statements about three images that are people's sentences with a computed truth (people.ts). Default 0. */
+  peopleShare?: number;
   /** Loss weight of such a list. Its many tokens would otherwise drown the one token of a true or false. Default 1. */
   describeWeight?: number;
 }
 
 /**
- * The shipped order of things, after a vision tower that already sees (tower.ts): say what is in a picture, then answer image by
+ * The order of things, after a vision tower that already sees (tower.ts): say what is in a picture, then answer image by
  * image, where every answer is several facts that the words do not give away, then judge statements about sets, then people's
  * own. True or false alone teaches little at first: it is one bit a question, and no gradient until attributes are looked up.
  * @param total dialogues of the whole run
+ * @param continued the run starts from a trained model, so the beginning is left out
  */
-export function nanoCurriculum(total: number): Phase[] {
-  const [turns, upTo] = [[7, 11] as const, (share: number) => Math.round(share * total)];
+export function nanoCurriculum(total: number, continued = false): Phase[] {
+  const upTo = (share: number) => Math.round(share * total);
+  const common = { turns: [7, 11] as const, shiftedShare: 0.4, peopleShare: 0.6 };
   const easySets = { statementSets: [1, 1, 2, 2, 3], skillSets: [2, 2, 3] };
-  const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3], skillSets: heldOutSetSizes };
-  return [
+  const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3, 4], skillSets: trainedSetSizes };
+  const beginning: Phase[] = [
     {
       until: upTo(0.04),
       mix: { caption: 5, perception: 4 },
-      turns,
       eachShare: 0.5,
       describeChance: 0.4,
+      ...common,
       ...easySets,
     },
     {
       until: upTo(0.25),
       mix: { caption: 0.7, perception: 3, statements: 4, skills: 1, temporal: 0.7 },
-      turns,
       eachShare: 0.6,
       describeChance: 0.1,
       tallyChance: 0.25,
       describeWeight: 0.5,
+      ...common,
       ...easySets,
     },
+  ];
+  return [
+    ...(continued ? [] : beginning),
     {
       until: upTo(0.6),
       mix: { perception: 0.8, statements: 4.5, skills: 2.5, temporal: 1.5, real: 0.8, blind: 0.1 },
-      turns,
       eachShare: 0.35,
       describeChance: 0.05,
       tallyChance: 0.25,
       describeWeight: 0.3,
+      ...common,
       ...fullSets,
     },
     {
       until: Infinity,
       mix: { perception: 0.4, statements: 4, skills: 2.8, temporal: 1.5, real: 2, blind: 0.3 },
-      turns,
       eachShare: 0.2,
       describeChance: 0.03,
       tallyChance: 0.2,
       describeWeight: 0.3,
+      ...common,
       ...fullSets,
     },
   ];
@@ -116,13 +128,14 @@ const boxKey = (box: Box): string =>
 /** An endless, seeded stream of dialogues. `dialogue(index)` depends on the options and the index alone, so any run can resume anywhere. */
 export class NanoStream {
   readonly #options: NanoStreamOptions;
-  readonly #claims = new BalancedClaims();
+  readonly #claims: BalancedClaims;
 
   /** @throws when no phase covers the end of the stream, or a phase asks for real statements that are not there */
   constructor(options: NanoStreamOptions) {
     if (options.phases.at(-1)?.until !== Infinity)
       throw new Error('NanoStream: the last phase must have until = Infinity');
     this.#options = options;
+    this.#claims = new BalancedClaims(options.real?.sets.slice(0, 2000));
   }
 
   phase(index: number): Phase {
@@ -137,7 +150,7 @@ export class NanoStream {
     const kind = rng.weighted(phase.mix);
     switch (kind) {
       case 'caption':
-        return this.#caption(rng);
+        return this.#caption(rng, phase);
       case 'perception':
         return this.#perception(rng, phase);
       case 'statements':
@@ -176,14 +189,14 @@ export class NanoStream {
   }
 
   /** One or two images, what is in them, and two questions: the most answer tokens for the fewest image tokens. */
-  #caption(rng: Rng): NanoDialogue {
+  #caption(rng: Rng, phase: Phase): NanoDialogue {
     const boxes = Array.from({ length: rng.chance(0.75) ? 1 : 2 }, () =>
       rng.chance(0.2) ? randomTower(rng) : randomScatter(rng),
     );
     const questions = boxes.map((_, image) => describeQuestion(boxes, image));
     for (let more = 0; more < 2; more++)
       questions.splice(rng.int(0, questions.length), 0, perceptionQuestion(rng, boxes));
-    return assemble(rng, boxes, questions);
+    return assemble(rng, phase, boxes, questions);
   }
 
   #perception(rng: Rng, phase: Phase): NanoDialogue {
@@ -192,31 +205,39 @@ export class NanoStream {
     const boxes = Array.from({ length: count }, () => (rng.chance(0.35) ? randomTower(rng) : randomScatter(rng)));
     if (count > 1 && rng.chance(0.2)) return this.#pieceByPiece(rng, phase, boxes);
     const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () => perceptionQuestion(rng, boxes));
-    return assemble(rng, boxes, this.#withDescriptions(rng, phase, boxes, questions));
+    return assemble(rng, phase, boxes, this.#withDescriptions(rng, phase, boxes, questions));
   }
 
   /** Images come in one by one over the turns; questions may reach back to earlier ones. */
   #pieceByPiece(rng: Rng, phase: Phase, boxes: readonly Box[]): NanoDialogue {
+    const firstNumber = firstImageNumber(rng, boxes.length, phase.shiftedShare ?? 0);
     const turns = boxes.flatMap((_, image) =>
       Array.from({ length: Math.ceil(rng.int(...phase.turns) / boxes.length) }, (_, i): NanoTurn => {
         const asked = i === 0 && rng.chance(0.6) ? image : rng.int(0, image);
-        const { user, answer } = rng.chance(0.15)
-          ? describeQuestion(boxes, asked)
-          : perceptionQuestion(rng, boxes, asked);
+        const { user, answer } = numberedFrom(
+          firstNumber,
+          rng.chance(0.15) ? describeQuestion(boxes, asked) : perceptionQuestion(rng, boxes, asked),
+        );
         return { user: i === 0 ? [{ image }, user] : [user], assistant: answer, weight: 1 };
       }),
     );
-    return { images: boxes.map(renderBox), imageKeys: boxes.map(boxKey), turns };
+    return { images: boxes.map(renderBox), firstNumber, imageKeys: boxes.map(boxKey), turns };
   }
 
   #statements(rng: Rng, phase: Phase): NanoDialogue {
     const boxes = this.#set(rng, this.#kind(rng), rng.pick(phase.statementSets));
     const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () => {
       if (rng.chance(0.12)) return coreference(rng, boxes, this.#claims);
-      const { text, truth } = this.#claims.statement(rng, boxes);
-      return { user: text, answer: truthText(truth) };
+      return this.#judged(rng, boxes, phase.peopleShare ?? 0);
     });
-    return assemble(rng, boxes, this.#withDescriptions(rng, phase, boxes, questions));
+    return assemble(rng, phase, boxes, this.#withDescriptions(rng, phase, boxes, questions));
+  }
+
+  /** A statement and its truth: the grammar's, or for sets of three in a share of the cases one that a person wrote. */
+  #judged(rng: Rng, boxes: readonly Box[], peopleShare: number): Question {
+    const people = boxes.length === 3 && rng.chance(peopleShare) ? this.#options.real?.people : undefined;
+    const { text, truth } = people?.statement(rng, boxes, this.#claims) ?? this.#claims.statement(rng, boxes);
+    return { user: text, answer: truthText(truth) };
   }
 
   #skills(rng: Rng, phase: Phase): NanoDialogue {
@@ -224,7 +245,7 @@ export class NanoStream {
     const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () =>
       rng.pick([coreference, comparison, comparison, reasoning])(rng, boxes, this.#claims),
     );
-    return assemble(rng, boxes, this.#withDescriptions(rng, phase, boxes, questions));
+    return assemble(rng, phase, boxes, this.#withDescriptions(rng, phase, boxes, questions));
   }
 
   #temporal(rng: Rng, phase: Phase): NanoDialogue {
@@ -233,7 +254,7 @@ export class NanoStream {
     const questions = this.#questions(rng, phase, length, sequence.frames, (i) =>
       i < 4 ? temporal(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),
     );
-    return assemble(rng, sequence.frames, this.#withDescriptions(rng, phase, sequence.frames, questions));
+    return assemble(rng, phase, sequence.frames, this.#withDescriptions(rng, phase, sequence.frames, questions));
   }
 
   #real(rng: Rng, phase: Phase): NanoDialogue {
@@ -242,11 +263,10 @@ export class NanoStream {
     const { statement, label, boxes: set, weight } = rng.pick(real.statements);
     const boxes = rng.shuffle(set);
     const turns: Turn[] = [{ user: statement, answer: truthText(label), weight }];
-    const more = this.#questions(rng, phase, rng.int(...phase.turns) - 1, boxes, () => {
-      const { text, truth } = this.#claims.statement(rng, boxes);
-      return { user: text, answer: truthText(truth) };
-    });
-    return assemble(rng, boxes, [...turns, ...more]);
+    const more = this.#questions(rng, phase, rng.int(...phase.turns) - 1, boxes, () =>
+      this.#judged(rng, boxes, phase.peopleShare ?? 0),
+    );
+    return assemble(rng, phase, boxes, [...turns, ...more]);
   }
 
   /**
@@ -260,7 +280,7 @@ export class NanoStream {
       const answer = truthText(rng.pick(real.statements).label);
       return { user: [rng.pick(real.statements).statement], assistant: answer, weight: 1 };
     });
-    return { images: [], imageKeys: [], turns };
+    return { images: [], firstNumber: 1, imageKeys: [], turns };
   }
 
   /**
@@ -288,15 +308,18 @@ export class NanoStream {
 type Turn = Question & { weight?: number };
 
 /** Images first, then the questions. */
-function assemble(rng: Rng, boxes: readonly Box[], questions: readonly Turn[]): NanoDialogue {
+function assemble(rng: Rng, phase: Phase, boxes: readonly Box[], questions: readonly Turn[]): NanoDialogue {
   const first: UserPart[] = boxes.map((_, image) => ({ image }));
   const separator = rng.pick(['', '', '', '\n', ' ']);
-  const turns = questions.map(
-    ({ user, answer, weight = 1 }, i): NanoTurn => ({
-      user: i === 0 ? [...first, separator + user] : [user],
-      assistant: answer,
-      weight,
-    }),
-  );
-  return { images: boxes.map(renderBox), imageKeys: boxes.map(boxKey), turns };
+  const firstNumber = firstImageNumber(rng, boxes.length, phase.shiftedShare ?? 0);
+  const turns = questions
+    .map((question) => numberedFrom(firstNumber, question))
+    .map(
+      ({ user, answer, weight = 1 }, i): NanoTurn => ({
+        user: i === 0 ? [...first, separator + user] : [user],
+        assistant: answer,
+        weight,
+      }),
+    );
+  return { images: boxes.map(renderBox), firstNumber, imageKeys: boxes.map(boxKey), turns };
 }

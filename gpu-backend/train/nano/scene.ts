@@ -1,4 +1,4 @@
-import type { RgbImage } from './nlvr.ts';
+import type { RgbImage } from '../../io/nlvr.ts';
 
 export const boxSidePx = 100;
 export const shapes = ['square', 'circle', 'triangle'] as const;

@@ -15,6 +15,7 @@ const boxTest = (rng: Rng, kind: Box['kind']): BoxTest => (kind === 'tower' ? to
 const kindOf = (boxes: readonly Box[]): Box['kind'] => boxes[0]?.kind ?? 'scatter';
 const ask = (rng: Rng, text: string): string => scruffy(rng, text).replace(/\.$/, '') + (rng.chance(0.9) ? '?' : '');
 const digit = (user: string, answer: number): Question => ({ user, answer: String(answer), choices: digitChoices });
+const imageNumber = (user: string, answer: number): Question => ({ ...digit(user, answer), answersWithImage: true });
 const truth = (statement: { text: string; truth: boolean }): Question => ({
   user: statement.text,
   answer: truthText(statement.truth),
@@ -59,7 +60,7 @@ export function coreference(rng: Rng, boxes: readonly Box[], claims: BalancedCla
           const test = boxTest(rng, kind);
           const found = only(boxes, test.holds);
           if (found === undefined) return undefined;
-          return digit(
+          return imageNumber(
             ask(rng, `which image ${kind === 'tower' ? 'has a tower with' : 'shows'} ${test.text}`),
             found + 1,
           );
@@ -146,7 +147,7 @@ export function comparison(rng: Rng, boxes: readonly Box[], claims: BalancedClai
       const most = rng.chance(0.7);
       const wanted = most ? Math.max(...counts) : Math.min(...counts);
       if (counts.indexOf(wanted) !== counts.lastIndexOf(wanted)) return undefined;
-      return digit(
+      return imageNumber(
         ask(rng, `which image has the ${most ? 'most' : 'fewest'} ${phrase.many}`),
         counts.indexOf(wanted) + 1,
       );
@@ -195,7 +196,7 @@ export function temporal(rng: Rng, { frames, story }: Sequence): Question {
     }
     case 'appears':
       return rng.chance(0.6)
-        ? digit(ask(rng, `in which image does the ${fullName(story.object)} first appear`), story.frame)
+        ? imageNumber(ask(rng, `in which image does the ${fullName(story.object)} first appear`), story.frame)
         : rng.chance(0.5)
           ? {
               user: ask(rng, `what color is the new item in image ${story.frame}`),
@@ -209,7 +210,7 @@ export function temporal(rng: Rng, { frames, story }: Sequence): Question {
             };
     case 'vanishes':
       return rng.chance(0.6)
-        ? digit(ask(rng, `in which image is the ${fullName(story.object)} gone`), story.frame)
+        ? imageNumber(ask(rng, `in which image is the ${fullName(story.object)} gone`), story.frame)
         : rng.chance(0.5)
           ? {
               user: ask(rng, `what color is the item that is gone in image ${story.frame}`),
@@ -223,11 +224,11 @@ export function temporal(rng: Rng, { frames, story }: Sequence): Question {
             };
     case 'recolors':
       return rng.chance(0.5)
-        ? digit(ask(rng, `in which image does the ${fullName(story.object)} change its color`), story.frame)
+        ? imageNumber(ask(rng, `in which image does the ${fullName(story.object)} change its color`), story.frame)
         : { user: ask(rng, `what color does the ${fullName(story.object)} become`), answer: story.to, choices: colors };
     case 'repaints':
       return rng.chance(0.5)
-        ? digit(ask(rng, 'in which image does a block change its color'), story.frame)
+        ? imageNumber(ask(rng, 'in which image does a block change its color'), story.frame)
         : { user: ask(rng, 'what color does the changed block become'), answer: story.to, choices: colors };
     default: {
       if (story.event !== 'stays' && rng.chance(0.35)) {

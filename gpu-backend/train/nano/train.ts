@@ -1,7 +1,10 @@
 import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { sha256File } from '../../io/digest.ts';
+import { loadCheckpoint, type WeightMap } from '../../models/load.ts';
 import { initWeights } from '../../models/presets.ts';
 import { trainGraph } from '../../models/train-graph.ts';
+import type { Tensor } from '../../runtime/session.ts';
 import type { LayoutOptions } from '../../text/layout.ts';
 import { bindTemplate, templateByName } from '../../text/templates.ts';
 import { parseTokenizer } from '../../text/tokenizer.ts';
@@ -9,17 +12,18 @@ import { decodeImage } from '../../vision/decode.ts';
 import { loadNewestCheckpoint, saveCheckpoint } from '../checkpoint.ts';
 import { ParallelComputer } from '../parallel.ts';
 import { learningRateAt, progressOf } from '../schedule.ts';
-import { ParameterState } from '../state.ts';
+import { type ParameterSpec, ParameterState } from '../state.ts';
 import type { TrainSessionSpec } from '../train-session.ts';
 import { type DataSource, type StepMetrics, type TrainResult, train } from '../trainer.ts';
 import { nanoTokenizer } from './corpus.ts';
 import { Curve } from './curve.ts';
 import { encodeDialogue } from './encode.ts';
 import { exportNano } from './export.ts';
+import { MuonState, preparing } from './muon.ts';
 import { type DecodePng, readNlvrExamples } from './nlvr.ts';
 import { type PlanEntry, StepPlan } from './plan.ts';
 import { loadRealData, type RealData } from './real.ts';
-import { NANO_RECIPE, type NanoRecipe, nanoModelConfig, nanoPhases } from './recipe.ts';
+import { NANO_CONTINUED, NANO_RECIPE, type NanoRecipe, nanoModelConfig, nanoPhases } from './recipe.ts';
 import { NanoStream } from './samples.ts';
 import { trainedTower } from './tower-stage.ts';
 
@@ -28,6 +32,8 @@ export interface NanoTrainOptions {
   readonly out: string;
   /** NLVR folder (train, train-images and dev splits). Without it: generated pictures and sentences only. */
   readonly nlvrDir?: string;
+  /** Model folder (`model/` of an earlier run, or the shipped one) whose weights this run starts from, in place of random ones and a tower. */
+  readonly from?: string;
   /** Optimizer steps of the run; or the plan of an earlier run, to repeat it. Default 4000. */
   readonly steps?: number | readonly PlanEntry[];
   /** Unix time in ms by which the run shall be complete: the number of steps is then estimated and revised. */
@@ -59,6 +65,8 @@ interface RunFile {
   readonly seed: number;
   readonly recipe: NanoRecipe;
   readonly plan: readonly PlanEntry[];
+  /** SHA-256 of the model.safetensors that the run started from. Absent: random weights. */
+  readonly from?: string;
 }
 
 /** Estimates of the length use the mean time of about this many steps, and are made this often: load on the machine swings. */
@@ -79,7 +87,8 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
   const run = await openRun(options);
   const { recipe, seed } = run;
   const plan = new StepPlan(run.plan);
-  const tokenizerJson = await openTokenizer(options.out, recipe, options.nlvrDir);
+  const isTowerTrained = recipe.towerSteps > 0 || run.from !== undefined;
+  const tokenizerJson = await openTokenizer(options, recipe);
   const tokenizer = parseTokenizer(tokenizerJson);
   const config = nanoModelConfig(recipe, tokenizer);
   const layout: LayoutOptions = {
@@ -91,7 +100,9 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
 
   const spec: TrainSessionSpec = { config, options: { train: 'all', images: 'pixels' }, threads: 1 };
   const { trainable, weights } = trainGraph(config, spec.options);
-  const state = new ParameterState(trainable.map((name) => ({ name, shape: weights.get(name) ?? [] })));
+  const specs = trainable.map((name) => ({ name, shape: weights.get(name) ?? [] }));
+  const threads = options.threads ?? 2;
+  const state = recipe.optimizer === 'muon' ? await MuonState.create(specs, threads) : new ParameterState(specs);
   const initial = initWeights(config, seed);
   const checkpoints = join(options.out, 'checkpoints');
   const resumed = await loadNewestCheckpoint(checkpoints, state, (path, reason) =>
@@ -99,14 +110,23 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
   );
   say(
     `${(state.elementCount / 1e6).toFixed(2)} M parameters, ${config.tokensPerImage} tokens a picture, ` +
-      (resumed === undefined ? 'from random weights' : `resumed at step ${resumed.progress.step}`),
+      (resumed === undefined
+        ? options.from === undefined
+          ? 'from random weights'
+          : `from ${options.from}`
+        : `resumed at step ${resumed.progress.step}`),
   );
 
   if (options.nlvrDir !== undefined) say('reading NLVR training pictures');
   const real = options.nlvrDir === undefined ? undefined : await loadRealData(options.nlvrDir, decodePng);
   if (resumed === undefined) {
-    for (const p of state.parameters) p.value.set(initial.get(p.name)?.data as Float32Array);
-    const tower = await trainedTower(options, recipe, config, seed, real);
+    if (options.from !== undefined) {
+      const { weights: earlier } = loadCheckpoint(options.from);
+      for (const p of state.parameters) p.value.set(requireTensor(earlier, p, options.from).data as Float32Array);
+    } else {
+      for (const p of state.parameters) p.value.set(initial.get(p.name)?.data as Float32Array);
+    }
+    const tower = options.from === undefined ? await trainedTower(options, recipe, config, seed, real) : new Map();
     if (tower === undefined) return { outcome: 'aborted', progress: { step: 0, skipped: 0, cursor: 0 } };
     for (const [name, value] of tower) state.get(name).value.set(value);
   }
@@ -119,8 +139,8 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
     nlvrItems: options.curveItems?.nlvr ?? 240,
     threads: 2,
   });
-  const data = nanoData(recipe, seed, plan, real, layout);
-  const computer = new ParallelComputer(spec, state, options.threads ?? 2);
+  const data = nanoData(run, plan, real, layout);
+  const computer = new ParallelComputer(spec, state, threads);
   const log = join(options.out, 'log.jsonl');
   const clock = {
     start: performance.now(),
@@ -144,16 +164,16 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
   try {
     const result = await train({
       state,
-      computer,
+      computer: state instanceof MuonState ? preparing(computer, state, recipe.maxNorm) : computer,
       data,
       totalSteps: Number.POSITIVE_INFINITY,
       isDone: (step) => step >= plan.totalAt(step),
       learningRate: (step) => learningRateAt(recipe.schedule, progressOf(step, plan.totalAt(step))),
-      rateFactor: (name) => (recipe.towerSteps > 0 && name.startsWith('vision_tower.') ? recipe.towerRate : 1),
+      rateFactor: (name) => (isTowerTrained && name.startsWith('vision_tower.') ? recipe.towerRate : 1),
       adamw: { weightDecay: recipe.weightDecay, beta2: recipe.beta2 },
       maxNorm: recipe.maxNorm,
       microBatchTokens: recipe.microBatchTokens,
-      threads: options.threads ?? 2,
+      threads,
       padId: config.text.padToken ?? 0,
       ...(resumed === undefined ? {} : { resume: resumed.progress }),
       ...(options.signal === undefined ? {} : { signal: options.signal }),
@@ -200,8 +220,7 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
 }
 
 function nanoData(
-  recipe: NanoRecipe,
-  seed: number,
+  { recipe, seed, from }: RunFile,
   plan: StepPlan,
   real: RealData | undefined,
   layout: LayoutOptions,
@@ -213,7 +232,11 @@ function nanoData(
       if (stream?.total !== total)
         stream = {
           total,
-          source: new NanoStream({ seed, phases: nanoPhases(total), ...(real === undefined ? {} : { real }) }),
+          source: new NanoStream({
+            seed,
+            phases: nanoPhases(total, from !== undefined),
+            ...(real === undefined ? {} : { real }),
+          }),
         };
       const { source } = stream;
       const samples = Array.from({ length: recipe.dialogues }, (_, i) =>
@@ -231,13 +254,15 @@ async function openRun(options: NanoTrainOptions): Promise<RunFile> {
     if (error.code === 'ENOENT') return undefined;
     throw error;
   });
-  const recipe = options.recipe ?? NANO_RECIPE;
+  const recipe = options.recipe ?? (options.from === undefined ? NANO_RECIPE : NANO_CONTINUED);
   const seed = options.seed ?? 1;
   if (text === undefined) {
     const { steps = 4000 } = options;
     const plan = typeof steps === 'number' ? [{ fromStep: 1, totalSteps: steps }] : steps;
-    await writeRun(options.out, { seed, recipe, plan });
-    return { seed, recipe, plan };
+    const from = options.from === undefined ? undefined : await sha256File(join(options.from, 'model.safetensors'));
+    const run: RunFile = { seed, recipe, plan, ...(from === undefined ? {} : { from }) };
+    await writeRun(options.out, run);
+    return run;
   }
   const run = JSON.parse(text) as RunFile;
   if (run.seed !== seed || JSON.stringify(run.recipe) !== JSON.stringify(recipe))
@@ -245,18 +270,32 @@ async function openRun(options: NanoTrainOptions): Promise<RunFile> {
   return run;
 }
 
+function requireTensor(weights: WeightMap, { name, shape }: ParameterSpec, from: string): Tensor {
+  const tensor = weights.get(name);
+  if (!(tensor?.data instanceof Float32Array) || tensor.shape.join() !== shape.join())
+    throw new Error(
+      `${from}: expected ${name} in f32 of [${shape.join()}], got ${tensor ? `[${tensor.shape.join()}]` : 'none'}`,
+    );
+  return tensor;
+}
+
 async function writeRun(out: string, run: RunFile): Promise<void> {
   await writeFile(join(out, 'run.json'), `${JSON.stringify(run, null, 1)}\n`);
 }
 
-/** The run's vocabulary: learnt once, then kept with the run. */
-async function openTokenizer(out: string, recipe: NanoRecipe, nlvrDir: string | undefined): Promise<unknown> {
+/** The run's vocabulary: learnt once, or that of the run it starts from; then kept with the run. */
+async function openTokenizer({ out, from, nlvrDir }: NanoTrainOptions, recipe: NanoRecipe): Promise<unknown> {
   const path = join(out, 'tokenizer.json');
   const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return undefined;
     throw error;
   });
   if (text !== undefined) return JSON.parse(text);
+  if (from !== undefined) {
+    const earlier = await readFile(join(from, 'tokenizer.json'), 'utf8');
+    await writeFile(path, earlier);
+    return JSON.parse(earlier);
+  }
   const examples = nlvrDir === undefined ? [] : await readNlvrExamples(nlvrDir, 'train');
   const file = nanoTokenizer([...new Set(examples.map((e) => e.statement))], recipe.vocab);
   await writeFile(path, JSON.stringify(file));

@@ -6,11 +6,13 @@ import test from 'node:test';
 import { sha256File } from '../../../gpu-backend/io/digest.ts';
 import { loadCheckpoint } from '../../../gpu-backend/models/load.ts';
 import { vocabularyTexts } from '../../../gpu-backend/train/nano/corpus.ts';
+import { MuonState } from '../../../gpu-backend/train/nano/muon.ts';
 import { StepPlan } from '../../../gpu-backend/train/nano/plan.ts';
 import { NANO_RECIPE } from '../../../gpu-backend/train/nano/recipe.ts';
 import { NanoStream, nanoCurriculum } from '../../../gpu-backend/train/nano/samples.ts';
 import { type NanoTrainOptions, trainNano } from '../../../gpu-backend/train/nano/train.ts';
 import { trainTokenizer } from '../../../gpu-backend/train/nano/vocabulary.ts';
+import { ParameterState } from '../../../gpu-backend/train/state.ts';
 
 const recipe = {
   ...NANO_RECIPE,
@@ -67,6 +69,53 @@ test('a nano run that was stopped and started again ends with the same weights',
   const tokenizerConfig = JSON.parse(await readFile(join(options.out, 'model', 'tokenizer_config.json'), 'utf8'));
   assert.equal(tokenizerConfig.mantis_template, 'compact');
   await assert.rejects(trainNano({ ...options, seed: 2 }), /another recipe or seed/);
+
+  // Another run starts from these weights, with Muon: same vocabulary, and the checkpoint it began at is on record.
+  const further = {
+    ...options,
+    out: join(dir, 'further'),
+    from: join(options.out, 'model'),
+    steps: 1,
+    recipe: { ...recipe, optimizer: 'muon' as const },
+  };
+  assert.equal((await trainNano(further)).outcome, 'complete');
+  const run = JSON.parse(await readFile(join(further.out, 'run.json'), 'utf8'));
+  assert.equal(run.from, await weights(options.out));
+  assert.notEqual(await weights(further.out), run.from);
+});
+
+test('Muon moves along the nearest semi-orthogonal matrix, everything else as AdamW does', async () => {
+  const specs = [
+    { name: 'wide.weight', shape: [4, 9] },
+    { name: 'tall.weight', shape: [9, 4] },
+    { name: 'embed_tokens.weight', shape: [6, 4] },
+    { name: 'norm.weight', shape: [4] },
+  ];
+  const [muon, adamw] = [await MuonState.create(specs, 1), new ParameterState(specs)];
+  const before = new Map(muon.parameters.map((p) => [p.name, p.value.slice()]));
+  for (const state of [muon, adamw])
+    for (const { grad } of state.parameters)
+      grad.forEach((_, i) => {
+        grad[i] = Math.sin(12.9898 * (i + 1)) * (1 + (i % 5));
+      });
+  const rate = 0.1;
+  assert.throws(() => muon.update(rate), /not prepared/);
+  muon.step = 0;
+  await muon.prepare(1);
+  assert.deepEqual(
+    muon.update(rate, { maxNorm: 1, adamw: { weightDecay: 0 } }),
+    adamw.update(rate, { maxNorm: 1, adamw: { weightDecay: 0 } }),
+  );
+  for (const name of ['embed_tokens.weight', 'norm.weight'])
+    assert.deepEqual(muon.get(name).value, adamw.get(name).value);
+  for (const name of ['wide.weight', 'tall.weight']) {
+    const { value, shape } = muon.get(name);
+    const [rows = 0, columns = 0] = shape;
+    // RMS 0.2 times the rate if all singular values were one: the squared Frobenius norm is that of four of them.
+    const unit = rate * 0.2 * Math.sqrt(Math.max(rows, columns));
+    const energy = value.reduce((sum, v, i) => sum + ((v - (before.get(name)?.[i] ?? 0)) / unit) ** 2, 0);
+    assert.ok(energy > 4 * 0.7 ** 2 && energy < 4 * 1.2 ** 2, `${name}: ${energy}`);
+  }
 });
 
 test('a step plan holds for the steps it was made for', () => {

@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { readNlvrBoxes, readNlvrExamples } from '../../../gpu-backend/train/nano/nlvr.ts';
+import { readNlvrBoxes, readNlvrExamples } from '../../../gpu-backend/io/nlvr.ts';
 
 async function folder(t: TestContext, files: Record<string, string | Uint8Array>): Promise<string> {
   const path = await mkdtemp(join(tmpdir(), 'nlvr-'));

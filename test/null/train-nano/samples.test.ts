@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { towerOf } from '../../../gpu-backend/train/nano/generate.ts';
 import { heldOutItems } from '../../../gpu-backend/train/nano/heldout.ts';
+import { PeoplesClaims } from '../../../gpu-backend/train/nano/people.ts';
 import { weighLabels } from '../../../gpu-backend/train/nano/real.ts';
 import { NanoStream, nanoCurriculum } from '../../../gpu-backend/train/nano/samples.ts';
 import { skills } from '../../../gpu-backend/train/nano/skills.ts';
@@ -18,7 +19,8 @@ test('a dialogue depends on seed and index alone', () => {
 test('every image is mentioned once, before or in the turn that needs it', () => {
   const stream = new NanoStream(options);
   for (let index = 0; index < 1200; index++) {
-    const { images, imageKeys, turns } = stream.dialogue(index);
+    const { images, firstNumber, imageKeys, turns } = stream.dialogue(index);
+    assert.ok(firstNumber >= 1 && firstNumber + images.length - 1 <= 8);
     const mentioned = turns.flatMap(({ user }) =>
       user.flatMap((part) => (typeof part === 'string' ? [] : [part.image])),
     );
@@ -32,7 +34,8 @@ test('every image is mentioned once, before or in the turn that needs it', () =>
     for (const { user, assistant } of turns) {
       shown += user.filter((part) => typeof part !== 'string').length;
       const text = user.filter((part) => typeof part === 'string').join('');
-      for (const [, number] of text.matchAll(/image {1,2}(\d)/gi)) assert.ok(Number(number) <= shown, text);
+      for (const [, number] of text.matchAll(/image {1,2}(\d)/gi))
+        assert.ok(Number(number) >= firstNumber && Number(number) < firstNumber + shown, text);
       assert.ok(assistant.length > 0);
     }
   }
@@ -44,7 +47,9 @@ test('the held-out set has all four skills, fixed items and answers among their 
   assert.deepEqual(heldOutItems(60), items);
   assert.notDeepEqual(heldOutItems(60, 1)[0], items[0]);
   assert.ok(items.every(({ choices, answer }) => choices.includes(answer)));
-  assert.ok(items.every(({ images }) => images.length >= 2 && images.length <= 6));
+  assert.ok(items.every(({ images }) => images.length >= 2 && images.length <= 4));
+  const longer = heldOutItems(25, 0, [8]);
+  assert.ok(longer.every(({ images, choices, answer }) => images.length === 8 && choices.includes(answer)));
 });
 
 test('labels: published ones count, position-prior ones are checked where the grammar can', () => {
@@ -65,12 +70,11 @@ test('labels: published ones count, position-prior ones are checked where the gr
       example('the sky is high', true, 'position-prior'),
     ],
     boxes,
-    { uncheckedWeight: 0.5, claimDraws: 20_000 },
+    { uncheckedWeight: 0.5, checks: true },
   );
   assert.deepEqual(
     weighed.map(({ label, weight }) => [label, weight]),
     [
-      [false, 1],
       [true, 1],
       [true, 0.5],
     ],
@@ -84,7 +88,7 @@ test('without pictures a statement is answered at the rate of the labels, whatev
   const stream = new NanoStream({
     seed: 1,
     phases: [{ ...phase, statementSets: [1], skillSets: [2] }],
-    real: { statements, sets: [] },
+    real: { statements, sets: [], people: new PeoplesClaims([]) },
   });
   const byStatement = new Map<string, number[]>();
   for (let index = 0; index < 400; index++) {
