@@ -1,4 +1,4 @@
-import { type ResolvedOptions, resolveOptions, type TaskOptions } from '../options.ts';
+import type { AnswerBy, TaskOptions } from '../options.ts';
 import { letterOf } from '../parsers/letters.ts';
 import type { EvalPrompt, EvalRecord, EvalTask, Scored } from '../task.ts';
 import { placePictures } from './placing.ts';
@@ -31,8 +31,7 @@ export interface LetterBenchmark {
 }
 
 /** A task of questions with lettered options. */
-export function letterTask(benchmark: LetterBenchmark, options: TaskOptions | undefined): EvalTask {
-  const resolved = resolveOptions(options, benchmark.maxTokens);
+export function letterTask(benchmark: LetterBenchmark, { answerBy = 'generation' }: TaskOptions = {}): EvalTask {
   const { extraction, submissionRow } = benchmark;
   return {
     name: benchmark.name,
@@ -43,12 +42,13 @@ export function letterTask(benchmark: LetterBenchmark, options: TaskOptions | un
       prompt: benchmark.promptForm,
       parser: benchmark.parser,
       ...benchmark.notes,
-      options: resolved,
+      maxTokens: benchmark.maxTokens,
+      answerBy,
       sources: benchmark.sources,
     },
     aggregate: benchmark.aggregate,
     open: (source) => benchmark.open(source),
-    prompt: (record) => letterPrompt(benchmark.write(record), record, resolved),
+    prompt: (record) => letterPrompt(benchmark.write(record), record, benchmark.maxTokens, answerBy),
     score: (answer, record) => {
       const target = record.answers[0];
       const scored = benchmark.score(answer, record, target ?? '');
@@ -60,10 +60,9 @@ export function letterTask(benchmark: LetterBenchmark, options: TaskOptions | un
 }
 
 /** A question with its pictures; the letters are its choices where likelihoods are compared. */
-export function letterPrompt(text: string, record: EvalRecord, resolved: ResolvedOptions): EvalPrompt {
-  const { layout, answerBy, maxTokens } = resolved;
+export function letterPrompt(text: string, record: EvalRecord, maxTokens: number, answerBy: AnswerBy): EvalPrompt {
   return {
-    parts: placePictures(text, record.images.length, layout),
+    parts: placePictures(text, record.images.length),
     images: record.images,
     maxTokens,
     ...(answerBy === 'likelihood' && record.options.length > 0

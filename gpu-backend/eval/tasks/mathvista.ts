@@ -1,4 +1,4 @@
-import { type ResolvedOptions, resolveOptions, type TaskOptions } from '../options.ts';
+import type { AnswerBy, TaskOptions } from '../options.ts';
 import { letteredLines } from '../parsers/letters.ts';
 import { extractMath, type MathAnswerType, type MathProblem, scoreMath } from '../parsers/mathvista.ts';
 import { collectRecords } from '../source/collect.ts';
@@ -9,14 +9,15 @@ import { splitFiles, type TableForm, tableRows } from '../source/table.ts';
 import type { EvalPrompt, EvalRecord, EvalSource, EvalTask, Json, Scored } from '../task.ts';
 import { LETTER_PROMPT, letterPrompt } from './letter-task.ts';
 
+const MAX_TOKENS = 1024;
+
 const form: TableForm = {
   split: 'testmini',
   expected: 'MathVista (Parquet of AI4Math/MathVista, or testmini.json with its pictures)',
 };
 
 /** 1,000 questions of mathematics in pictures, with choices or free (Lu et al. 2023). */
-export function mathVistaTask(options?: TaskOptions): EvalTask {
-  const resolved = resolveOptions(options, 1024);
+export function mathVistaTask({ answerBy = 'generation' }: TaskOptions = {}): EvalTask {
   return {
     name: 'mathvista',
     title: 'MathVista (Lu et al. 2023), testmini',
@@ -34,7 +35,8 @@ export function mathVistaTask(options?: TaskOptions): EvalTask {
         'quick paths (a choice itself, an integer, a float, The answer is "…".); other answers as they are, unless a judge is named: then what it extracts, by a prompt of our own examples in the published form',
       score:
         'multiple choice: a letter names its choice, other text the choice at the least edit distance; integers cut towards zero, floats rounded to the precision as Python does, lists as written; equality of texts',
-      options: resolved,
+      maxTokens: MAX_TOKENS,
+      answerBy,
       sources: [
         'https://mathvista.github.io',
         'https://huggingface.co/datasets/AI4Math/MathVista',
@@ -43,7 +45,7 @@ export function mathVistaTask(options?: TaskOptions): EvalTask {
     },
     aggregate: 'records',
     open: (source) => collectRecords(source, (pictures) => mathVistaRecords(source, pictures)),
-    prompt: (record) => promptOf(record, resolved),
+    prompt: (record) => promptOf(record, answerBy),
     score: (answer, record) => scoreOf(answer, record),
     extraction: (answer, record) =>
       extractMath(answer, problemOf(record)).rule === 'whole answer' ? judgePrompt(answer, record) : null,
@@ -57,7 +59,7 @@ const HINTS = {
   list: 'Answer the question using a Python list.',
 } as const;
 
-function promptOf(record: EvalRecord, resolved: ResolvedOptions): EvalPrompt {
+function promptOf(record: EvalRecord, answerBy: AnswerBy): EvalPrompt {
   const { question, options, fields } = record;
   const unit = typeof fields.unit === 'string' && fields.unit !== '' ? ` (Unit: ${fields.unit})` : '';
   const lines = [question + unit, ...(options.length === 0 ? [] : [letteredLines(options)]), hintOf(record)];
@@ -67,7 +69,8 @@ function promptOf(record: EvalRecord, resolved: ResolvedOptions): EvalPrompt {
       .join('\n')
       .trim(),
     record,
-    resolved,
+    MAX_TOKENS,
+    answerBy,
   );
 }
 

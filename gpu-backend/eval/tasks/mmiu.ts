@@ -7,8 +7,9 @@ import type { Row } from '../source/row.ts';
 import { splitFiles, type TableForm, tableRows } from '../source/table.ts';
 import type { EvalPrompt, EvalRecord, EvalSource, EvalTask } from '../task.ts';
 import { placePictures } from './placing.ts';
-import { freeAnswerOptions } from './vqa-task.ts';
+import { refuseLikelihood } from './vqa-task.ts';
 
+const MAX_TOKENS = 1024;
 const INSTRUCTION = 'Please answer the option directly like A,B,C,D...';
 
 /** Tasks whose question goes before the context that holds the options; in all others it goes after it. */
@@ -47,7 +48,7 @@ const form: TableForm = {
 /** 11,698 questions of 52 tasks over 2 to 32 pictures (Meng et al. 2024). */
 export function mmiuTask(options?: TaskOptions): EvalTask {
   // Options stand within the context, so that there are none to compare or to rotate.
-  const resolved = freeAnswerOptions('mmiu', options, 1024);
+  refuseLikelihood('mmiu', options);
   return {
     name: 'mmiu',
     title: 'MMIU (Meng et al. 2024), test',
@@ -61,7 +62,7 @@ export function mmiuTask(options?: TaskOptions): EvalTask {
       judge: 'with a judge, other answers are matched by it, by a prompt of our own wording; Z is none of the options',
       records: 'those without a reference are left out',
       score: 'accuracy of each task, mean over tasks',
-      options: resolved,
+      maxTokens: MAX_TOKENS,
       sources: ['https://mmiu-bench.github.io', 'https://huggingface.co/datasets/FanqingM/MMIU-Benchmark'],
     },
     aggregate: 'categories',
@@ -71,7 +72,7 @@ export function mmiuTask(options?: TaskOptions): EvalTask {
       const context = String(fields.context ?? '');
       const pieces = QUESTION_FIRST.has(category ?? '') ? [question, context] : [context, question];
       const text = [...pieces, INSTRUCTION].join('\n');
-      return { parts: placePictures(text, images.length, resolved.layout), images, maxTokens: resolved.maxTokens };
+      return { parts: placePictures(text, images.length), images, maxTokens: MAX_TOKENS };
     },
     score: (answer, { answers }) => {
       const scored = scoreLoneLetter(answer, answers[0] ?? '');

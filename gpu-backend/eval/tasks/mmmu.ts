@@ -1,4 +1,4 @@
-import { type ResolvedOptions, resolveOptions, type TaskOptions } from '../options.ts';
+import type { AnswerBy, TaskOptions } from '../options.ts';
 import { letteredLines } from '../parsers/letters.ts';
 import { openReferences, parseMultiChoice, scoreMmmu } from '../parsers/mmmu.ts';
 import { parseStringList } from '../parsers/python-text.ts';
@@ -12,14 +12,15 @@ import { LETTER_PROMPT, letterPrompt } from './letter-task.ts';
 const OPEN_PROMPT = 'Answer the question using a single word or phrase.';
 const MAX_PICTURES = 7;
 
+const MAX_TOKENS = 128;
+
 const form: TableForm = {
   split: 'validation',
   expected: 'MMMU (the Parquet files of MMMU/MMMU, a folder a subject, or of lmms-lab/MMMU)',
 };
 
 /** 900 validation questions of college exams in 30 subjects, with options or open (Yue et al. 2023). */
-export function mmmuTask(options?: TaskOptions): EvalTask {
-  const resolved = resolveOptions(options, 128);
+export function mmmuTask({ answerBy = 'generation' }: TaskOptions = {}): EvalTask {
   return {
     name: 'mmmu',
     title: 'MMMU (Yue et al. 2023), validation',
@@ -37,7 +38,8 @@ export function mmmuTask(options?: TaskOptions): EvalTask {
         'where the parser finds nothing the publishers draw a letter at random; here it is SHA-256(id) modulo the number of options, as often right and the same for ever',
       references: 'a list of strings in the answer column means any of them',
       score: 'accuracy over all questions',
-      options: resolved,
+      maxTokens: MAX_TOKENS,
+      answerBy,
       sources: [
         'https://github.com/MMMU-Benchmark/MMMU',
         'https://huggingface.co/datasets/MMMU/MMMU',
@@ -46,7 +48,7 @@ export function mmmuTask(options?: TaskOptions): EvalTask {
     },
     aggregate: 'records',
     open: (source) => collectRecords(source, (pictures) => mmmuRecords(source, pictures)),
-    prompt: (record) => promptOf(record, resolved),
+    prompt: (record) => promptOf(record, answerBy),
     score: (answer, record) => scoreOf(answer, record),
     submissionRow: (answer, record) => ({
       id: record.id,
@@ -55,13 +57,13 @@ export function mmmuTask(options?: TaskOptions): EvalTask {
   };
 }
 
-function promptOf(record: EvalRecord, resolved: ResolvedOptions): EvalPrompt {
+function promptOf(record: EvalRecord, answerBy: AnswerBy): EvalPrompt {
   const { question, options } = record;
   const text =
     options.length === 0
       ? `${question}\n\n${OPEN_PROMPT}`
       : `${question}\n${letteredLines(options)}\n\n${LETTER_PROMPT}`;
-  return letterPrompt(text, record, resolved);
+  return letterPrompt(text, record, MAX_TOKENS, answerBy);
 }
 
 function scoreOf(answer: string, { id, options, answers }: EvalRecord): Scored {

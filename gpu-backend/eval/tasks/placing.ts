@@ -1,6 +1,4 @@
-import type { PromptLayout } from '../options.ts';
 import type { PromptPart } from '../scoring.ts';
-import { layOut } from './layout.ts';
 
 const MARKER = /<image (\d{1,3})>/g;
 
@@ -9,7 +7,7 @@ const MARKER = /<image (\d{1,3})>/g;
  * that the text does not mention stand in front of it.
  * @param count how many pictures there are
  */
-export function placePictures(text: string, count: number, layout: PromptLayout): PromptPart[] {
+export function placePictures(text: string, count: number): PromptPart[] {
   const placed = new Set<number>();
   const pieces: PromptPart[] = [];
   let from = 0;
@@ -22,8 +20,7 @@ export function placePictures(text: string, count: number, layout: PromptLayout)
   }
   pieces.push(text.slice(from));
   const front = Array.from({ length: count }, (_, image) => ({ image })).filter(({ image }) => !placed.has(image));
-  const parts = [...front, ...pieces].filter((part) => part !== '');
-  return layOut(parts, layout);
+  return [...front, ...pieces].filter((part) => part !== '');
 }
 
 /** Numbers the plain `<image>` markers of a question and its options through, so that options may move without taking another's picture. */

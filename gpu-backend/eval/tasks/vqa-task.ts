@@ -1,4 +1,4 @@
-import { type ResolvedOptions, resolveOptions, type TaskOptions } from '../options.ts';
+import type { TaskOptions } from '../options.ts';
 import { vqaAccuracy } from '../parsers/vqa.ts';
 import { collectRecords } from '../source/collect.ts';
 import type { EvalRecord, EvalTask, Json, Scored } from '../task.ts';
@@ -28,8 +28,8 @@ export interface VqaBenchmark {
 
 /** A task of free short answers that annotators agree on or not. */
 export function vqaTask(benchmark: VqaBenchmark, options: TaskOptions | undefined): EvalTask {
-  const { name, title, version, form, suffix, normalize } = benchmark;
-  const resolved = freeAnswerOptions(name, options, benchmark.maxTokens);
+  const { name, title, version, form, suffix, normalize, maxTokens } = benchmark;
+  refuseLikelihood(name, options);
   return {
     name,
     title,
@@ -37,7 +37,7 @@ export function vqaTask(benchmark: VqaBenchmark, options: TaskOptions | undefine
     protocol: {
       split: form.split,
       prompt: ['picture', `question, ${benchmark.question}`, suffix],
-      options: resolved,
+      maxTokens,
       normalization: benchmark.normalization,
       score:
         'VQA accuracy: min(1, matches / 3), averaged over leaving out each annotator; answers and references normalised always',
@@ -46,9 +46,9 @@ export function vqaTask(benchmark: VqaBenchmark, options: TaskOptions | undefine
     aggregate: 'records',
     open: (source) => collectRecords(source, (pictures) => vqaRecords(source, form, pictures)),
     prompt: (record) => ({
-      parts: placePictures(benchmark.writeQuestion(record.question) + suffix, record.images.length, resolved.layout),
+      parts: placePictures(benchmark.writeQuestion(record.question) + suffix, record.images.length),
       images: record.images,
-      maxTokens: resolved.maxTokens,
+      maxTokens,
     }),
     score: (answer, record) => scoreVqa(answer, record, normalize),
     submissionRow: (answer, record) => ({ question_id: idOf(record), answer: normalize(answer) }),
@@ -56,15 +56,9 @@ export function vqaTask(benchmark: VqaBenchmark, options: TaskOptions | undefine
 }
 
 /** @throws RangeError for likelihoods, which need options to choose from */
-export function freeAnswerOptions(
-  name: string,
-  options: TaskOptions | undefined,
-  maxTokens: number,
-): ResolvedOptions & { readonly [key: string]: Json } {
-  const resolved = resolveOptions(options, maxTokens);
-  if (resolved.answerBy === 'likelihood')
+export function refuseLikelihood(name: string, options: TaskOptions = {}): void {
+  if (options.answerBy === 'likelihood')
     throw new RangeError(`${name} asks for free answers, which cannot be compared by likelihood; leave answerBy out`);
-  return resolved;
 }
 
 function scoreVqa(answer: string, record: EvalRecord, normalize: (text: string) => string): Scored {
