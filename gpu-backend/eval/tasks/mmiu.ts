@@ -1,4 +1,3 @@
-import type { TaskOptions } from '../options.ts';
 import { scoreLoneLetter } from '../parsers/letters.ts';
 import { collectRecords, pictureGroup } from '../source/collect.ts';
 import { firstPicture } from '../source/first-picture.ts';
@@ -7,7 +6,6 @@ import type { Row } from '../source/row.ts';
 import { splitFiles, type TableForm, tableRows } from '../source/table.ts';
 import type { EvalPrompt, EvalRecord, EvalSource, EvalTask } from '../task.ts';
 import { placePictures } from './placing.ts';
-import { refuseLikelihood } from './vqa-task.ts';
 
 const MAX_TOKENS = 1024;
 const INSTRUCTION = 'Please answer the option directly like A,B,C,D...';
@@ -46,9 +44,7 @@ const form: TableForm = {
 };
 
 /** 11,698 questions of 52 tasks over 2 to 32 pictures (Meng et al. 2024). */
-export function mmiuTask(options?: TaskOptions): EvalTask {
-  // Options stand within the context, so that there are none to compare or to rotate.
-  refuseLikelihood('mmiu', options);
+export function mmiuTask(): EvalTask {
   return {
     name: 'mmiu',
     title: 'MMIU (Meng et al. 2024), test',
@@ -104,6 +100,7 @@ async function recordOf(row: Row, folder: string, id: string, pictures: PictureR
     category: row.text('task'),
     images,
     question: row.text('question'),
+    // The options stand within the context, so that there are none to compare or to rotate.
     options: [],
     answers: [row.text('output').trim()],
     fields: { context: row.text('context'), options: row.has('options') ? row.text('options') : '' },

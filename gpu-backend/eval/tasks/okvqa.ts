@@ -1,4 +1,3 @@
-import type { TaskOptions } from '../options.ts';
 import { normalizeEvalAi } from '../parsers/vqa.ts';
 import type { EvalTask } from '../task.ts';
 import { cocoPaths } from './vqa-rows.ts';
@@ -31,4 +30,4 @@ const okVqa: VqaBenchmark = {
   ],
 };
 
-export const okVqaTask = (options?: TaskOptions): EvalTask => vqaTask(okVqa, options);
+export const okVqaTask = (): EvalTask => vqaTask(okVqa);

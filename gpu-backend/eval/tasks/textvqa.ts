@@ -1,4 +1,3 @@
-import type { TaskOptions } from '../options.ts';
 import { capitalize } from '../parsers/python-text.ts';
 import { normalizeEvalAi } from '../parsers/vqa.ts';
 import type { EvalTask } from '../task.ts';
@@ -29,4 +28,4 @@ const textVqa: VqaBenchmark = {
   sources: ['https://textvqa.org', 'https://huggingface.co/datasets/lmms-lab/textvqa', 'lmms-eval: textvqa_val'],
 };
 
-export const textVqaTask = (options?: TaskOptions): EvalTask => vqaTask(textVqa, options);
+export const textVqaTask = (): EvalTask => vqaTask(textVqa);

@@ -1,4 +1,3 @@
-import type { TaskOptions } from '../options.ts';
 import { vqaAccuracy } from '../parsers/vqa.ts';
 import { collectRecords } from '../source/collect.ts';
 import type { EvalRecord, EvalTask, Json, Scored } from '../task.ts';
@@ -27,9 +26,8 @@ export interface VqaBenchmark {
 }
 
 /** A task of free short answers that annotators agree on or not. */
-export function vqaTask(benchmark: VqaBenchmark, options: TaskOptions | undefined): EvalTask {
+export function vqaTask(benchmark: VqaBenchmark): EvalTask {
   const { name, title, version, form, suffix, normalize, maxTokens } = benchmark;
-  refuseLikelihood(name, options);
   return {
     name,
     title,
@@ -53,12 +51,6 @@ export function vqaTask(benchmark: VqaBenchmark, options: TaskOptions | undefine
     score: (answer, record) => scoreVqa(answer, record, normalize),
     submissionRow: (answer, record) => ({ question_id: idOf(record), answer: normalize(answer) }),
   };
-}
-
-/** @throws RangeError for likelihoods, which need options to choose from */
-export function refuseLikelihood(name: string, options: TaskOptions = {}): void {
-  if (options.answerBy === 'likelihood')
-    throw new RangeError(`${name} asks for free answers, which cannot be compared by likelihood; leave answerBy out`);
 }
 
 function scoreVqa(answer: string, record: EvalRecord, normalize: (text: string) => string): Scored {

@@ -1,4 +1,3 @@
-import type { TaskOptions } from '../options.ts';
 import { normalizeVqa } from '../parsers/vqa.ts';
 import type { EvalTask } from '../task.ts';
 import { cocoPaths } from './vqa-rows.ts';
@@ -35,4 +34,4 @@ const vqaV2: VqaBenchmark = {
   ],
 };
 
-export const vqaV2Task = (options?: TaskOptions): EvalTask => vqaTask(vqaV2, options);
+export const vqaV2Task = (): EvalTask => vqaTask(vqaV2);
