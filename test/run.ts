@@ -10,6 +10,7 @@ import { setMaxListeners } from 'node:events';
 import { dirname, join, relative } from 'node:path';
 import { run } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { builtBackend } from '../deploy/bundle-backend.ts';
 import {
   describeError,
   dim,
@@ -23,7 +24,7 @@ import {
   type Tally,
 } from './run/report.ts';
 import { findStrays, killStrays, RUN_MARK } from './run/strays.ts';
-import { type Selection, select } from './run/tiers.ts';
+import { groupsOf, type Selection, select } from './run/tiers.ts';
 
 const testRoot = dirname(fileURLToPath(import.meta.url));
 const root = dirname(testRoot);
@@ -39,6 +40,16 @@ interface FileProgress {
   output: string;
   durationMs: number;
 }
+
+/** What the runner says of a test that has ended. */
+type TestEvent = {
+  name: string;
+  file?: string;
+  nesting: number;
+  skip?: string | boolean;
+  todo?: string | boolean;
+  details: { duration_ms: number; type?: string };
+};
 
 async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSignal): Promise<void> {
   const reason = files.length === 0 ? 'it has no tests yet' : tier.cannotRun?.();
@@ -63,10 +74,26 @@ async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSi
     current = file;
   };
 
-  const stream = run({ files: [...files], concurrency: tier.concurrency, timeout: tier.fileTimeoutMs, signal });
-  stream.on('test:stdout', ({ file, message }) => keepOutput(file, message));
-  stream.on('test:stderr', ({ file, message }) => keepOutput(file, message));
-  stream.on('test:pass', (test) => {
+  for (const { files: group, concurrency } of groupsOf(testRoot, tier, files)) {
+    const stream = run({ files: [...group], concurrency, timeout: tier.fileTimeoutMs, signal });
+    stream.on('test:stdout', ({ file, message }) => keepOutput(file, message));
+    stream.on('test:stderr', ({ file, message }) => keepOutput(file, message));
+    stream.on('test:pass', passed);
+    stream.on('test:fail', failed);
+    await new Promise<void>((resolve) => {
+      stream.on('end', resolve);
+      stream.on('error', (error) => {
+        tally.failures.push({ file: testRoot, name: `tier ${tier.name}`, detail: describeError(error) });
+        resolve();
+      });
+      stream.resume();
+    });
+  }
+  turnTo(undefined);
+  console.log(dim(`  ${seconds(performance.now() - startedAt)}`));
+  refuseStrays(tier.name, tally);
+
+  function passed(test: TestEvent): void {
     if (test.nesting === 0) progressOf(test.file ?? test.name).durationMs += test.details.duration_ms;
     if (test.details.type === 'suite') return;
     const file = test.file ?? test.name;
@@ -80,8 +107,9 @@ async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSi
       seen.passed += 1;
       tally.passed += 1;
     }
-  });
-  stream.on('test:fail', (test) => {
+  }
+
+  function failed(test: TestEvent & { details: { error: Error } }): void {
     if (test.nesting === 0) progressOf(test.file ?? test.name).durationMs += test.details.duration_ms;
     const error: unknown = test.details.error;
     if (!isOwnFailure(error)) return;
@@ -96,7 +124,7 @@ async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSi
     tally.failures.push({ file, name, detail });
     console.log(`  ${red('✗')} ${relative(testRoot, file)} › ${name}`);
     console.log(indent(before === undefined ? firstLines(detail, 60) : `the same as '${before.name}'`));
-  });
+  }
 
   function keepOutput(file: string, message: string): void {
     const seen = progressOf(file);
@@ -104,19 +132,6 @@ async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSi
     // Lines that start with '#' are for the reader: measurements, the size card, seeds.
     for (const line of message.split('\n')) if (line.startsWith('# ')) console.log(dim(`    ${line.slice(2)}`));
   }
-
-  await new Promise<void>((resolve) => {
-    stream.on('end', resolve);
-    stream.on('error', (error) => {
-      tally.failures.push({ file: testRoot, name: `tier ${tier.name}`, detail: describeError(error) });
-      resolve();
-    });
-    stream.resume();
-  });
-
-  turnTo(undefined);
-  console.log(dim(`  ${seconds(performance.now() - startedAt)}`));
-  refuseStrays(tier.name, tally);
 }
 
 function printFile(file: string, seen: FileProgress): void {
@@ -160,7 +175,10 @@ const tally = emptyTally();
 const signal = AbortSignal.timeout(RUN_TIMEOUT_MS);
 // Each file of a tier listens for the abort.
 setMaxListeners(0, signal);
-for (const selection of select(testRoot, process.argv.slice(2))) {
+const selections = select(testRoot, process.argv.slice(2));
+// Once, before two files need it at the same time: backends and the command line start from it.
+if (selections.some(({ tier }) => tier.name === 'cpu' || tier.name === 'wire')) await builtBackend().catch(() => {});
+for (const selection of selections) {
   if (signal.aborted) {
     tally.failures.push({
       file: testRoot,

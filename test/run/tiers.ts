@@ -5,8 +5,12 @@ import { join, relative } from 'node:path';
 export interface Tier {
   readonly name: string;
   readonly about: string;
-  /** Test files that run side by side; tiers that start whole systems run one at a time, so that time limits mean something. */
+  /** Test files that run side by side. */
   readonly concurrency: number;
+  /** Files (below `test/`) that are started first, because they take longest: none of them is left over at the end, with a core idle beside it. */
+  readonly first?: readonly string[];
+  /** Files that run behind the others, one at a time: they measure moments that a neighbour would lengthen. */
+  readonly alone?: readonly string[];
   /** A file that is still running after this long is killed and counted as a failure. */
   readonly fileTimeoutMs: number;
   /** Why this machine cannot run the tier, or undefined when it can. */
@@ -36,17 +40,33 @@ export const TIERS: readonly Tier[] = [
     concurrency: 2,
     fileTimeoutMs: 4 * MINUTE_MS,
   },
-  { name: 'null', about: 'pure logic, no native code', concurrency: 2, fileTimeoutMs: 4 * MINUTE_MS },
+  {
+    name: 'null',
+    about: 'pure logic, no native code',
+    concurrency: 2,
+    first: ['null/simulation/'],
+    fileTimeoutMs: 4 * MINUTE_MS,
+  },
   {
     name: 'cpu',
     about: 'ONNX Runtime and sharp on the processor',
     concurrency: 2,
+    first: [
+      'cpu/engine/near-collisions',
+      'cpu/train/finetune',
+      'cpu/train/validate-data',
+      'cpu/train/kills',
+      'cpu/vision/pool',
+    ],
     fileTimeoutMs: 4 * MINUTE_MS,
   },
   {
     name: 'wire',
     about: 'the real Worker runtime and a real backend',
-    concurrency: 1,
+    // Half of a file's time it waits: for leases, pauses and time limits that are real ones.
+    concurrency: 2,
+    first: ['wire/e2e/resume', 'wire/server/jobs', 'wire/edge/jobs', 'wire/e2e/scaling', 'wire/e2e/schedule'],
+    alone: ['wire/edge/hang-up', 'wire/edge/ssrf'],
     fileTimeoutMs: 6 * MINUTE_MS,
   },
   {
@@ -76,6 +96,26 @@ export function testFiles(testRoot: string, tier: string): string[] {
     .filter((name) => name.endsWith('.test.ts'))
     .map((name) => join(folder, name))
     .sort();
+}
+
+/** What runs side by side, one such group behind the other. */
+export interface Group {
+  readonly files: readonly string[];
+  readonly concurrency: number;
+}
+
+/** @param files of the tier, as absolute paths */
+export function groupsOf(testRoot: string, tier: Tier, files: readonly string[]): Group[] {
+  const isIn = (file: string, names: readonly string[] = []): boolean =>
+    names.some((name) => relative(testRoot, file).startsWith(name));
+  const alone = files.filter((file) => isIn(file, tier.alone));
+  const together = files.filter((file) => !isIn(file, tier.alone));
+  const first = (tier.first ?? []).flatMap((name) => together.filter((file) => isIn(file, [name])));
+  const groups = [
+    { files: [...new Set([...first, ...together])], concurrency: tier.concurrency },
+    { files: alone, concurrency: 1 },
+  ];
+  return groups.filter((group) => group.files.length > 0);
 }
 
 export interface Selection {

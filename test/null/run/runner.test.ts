@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { describeError, firstLines } from '../../run/report.ts';
 import { findStrays, killStrays, RUN_MARK } from '../../run/strays.ts';
-import { select, TIERS } from '../../run/tiers.ts';
+import { groupsOf, select, TIERS, testFiles } from '../../run/tiers.ts';
 
 const testRoot = fileURLToPath(new URL('../..', import.meta.url));
 const namesOf = (words: readonly string[]): string[] => select(testRoot, words).map(({ tier }) => tier.name);
@@ -38,6 +38,29 @@ test('a word that matches nothing is an error and not a pass', () => {
     () => select(testRoot, ['nothing-of-this-name']),
     /no tier and no test file matches 'nothing-of-this-name'; tiers are repo, null/,
   );
+});
+
+test('every file of a tier runs once, the longest first, those that want to be alone behind the others', () => {
+  for (const tier of TIERS) {
+    const files = testFiles(testRoot, tier.name);
+    const groups = groupsOf(testRoot, tier, files);
+    assert.deepEqual(groups.flatMap((group) => group.files).sort(), files);
+    for (const name of [...(tier.first ?? []), ...(tier.alone ?? [])])
+      assert.ok(
+        files.some((file) => file.startsWith(`${testRoot}${name}`)),
+        `${tier.name} has no ${name}`,
+      );
+  }
+  const tier = { name: 'x', about: '', concurrency: 2, fileTimeoutMs: 1, first: ['c', 'b'], alone: ['a'] };
+  const files = ['a.test.ts', 'b.test.ts', 'c.test.ts', 'd.test.ts'].map((name) => testRoot + name);
+  const show = groupsOf(testRoot, tier, files).map((group) => [
+    group.concurrency,
+    group.files.map((file) => file.slice(testRoot.length, testRoot.length + 1)).join(''),
+  ]);
+  assert.deepEqual(show, [
+    [2, 'cbd'],
+    [1, 'a'],
+  ]);
 });
 
 const noProc = process.platform === 'linux' ? false : 'strays are found through /proc, which only Linux has';
