@@ -7,7 +7,7 @@ import { type Box, colors, shapes } from './scene.ts';
 
 type Kind = Box['kind'];
 
-const numberWords = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven'] as const;
+const numberWords: readonly string[] = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven'];
 const numberPattern = /\b(one|two|three|four|five|six|seven|[1-7])\b/gi;
 
 const numberOf = (word: string): number => {
@@ -21,7 +21,7 @@ const numberOf = (word: string): number => {
  */
 export function reworded(rng: Rng, text: string): string {
   const [newColors, newShapes] = [rng.shuffle(colors), rng.shuffle(shapes)];
-  const other = <T extends string>(from: readonly T[], to: readonly T[], word: string): string =>
+  const other = (from: readonly string[], to: readonly string[], word: string): string =>
     to[from.indexOf(word.toLowerCase())] ?? word;
   let changed = text
     .replace(/\b(black|blue|yellow)\b/gi, (word) => other(colors, newColors, word))
