@@ -50,10 +50,22 @@ import {
   listDatasetValidations,
   retrieveDatasetValidation,
 } from './routes/datasetValidations.ts';
+import {
+  cancelEvalRun,
+  createEvalRun,
+  evalReport,
+  listEvalItems,
+  listEvalRuns,
+  removeEvalRun,
+  retrieveEvalItem,
+  retrieveEvalRun,
+} from './routes/evalRuns.ts';
+import { changeEval, createEval, listAllEvals, removeEval, retrieveEval } from './routes/evals.ts';
 import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from './routes/files.ts';
 import { health, live, ready, version } from './routes/health.ts';
 import { countInputTokens } from './routes/inputTokens.ts';
 import { reportBackend } from './routes/internalBackends.ts';
+import { addEvalItems, evalItems, evalLines } from './routes/internalEvals.ts';
 import { getFeatures, putFeatures } from './routes/internalFeatures.ts';
 import { jobImage, taskImage } from './routes/internalImages.ts';
 import {
@@ -193,6 +205,19 @@ export function createApp(): Hono<AppEnv> {
   app.post('/v1/aliases/:id/promote', promoteAlias);
   app.post('/v1/aliases/:id/rollback', rollbackAlias);
   app.get('/v1/aliases/:id/history', aliasHistory);
+  app.post('/v1/evals', createEval);
+  app.get('/v1/evals', listAllEvals);
+  app.get('/v1/evals/:id', retrieveEval);
+  app.post('/v1/evals/:id', changeEval);
+  app.delete('/v1/evals/:id', removeEval);
+  app.post('/v1/evals/:id/runs', createEvalRun);
+  app.get('/v1/evals/:id/runs', listEvalRuns);
+  app.get('/v1/evals/:id/runs/:run', retrieveEvalRun);
+  app.post('/v1/evals/:id/runs/:run', cancelEvalRun);
+  app.delete('/v1/evals/:id/runs/:run', removeEvalRun);
+  app.get('/v1/evals/:id/runs/:run/report', evalReport);
+  app.get('/v1/evals/:id/runs/:run/output_items', listEvalItems);
+  app.get('/v1/evals/:id/runs/:run/output_items/:item', retrieveEvalItem);
   app.post('/v1/webhook_endpoints', createWebhookEndpoint);
   app.get('/v1/webhook_endpoints', listWebhookEndpoints);
   app.get('/v1/webhook_endpoints/:id', retrieveWebhookEndpoint);
@@ -241,6 +266,9 @@ export function createApp(): Hono<AppEnv> {
   app.post('/internal/tasks/:id/finish', finishTask);
   app.post('/internal/tasks/:id/progress', reportProgress);
   app.put('/internal/tasks/:id/problems', putTaskProblems);
+  app.get('/internal/tasks/:id/lines', evalLines);
+  app.get('/internal/tasks/:id/items', evalItems);
+  app.post('/internal/tasks/:id/items', addEvalItems);
   app.get('/internal/tasks/:id/images', taskImage);
   app.get('/internal/jobs/:id/images', jobImage);
   app.get('/internal/files/:id/content', internalFileContent);

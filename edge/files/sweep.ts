@@ -1,5 +1,6 @@
 /** What time alone changes about files: some delete themselves, uploads are not open for ever, and what broke off is cleared away. */
 import { batchRunner, type Env } from '../env.ts';
+import { sweepRuns } from '../evals/remove.ts';
 import { runningBatches } from '../store/batches.ts';
 import { deleteFile, expiredFiles } from '../store/files.ts';
 import { sweepLoose } from '../store/loose.ts';
@@ -16,9 +17,10 @@ export async function sweepFiles(env: Env, nowMs: number): Promise<boolean> {
   for (const file of files) await deleteFile(store, actorFor(file.tenant), file);
   const uploads = await expiredUploads(env.DB, nowMs, PAGE);
   for (const { id, tenant } of uploads) await endUpload(env.DB, actorFor(tenant), id, 'expired', nowMs);
+  const moreRuns = await sweepRuns(env, nowMs);
   const morePins = await sweepPins(env.DB, nowMs);
   const more = await sweepLoose(store, nowMs);
-  return more || morePins || files.length === PAGE || uploads.length === PAGE;
+  return more || morePins || moreRuns || files.length === PAGE || uploads.length === PAGE;
 }
 
 /** Batches go on by their own alarms; whoever has lost theirs is woken here. */

@@ -54,6 +54,11 @@ async function listsOfGate(env: Env, task: TaskRow, spec: TaskSpec): Promise<Dat
 }
 
 function listsOf(spec: TaskSpec): DataSpec[] {
+  if (spec.kind === 'evaluate') {
+    if (spec.source.type !== 'lines') return [];
+    const { file } = spec.source.lines;
+    return [{ files: [{ file_id: file.id, file, filename: file.id }], balancing: false }];
+  }
   if (spec.kind === 'compare') return [spec.heldOut];
   const heldOut = spec.heldOut?.map(({ data }) => data) ?? [];
   return [...spec.training, ...(spec.validation === null ? [] : [spec.validation]), ...heldOut];

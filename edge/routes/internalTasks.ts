@@ -9,6 +9,7 @@ import {
   type TaskSpec,
 } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
+import type { EvaluateTask } from '../../shared/contract/evalTask.ts';
 import { nowMs } from '../clock.ts';
 import { type AppEnv, scheduler } from '../env.ts';
 import { stageBody } from '../files/stageBody.ts';
@@ -31,13 +32,16 @@ import { taskEnd } from '../tasks/end.ts';
 
 /** `POST /internal/tasks/claim`: the oldest queued task that this backend can do, or 204. */
 export async function claimTask(c: Context<AppEnv>): Promise<Response> {
-  const { backendId } = await readSignedJson(c, ClaimRequest);
+  const { backendId, kinds } = await readSignedJson(c, ClaimRequest);
   const mine = (await liveBackends(c.env, true)).filter(
     ({ report }) => report.id === backendId && report.state === 'ready',
   );
   const models = [...servedModels(mine).keys()];
   if (models.length === 0) return c.body(null, 204);
-  for (const { id } of await queuedTasks(c.env.DB, models, nowMs(), 8)) {
+  for (const { id, kind, spec } of await queuedTasks(c.env.DB, models, nowMs(), 8, kinds ?? null)) {
+    // Whoever evaluates asks judges too.
+    if (kind === 'evaluate' && !(JSON.parse(spec) as EvaluateTask).bases.every((base) => models.includes(base)))
+      continue;
     const applied = await applyToTask(c.env.DB, id, { type: 'claim', backendId }, nowMs());
     if (applied?.task == null) continue;
     const { task } = applied;

@@ -15,7 +15,9 @@ export function nextSeq(
     | 'schedules'
     | 'schedule_runs'
     | 'aliases'
-    | 'alias_changes',
+    | 'alias_changes'
+    | 'evals'
+    | 'eval_runs',
 ): string {
   return `(SELECT COALESCE(MAX(seq), 0) + 1 FROM ${table})`;
 }

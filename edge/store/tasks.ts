@@ -5,13 +5,14 @@ import { LIMITS } from '../../shared/contract/limits.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { nowMs } from '../clock.ts';
 import { type JobAct, type JobState, type Outcome, TERMINAL, transition } from '../jobs/state.ts';
+import { runEvent } from './evalEvents.ts';
 import { nextSeq, page } from './sequence.ts';
 import { insertDeliveries } from './webhooks.ts';
 
 export type TaskStatus = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
 
 export type TaskRow = {
-  /** `dsval_…` of a validation, `cmp_…` of a comparison. */
+  /** `dsval_…` of a validation, `cmp_…` of a comparison, `evalrun_…` of a run of an evaluation. */
   id: string;
   tenant: string;
   seq: number;
@@ -107,12 +108,14 @@ export async function queuedTasks(
   baseModels: readonly string[],
   atMs: number,
   limit: number,
+  kinds: readonly TaskRow['kind'][] | null = null,
 ): Promise<TaskRow[]> {
   const { results } = await db
     .prepare(
-      `SELECT * FROM tasks WHERE status = 'queued' AND not_before <= ?2 AND base_model IN (SELECT value FROM json_each(?1)) ORDER BY seq LIMIT ?3`,
+      `SELECT * FROM tasks WHERE status = 'queued' AND not_before <= ?2 AND base_model IN (SELECT value FROM json_each(?1))
+         AND (?4 IS NULL OR kind IN (SELECT value FROM json_each(?4))) ORDER BY seq LIMIT ?3`,
     )
-    .bind(JSON.stringify(baseModels), atMs, limit)
+    .bind(JSON.stringify(baseModels), atMs, limit, kinds === null ? null : JSON.stringify(kinds))
     .all<TaskRow>();
   return results;
 }
@@ -220,6 +223,7 @@ export async function applyToTask(
     const [updated] = await db.batch<TaskRow>([
       update,
       ...(TERMINAL.has(status) && row.kind === 'validate' ? validatedEvent(db, row, guard, atMs) : []),
+      ...(TERMINAL.has(status) && row.kind === 'evaluate' ? runEvent(db, row, status, guard, atMs) : []),
       ...(options.along?.(status, guard) ?? []),
     ]);
     const task = updated?.results[0];

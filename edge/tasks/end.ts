@@ -2,6 +2,7 @@
 import type { TaskFinishRequest } from '../../shared/contract/backend.ts';
 import { validationEnd } from '../datasets/end.ts';
 import type { Env } from '../env.ts';
+import { evaluationEnd } from '../evals/end.ts';
 import { comparisonEnd } from '../schedules/comparison.ts';
 import type { TaskRow, TaskStatus } from '../store/tasks.ts';
 
@@ -14,5 +15,6 @@ export type TaskEnd = {
 export async function taskEnd(env: Env, row: TaskRow, body: TaskFinishRequest): Promise<TaskEnd> {
   if (row.kind === 'validate') return validationEnd(env, row, body);
   if (row.kind === 'compare') return comparisonEnd(env, row, body);
+  if (row.kind === 'evaluate') return evaluationEnd(env, row, body);
   return { result: body.result, along: () => [] };
 }

@@ -4,6 +4,7 @@
  */
 import * as z from 'zod/mini';
 import { DataName, DatasetReport, Subset, ValidationProgress } from './datasets.ts';
+import { EvaluateTask } from './evalTask.ts';
 import { CheckpointMetrics, EvaluationMetrics, JobError } from './jobs.ts';
 import { LIMITS } from './limits.ts';
 import { ModelCard, TrainStage } from './models.ts';
@@ -300,6 +301,8 @@ export type JobSpec = z.infer<typeof JobSpec>;
 export const ClaimRequest = z.object({
   backendId: z.string(),
   sharing: z.optional(z.object({ baseModel: z.string(), stages: z.array(TrainStage) })),
+  /** Of tasks: only of these kinds; left out: of all. Long ones have a lane of their own, so that nobody's short one waits for them. */
+  kinds: z.optional(z.array(z.enum(['validate', 'compare', 'evaluate']))),
 });
 export type ClaimRequest = z.infer<typeof ClaimRequest>;
 /** `token` rises with every grant; each write carries it and a smaller one than the job's is refused with 409 `stale_lease`. */
@@ -357,7 +360,8 @@ export type StagedFile = z.infer<typeof StagedFile>;
 export const EvaluationRequest = z.object({
   token: z.int(),
   totalSteps: z.int(),
-  metrics: EvaluationMetrics,
+  /** Null: it could not be made, and will not be. */
+  metrics: z.nullable(EvaluationMetrics),
   outcomes: z.nullable(StagedFile),
 });
 export type EvaluationRequest = z.infer<typeof EvaluationRequest>;
@@ -433,7 +437,7 @@ export const CompareTask = z.object({
 });
 export type CompareTask = z.infer<typeof CompareTask>;
 
-export const TaskSpec = z.discriminatedUnion('kind', [ValidateTask, CompareTask]);
+export const TaskSpec = z.discriminatedUnion('kind', [ValidateTask, CompareTask, EvaluateTask]);
 export type TaskSpec = z.infer<typeof TaskSpec>;
 
 /** `POST /internal/tasks/claim`: the oldest queued task that the backend can do, or 204. */

@@ -55,8 +55,24 @@ export const EvalSampling = z.strictObject({
 });
 export type EvalSampling = z.infer<typeof EvalSampling>;
 
-/** OpenAI's fields of sampling that would change answers and are not built: refused by name. */
-export const UNSUPPORTED_SAMPLING_FIELDS: readonly string[] = ['reasoning_effort', 'tools', 'text'];
+/** Benchmarks that the product knows: readers, prompts, parsers and scores in `gpu-backend/eval/tasks`. */
+export const EvalBenchmark = z.enum([
+  'nlvr2',
+  'qbench2',
+  'mantis-eval',
+  'blink',
+  'mvbench',
+  'textvqa',
+  'vqav2',
+  'mmbench',
+  'mmmu',
+  'okvqa',
+  'scienceqa',
+  'mathvista',
+  'muirbench',
+  'mmiu',
+]);
+export type EvalBenchmark = z.infer<typeof EvalBenchmark>;
 
 const Threshold = z.optional(z.nullable(z.number()));
 
@@ -126,7 +142,7 @@ export const ScoreModelGrader = z.strictObject({
 export const BenchmarkGrader = z.strictObject({
   type: z.literal('mantis.benchmark'),
   name: Name,
-  benchmark: z.string().check(z.minLength(1), z.maxLength(E.maxLabelChars)),
+  benchmark: EvalBenchmark,
   input: Text,
   question: z.optional(Text),
   options: z.optional(Text),
@@ -167,13 +183,6 @@ export const Grader = z.discriminatedUnion('type', [
 ]);
 export type Grader = z.infer<typeof Grader>;
 
-/** OpenAI's kinds that this product does not have: refused by name, with what there is instead. */
-export const UNSUPPORTED_GRADERS: Readonly<Record<string, string>> = {
-  python: 'code of clients is not run here; a "multi" grader calculates with scores',
-  endpoint: 'no address is called here; "label_model" and "score_model" ask a served model',
-  label: 'say "label_model"',
-};
-
 const JsonSchema = z.record(z.string(), z.unknown());
 
 /** Items of one's own, described by a JSON schema. */
@@ -185,10 +194,7 @@ const CustomSource = z.strictObject({
 });
 
 /** A benchmark that the product knows, read from files as it was published; its own parser and score are the criterion. */
-const BenchmarkSource = z.strictObject({
-  type: z.literal('mantis.benchmark'),
-  benchmark: z.string().check(z.minLength(1), z.maxLength(E.maxLabelChars)),
-});
+const BenchmarkSource = z.strictObject({ type: z.literal('mantis.benchmark'), benchmark: EvalBenchmark });
 
 export const CreateEvalRequest = z.strictObject({
   name: z.optional(z.nullable(z.string().check(z.maxLength(E.maxNameChars)))),
@@ -198,13 +204,6 @@ export const CreateEvalRequest = z.strictObject({
   testing_criteria: z.array(Grader).check(z.maxLength(E.maxCriteria)),
 });
 export type CreateEvalRequest = z.infer<typeof CreateEvalRequest>;
-
-/** OpenAI's sources of answers that were stored elsewhere. */
-export const UNSUPPORTED_SOURCES: Readonly<Record<string, string>> = {
-  logs: 'answers are not kept here; send items with "custom"',
-  stored_completions: 'answers are not kept here; send items with "custom"',
-  responses: 'say "completions"',
-};
 
 /** `POST /v1/evals/{id}`: what is left out stays. */
 export const UpdateEvalRequest = z.strictObject({
@@ -267,7 +266,7 @@ const CompletionsRunSource = z.strictObject({
 /** Ways in which a benchmark's questions are changed to learn what answers rest on; each is asked beside the questions as they are. */
 export const BenchmarkControl = z.enum(['text-only', 'blank', 'shuffled', 'leave-one-out']);
 
-const BenchmarkRunSource = z.strictObject({
+export const BenchmarkRunSource = z.strictObject({
   type: z.literal('mantis.benchmark'),
   /** Files as they were published, uploaded with the purpose `evals`. None for a benchmark that makes its own questions. */
   file_ids: z.optional(z.array(z.string().check(z.minLength(1))).check(z.maxLength(E.maxBenchmarkFiles))),
@@ -278,10 +277,14 @@ const BenchmarkRunSource = z.strictObject({
   /** Pictures in their places, or pasted into one as the paper did for models of one picture. Default sequence. */
   mode: z.optional(z.enum(['sequence', 'merge'])),
   controls: z.optional(z.array(BenchmarkControl).check(z.maxLength(BenchmarkControl.options.length))),
-  /** Further orders of the pictures, drawn with the seed 0. Default 0. */
-  image_orders: z.optional(z.int().check(z.minimum(0), z.maximum(E.maxVariants))),
-  /** Options moved on by one more place each time, the right answer with them: so many rotations beside the published order. Default 0. */
-  option_rotations: z.optional(z.int().check(z.minimum(0), z.maximum(E.maxVariants))),
+  /** Orders of the pictures: the benchmark's own (default), every one (24 at most), or so many. */
+  image_orders: z.optional(
+    z.union([z.enum(['protocol', 'all']), z.int().check(z.minimum(1), z.maximum(E.maxVariants))]),
+  ),
+  /** Every question once for each rotation of its options, the right answer moving along. Default false. */
+  rotate_options: z.optional(z.boolean()),
+  /** Of questions with options: written and read as published (default), or the letter that the model finds most likely. */
+  answer_by: z.optional(z.enum(['generation', 'likelihood'])),
 });
 export type BenchmarkRunSource = z.infer<typeof BenchmarkRunSource>;
 

@@ -41,6 +41,7 @@ const ACCESS: readonly (readonly [prefix: string, access: Access])[] = [
   ['/v1/dataset_validations', 'fine_tuning'],
   ['/v1/schedules', 'fine_tuning'],
   ['/v1/aliases', 'fine_tuning'],
+  ['/v1/evals', 'inference'],
   ['/v1/webhook_endpoints', 'webhooks'],
   ['/v1/webhook_deliveries', 'webhooks'],
   ['/v1/webhook_events', 'webhooks'],

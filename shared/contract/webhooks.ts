@@ -19,6 +19,9 @@ export const WebhookEventType = z.enum([
   'batch.failed',
   'batch.expired',
   'batch.cancelled',
+  'eval.run.succeeded',
+  'eval.run.failed',
+  'eval.run.canceled',
 ]);
 export type WebhookEventType = z.infer<typeof WebhookEventType>;
 
@@ -35,6 +38,8 @@ export const WebhookEventFilter = z.enum([
   'schedule.run.*',
   'alias.*',
   'batch.*',
+  'eval.*',
+  'eval.run.*',
   ...WebhookEventType.options,
 ]);
 export type WebhookEventFilter = z.infer<typeof WebhookEventFilter>;

@@ -19,6 +19,9 @@ export type IdPrefix =
   | 'dataset_'
   | 'dsval_'
   | 'cmp_'
+  | 'eval_'
+  | 'evalrun_'
+  | 'outputitem_'
   | 'sched_'
   | 'schedrun_'
   | 'alch_';

@@ -1,0 +1,236 @@
+/** From a run as it was asked for to the task of a backend: models and files looked up, lines stored. */
+import { ApiError, errorMessage, violation } from '../../shared/contract/errors.ts';
+import type { CreateEvalRunRequest, EvalLine, Grader } from '../../shared/contract/evals.ts';
+import type { EvaluateTask } from '../../shared/contract/evalTask.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import type { Env } from '../env.ts';
+import { Stage } from '../files/stage.ts';
+import { resolveModel } from '../fleet/models.ts';
+import { servedModels } from '../fleet/pick.ts';
+import { knownModels, liveBackends } from '../fleet/registry.ts';
+import type { EvalRow, EvalSource } from '../store/evals.ts';
+import { type FileRow, filePrefix, getFiles } from '../store/files.ts';
+import { checkContent, checkPrompt, itemBytes, judgesOf } from './check.ts';
+
+const E = LIMITS.evals;
+
+/** `content`: the lines as an object that is still loose. */
+export type PreparedRun = {
+  spec: EvaluateTask;
+  fileIds: string[];
+  content: { key: string } | null;
+  total: number;
+};
+
+/** @throws ApiError for whatever is wrong with the request, all of it at once where it can be told at once */
+export async function prepareRun(
+  env: Env,
+  tenant: string,
+  row: EvalRow,
+  runId: string,
+  asked: CreateEvalRunRequest,
+): Promise<PreparedRun> {
+  const source = JSON.parse(row.source) as EvalSource;
+  const criteria = JSON.parse(row.criteria) as Grader[];
+  const { data_source: data } = asked;
+  const kinds = source.type === 'custom' ? ['jsonl', 'completions'] : ['mantis.benchmark'];
+  if (!kinds.includes(data.type))
+    throw ApiError.from([
+      violation('invalid_value', 'data_source.type', {
+        expected: `${kinds.map((kind) => JSON.stringify(kind)).join(' or ')}, since the evaluation's data source is ${JSON.stringify(source.type)}`,
+        received: JSON.stringify(data.type),
+      }),
+    ]);
+  const model = data.type === 'jsonl' ? null : data.model;
+  const { models, bases } = await resolveAll(env, tenant, [
+    ...(model === null ? [] : [{ model, param: 'data_source.model' }]),
+    ...judgesOf(criteria),
+  ]);
+  const base = {
+    kind: 'evaluate' as const,
+    baseModel: bases[0] as string,
+    bases,
+    evalId: row.id,
+    evalName: row.name,
+    runName: asked.name ?? '',
+    model,
+    criteria,
+    models,
+  };
+  if (data.type === 'mantis.benchmark') {
+    if (source.type !== 'mantis.benchmark') throw new Error('prepareRun: expected a benchmark');
+    const files = await benchmarkFiles(env, tenant, data.file_ids ?? []);
+    return {
+      spec: { ...base, source: { type: 'benchmark', benchmark: source.benchmark, files, options: data } },
+      fileIds: files.map(({ id }) => id),
+      content: null,
+      total: 0,
+    };
+  }
+  if (source.type !== 'custom') throw new Error('prepareRun: expected items of the client');
+  const prompt = data.type === 'jsonl' ? null : data.input_messages;
+  const schema = source.item_schema;
+  const hasSample = data.type === 'jsonl';
+  const wrong = [
+    ...(prompt === null ? [] : checkPrompt(prompt)),
+    ...(data.source.type === 'file_content'
+      ? checkContent(data.source.content, schema, hasSample && source.include_sample_schema === true)
+      : []),
+  ];
+  if (wrong.length > 0) throw ApiError.from(wrong);
+  const sampling = data.type === 'jsonl' ? {} : (data.sampling_params ?? {});
+  const lines = { schema, hasSample };
+  if (data.source.type === 'file_id') {
+    const file = await linesFile(env, tenant, data.source.id);
+    return {
+      spec: { ...base, source: { type: 'lines', lines: { ...lines, file: stored(file) }, prompt, sampling } },
+      fileIds: [file.id],
+      content: null,
+      total: 0,
+    };
+  }
+  const staged = await stageLines(env, tenant, data.source.content);
+  return {
+    spec: {
+      ...base,
+      source: {
+        type: 'lines',
+        lines: { ...lines, file: { id: runId, bytes: staged.bytes, sha256: staged.sha256 } },
+        prompt,
+        sampling,
+      },
+    },
+    fileIds: [],
+    content: { key: staged.key },
+    total: data.source.content.length,
+  };
+}
+
+const stored = ({ id, bytes, sha256 }: FileRow) => ({ id, bytes, sha256 });
+
+/** One backend asks them all: it must serve the bases of every one. */
+async function resolveAll(
+  env: Env,
+  tenant: string,
+  named: readonly { model: string; param: string }[],
+): Promise<{ models: Record<string, string>; bases: string[] }> {
+  const models: Record<string, string> = {};
+  const bases = new Set<string>();
+  for (const { model, param } of named) {
+    try {
+      const known = await resolveModel(env, tenant, model);
+      models[model] = known.id;
+      bases.add(known.adapter?.base ?? known.id);
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.code !== 'model_not_found') throw error;
+      throw new ApiError('model_not_found', error.message.replace(/^model/, param), { param });
+    }
+  }
+  if (bases.size === 0) {
+    const [any] = (await knownModels(env, true)).keys();
+    if (any === undefined)
+      throw new ApiError('no_backend', 'No backend is there right now. Try again shortly.', { retryAfterMs: 2_000 });
+    bases.add(any);
+  }
+  const all = [...bases];
+  if (all.length > 1) {
+    const isServed = (await liveBackends(env)).some((backend) => {
+      const served = servedModels([backend]);
+      return all.every((base) => served.has(base));
+    });
+    if (!isServed)
+      throw new ApiError(
+        'invalid_value',
+        errorMessage('testing_criteria', {
+          expected: 'judges that one backend serves beside the model',
+          received: all.join(', '),
+          remedy:
+            'Serve them together (mantis serve --model … --model …), or judge answers of an earlier run with "jsonl".',
+        }),
+        { param: 'testing_criteria' },
+      );
+  }
+  return { models, bases: all };
+}
+
+async function linesFile(env: Env, tenant: string, id: string): Promise<FileRow> {
+  const [file] = await evalFiles(env, tenant, [id], () => 'data_source.source.id');
+  if (file === undefined) throw new Error('linesFile: expected a file');
+  if (file.bytes > E.maxFileBytes)
+    throw ApiError.from([
+      violation('request_too_large', 'data_source.source.id', {
+        expected: `a file of at most ${E.maxFileBytes} bytes`,
+        received: file.bytes,
+        remedy: 'Divide it over several runs.',
+      }),
+    ]);
+  return file;
+}
+
+async function benchmarkFiles(env: Env, tenant: string, ids: readonly string[]) {
+  const files = await evalFiles(env, tenant, ids, (i) => `data_source.file_ids[${i}]`);
+  const names = new Set<string>();
+  for (const [i, file] of files.entries()) {
+    if (names.has(file.filename))
+      throw ApiError.from([
+        violation('invalid_value', `data_source.file_ids[${i}]`, {
+          expected: 'files with different names, as they were published',
+          received: JSON.stringify(file.filename),
+        }),
+      ]);
+    names.add(file.filename);
+  }
+  return files.map((file) => ({ ...stored(file), filename: file.filename }));
+}
+
+async function evalFiles(
+  env: Env,
+  tenant: string,
+  ids: readonly string[],
+  param: (i: number) => string,
+): Promise<FileRow[]> {
+  const rows = new Map((await getFiles(env.DB, tenant, ids)).map((row) => [row.id, row]));
+  return ids.map((id, i) => {
+    const row = rows.get(id);
+    if (row === undefined)
+      throw new ApiError(
+        'file_not_found',
+        errorMessage(param(i), {
+          expected: 'the id of an uploaded file',
+          received: JSON.stringify(id.slice(0, 80)),
+          remedy: 'GET /v1/files lists yours.',
+        }),
+        { param: param(i) },
+      );
+    if (row.purpose !== 'evals')
+      throw ApiError.from([
+        violation('invalid_value', param(i), {
+          expected: 'a file that was uploaded with the purpose "evals"',
+          received: `one for ${JSON.stringify(row.purpose)}`,
+        }),
+      ]);
+    return row;
+  });
+}
+
+async function stageLines(env: Env, tenant: string, lines: readonly EvalLine[]) {
+  const tooLarge = lines.findIndex(({ item }) => itemBytes(item) > E.maxItemBytes);
+  if (tooLarge >= 0)
+    throw ApiError.from([
+      violation('request_too_large', `data_source.source.content[${tooLarge}].item`, {
+        expected: `at most ${E.maxItemBytes} bytes as JSON, pictures in data URLs not counted`,
+        received: itemBytes(lines[tooLarge]?.item),
+      }),
+    ]);
+  const stage = new Stage(
+    { db: env.DB, blobs: env.BLOBS },
+    { prefix: filePrefix(tenant), maxBytes: E.maxFileBytes, param: 'data_source' },
+  );
+  try {
+    await stage.write(new TextEncoder().encode(lines.map((line) => `${JSON.stringify(line)}\n`).join('')));
+    return await stage.finish();
+  } catch (error) {
+    await stage.discard();
+    throw error;
+  }
+}

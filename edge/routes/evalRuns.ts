@@ -1,0 +1,209 @@
+/** Runs of evaluations, what came of each item, and the report. */
+import type { Context } from 'hono';
+import { ApiError, describe, errorMessage } from '../../shared/contract/errors.ts';
+import {
+  CreateEvalRunRequest,
+  type DeletedEvalRun,
+  EvalItemStatus,
+  type EvalRun,
+  EvalRunStatus,
+  type Grader,
+} from '../../shared/contract/evals.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
+import { nowMs as clockMs } from '../clock.ts';
+import { type AppEnv, actorOf, scheduler } from '../env.ts';
+import { streamRun } from '../evals/follow.ts';
+import { deleteRuns } from '../evals/remove.ts';
+import { prepareRun } from '../evals/task.ts';
+import { wakeBackends } from '../jobs/sweep.ts';
+import { readJson } from '../middleware/body.ts';
+import { auditEntry } from '../store/audit.ts';
+import { getItem, listItems, showItem } from '../store/evalItems.ts';
+import { type EvalSums, findRun, getRun, insertRun, listRuns, showRun, type WholeRun } from '../store/evalRuns.ts';
+import { keyed } from '../store/keyed.ts';
+import { deleteLoose } from '../store/loose.ts';
+import { applyToTask, hasRoomFor, insertTask } from '../store/tasks.ts';
+import { existingEval, oneOf, orderQuery } from './evals.ts';
+import { listQuery } from './query.ts';
+
+const E = LIMITS.evals;
+
+/** `POST /v1/evals/{id}/runs`. Lines that come with it are checked at once, those of a file by the backend that reads it. */
+export async function createEvalRun(c: Context<AppEnv>): Promise<Response> {
+  const asked = await readJson(c, CreateEvalRunRequest);
+  const row = await existingEval(c);
+  const tenant = c.get('tenant');
+  const nowMs = clockMs();
+  const find = async (id: string) => {
+    const run = await findRun(c.env.DB, id);
+    return run?.tenant === tenant ? run : null;
+  };
+  const { id, made: earlier } = await keyed('evalrun_', tenant, c.req.header('idempotency-key'), nowMs, find);
+  if (earlier !== null) return c.json(await shown(c, earlier));
+  const { spec, fileIds, content, total } = await prepareRun(c.env, tenant, row, id, asked);
+  const criteria = (JSON.parse(row.criteria) as Grader[]).map(({ name }) => name);
+  const names = spec.source.type === 'benchmark' ? [spec.source.benchmark] : criteria;
+  const sums: EvalSums = {
+    passed: 0,
+    failed: 0,
+    errored: 0,
+    criteria: names.map((name) => ({ name, passed: 0, failed: 0 })),
+    models: {},
+  };
+  const { data_source: data } = asked;
+  // The lines lie in an object of their own.
+  const kept =
+    data.type !== 'mantis.benchmark' && data.source.type === 'file_content'
+      ? { ...data, source: { type: 'file_content', content: [] } }
+      : data;
+  const request = { eval_id: row.id, name: asked.name ?? '' };
+  const isMade = `EXISTS (SELECT 1 FROM tasks WHERE id = '${id}')`;
+  const [task] = insertTask(
+    c.env.DB,
+    { id, tenant, subject: null, spec, fileIds, request },
+    `${hasRoomFor(tenant, 'evaluate', E.maxPendingRuns)} AND EXISTS (SELECT 1 FROM evals WHERE id = '${row.id}')`,
+  );
+  if (task === undefined) throw new Error('insertTask: expected a row first');
+  const run = {
+    id,
+    eval_id: row.id,
+    name: asked.name ?? '',
+    metadata: asked.metadata == null ? null : JSON.stringify(asked.metadata),
+    model: spec.model ?? '',
+    data_source: JSON.stringify(kept),
+    content_key: content?.key ?? null,
+    created_at: nowMs,
+    total,
+    sums: JSON.stringify(sums),
+  };
+  const [made] = await c.env.DB.batch([task, ...insertRun(c.env.DB, actorOf(c), run, isMade), holdIf(c, id, fileIds)]);
+  if ((made?.meta.changes ?? 0) === 0) {
+    if (content !== null) await deleteLoose({ db: c.env.DB, blobs: c.env.BLOBS }, [content.key]).catch(() => {});
+    await existingEval(c);
+    throw new ApiError(
+      'rate_limit_exceeded',
+      `Evaluation runs: ${E.maxPendingRuns} of yours have not ended, which is the most there may be. Wait for one, or cancel one.`,
+      { retryAfterMs: 60_000, shouldRetry: false },
+    );
+  }
+  c.executionCtx.waitUntil(wakeBackends(c.env));
+  c.executionCtx.waitUntil(scheduler(c.env).wake());
+  return c.json(await shown(c, await existingRun(c, id)));
+}
+
+/** Files of a run that was made; its bound on unfinished runs no longer holds once it has itself been counted. */
+function holdIf(c: Context<AppEnv>, id: string, fileIds: readonly string[]): D1PreparedStatement {
+  return c.env.DB.prepare(
+    `INSERT OR IGNORE INTO work_files (work_id, file_id) SELECT ?1, value FROM json_each(?2) WHERE EXISTS (SELECT 1 FROM tasks WHERE id = ?1)`,
+  ).bind(id, JSON.stringify(fileIds));
+}
+
+export async function listEvalRuns(c: Context<AppEnv>): Promise<Response> {
+  const row = await existingEval(c);
+  const status = oneOf(c, 'status', EvalRunStatus.options, null);
+  const query = { ...listQuery(c), order: orderQuery(c, 'asc'), status };
+  return c.json(await listRuns(c.env.DB, row.tenant, row.id, query, (run) => showRun(run, reportUrl(c, run), null)));
+}
+
+/** `GET /v1/evals/{id}/runs/{run}`; with `Accept: text/event-stream` as it goes on. */
+export async function retrieveEvalRun(c: Context<AppEnv>): Promise<Response> {
+  const run = await existingRun(c);
+  if ((c.req.header('accept') ?? '').includes('text/event-stream'))
+    return streamRun(c.env.DB, run, (row) => showRun(row, reportUrl(c, row), null));
+  return c.json(await shown(c, run));
+}
+
+/** `POST /v1/evals/{id}/runs/{run}`: cancels it, at once and for good. What was judged until then stays. */
+export async function cancelEvalRun(c: Context<AppEnv>): Promise<Response> {
+  const { id } = await existingRun(c);
+  const applied = await applyToTask(c.env.DB, id, { type: 'cancel' }, clockMs(), {
+    along: (_, guard) => [auditEntry(c.env.DB, actorOf(c), { action: 'eval_run.canceled', object: id }, guard)],
+  });
+  if (applied?.outcome.kind === 'refused')
+    throw new ApiError('invalid_state', `Run ${id} cannot be canceled: ${applied.outcome.reason}.`, {
+      param: 'run_id',
+    });
+  c.executionCtx.waitUntil(scheduler(c.env).wake());
+  return c.json(await shown(c, await existingRun(c)));
+}
+
+export async function removeEvalRun(c: Context<AppEnv>): Promise<Response> {
+  const { id } = await existingRun(c);
+  await deleteRuns(c.env, actorOf(c), [id]);
+  const answer: DeletedEvalRun = { object: 'eval.run.deleted', deleted: true, run_id: id };
+  return c.json(answer);
+}
+
+/** In the order of the data. */
+export async function listEvalItems(c: Context<AppEnv>): Promise<Response> {
+  const run = await existingRun(c);
+  const status = oneOf(c, 'status', EvalItemStatus.options, null);
+  return c.json(await listItems(c.env.DB, run, { ...listQuery(c), order: orderQuery(c, 'asc'), status }));
+}
+
+export async function retrieveEvalItem(c: Context<AppEnv>): Promise<Response> {
+  const run = await existingRun(c);
+  const id = c.req.param('item') ?? '';
+  const item = await getItem(c.env.DB, run.id, id);
+  if (item === null)
+    throw new ApiError(
+      'eval_item_not_found',
+      errorMessage('output_item_id', {
+        expected: 'the id of an output item of this run',
+        received: describe(id),
+        remedy: `GET /v1/evals/${run.eval_id}/runs/${run.id}/output_items lists them.`,
+      }),
+      { param: 'output_item_id' },
+    );
+  return c.json(showItem(item, run.eval_id));
+}
+
+/** `GET /v1/evals/{id}/runs/{run}/report`: a page, or with `format=json` what is in it. Written when the run completes. */
+export async function evalReport(c: Context<AppEnv>): Promise<Response> {
+  const run = await existingRun(c);
+  const format = oneOf(c, 'format', ['html', 'json'] as const, 'html');
+  const key = format === 'html' ? run.report_html_key : run.report_json_key;
+  const object = key === null ? null : await c.env.BLOBS.get(key);
+  if (object === null)
+    throw new ApiError(
+      'invalid_state',
+      `Run ${run.id} has no report: ${run.status === 'succeeded' ? 'none was written' : 'it has not completed'}.`,
+      { param: 'run_id' },
+    );
+  return new Response(object.body, {
+    headers: {
+      'content-type': format === 'html' ? 'text/html; charset=utf-8' : 'application/json',
+      'content-length': String(object.size),
+      // Answers of models and words of items stand in it: nothing in it may run or load.
+      'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
+      'x-content-type-options': 'nosniff',
+    },
+  });
+}
+
+/** With the lines that came with its creation. */
+async function shown(c: Context<AppEnv>, run: WholeRun): Promise<EvalRun> {
+  const object = run.content_key === null ? null : await c.env.BLOBS.get(run.content_key);
+  const lines = object === null ? null : (await object.text()).split('\n').filter((line) => line !== '');
+  return showRun(run, reportUrl(c, run), lines?.map((line): unknown => JSON.parse(line)) ?? null);
+}
+
+function reportUrl(c: Context<AppEnv>, { eval_id, id }: WholeRun): string {
+  return `${new URL(c.req.url).origin}/v1/evals/${eval_id}/runs/${id}/report`;
+}
+
+async function existingRun(c: Context<AppEnv>, id: string = c.req.param('run') ?? ''): Promise<WholeRun> {
+  const evalId = c.req.param('id') ?? '';
+  const run = await getRun(c.env.DB, c.get('tenant'), evalId, id);
+  if (run !== null) return run;
+  await existingEval(c);
+  throw new ApiError(
+    'eval_run_not_found',
+    errorMessage('run_id', {
+      expected: 'the id of a run of this evaluation',
+      received: describe(id),
+      remedy: `GET /v1/evals/${evalId}/runs lists them.`,
+    }),
+    { param: 'run_id' },
+  );
+}

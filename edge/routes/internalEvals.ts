@@ -1,0 +1,97 @@
+/** What a backend calls about runs of evaluations: their lines, and what came of each. */
+import type { Context } from 'hono';
+import type { TaskSpec } from '../../shared/contract/backend.ts';
+import { ApiError, describe } from '../../shared/contract/errors.ts';
+import { type EvalItemsPage, EvalItemsRequest } from '../../shared/contract/evalTask.ts';
+import { nowMs as clockMs } from '../clock.ts';
+import type { AppEnv } from '../env.ts';
+import { objectBody } from '../files/read.ts';
+import { readSignedJson } from '../middleware/signed.ts';
+import { addItems, doneLines, pageOfItems } from '../store/evalItems.ts';
+import { findRun, type WholeRun } from '../store/evalRuns.ts';
+import { findFile } from '../store/files.ts';
+import { findTask } from '../store/tasks.ts';
+import { insertUsage, type UsageRow } from '../store/usage.ts';
+import { contentOf, fileNotFound } from './files.ts';
+
+/** `GET /internal/tasks/{id}/lines`: an uploaded file, or what came with the run. */
+export async function evalLines(c: Context<AppEnv>): Promise<Response> {
+  const run = await runOf(c);
+  if (run.content_key !== null) {
+    const head = await c.env.BLOBS.head(run.content_key);
+    const body =
+      head === null ? null : await objectBody(c.env.BLOBS, run.content_key, { offset: 0, length: head.size });
+    if (head === null || body === null) throw new Error(`run ${run.id}: its lines are gone`);
+    return new Response(body, {
+      headers: { 'content-type': 'application/jsonl', 'content-length': String(head.size) },
+    });
+  }
+  const task = await findTask(c.env.DB, run.id);
+  const spec = task === null ? null : (JSON.parse(task.spec) as TaskSpec);
+  const id = spec?.kind === 'evaluate' && spec.source.type === 'lines' ? spec.source.lines.file.id : '';
+  const file = await findFile(c.env.DB, id);
+  if (file === null || file.tenant !== run.tenant) throw fileNotFound(id);
+  return contentOf(c.env, file);
+}
+
+/** `GET /internal/tasks/{id}/items`: which lines are written; with `after`, what is written of the lines behind it. */
+export async function evalItems(c: Context<AppEnv>): Promise<Response> {
+  const run = await runOf(c);
+  const after = c.req.query('after');
+  if (after === undefined) return c.json({ done: await doneLines(c.env.DB, run.id) });
+  const page: EvalItemsPage = { items: await pageOfItems(c.env.DB, run.id, Number(after)) };
+  return c.json(page);
+}
+
+/** `POST /internal/tasks/{id}/items`. What was used is written under names that follow from the line, so that it counts once. */
+export async function addEvalItems(c: Context<AppEnv>): Promise<Response> {
+  const { token, total, items } = await readSignedJson(c, EvalItemsRequest);
+  const { id } = await runOf(c);
+  const nowMs = clockMs();
+  const written = await addItems(c.env.DB, id, token, items, total, nowMs);
+  if (written === null)
+    throw new ApiError('stale_lease', `Task ${id}: the lease is not the newest one. Stop working on it.`);
+  const rows = items.flatMap(({ line, usage }) => usage.map((of, i) => usageRow(written.run, line, i, of, nowMs)));
+  if (rows.length > 0) await insertUsage(c.env.DB, rows);
+  return c.body(null, 204);
+}
+
+function usageRow(
+  run: WholeRun,
+  line: number,
+  i: number,
+  {
+    model,
+    promptTokens,
+    completionTokens,
+    cachedTokens,
+    imageTokens,
+  }: EvalItemsRequest['items'][number]['usage'][number],
+  nowMs: number,
+): UsageRow {
+  return {
+    id: `${run.id}:${line}:${i}`,
+    request_id: run.id,
+    at: nowMs,
+    tenant: run.tenant,
+    key_id: run.key_id,
+    model,
+    route: '/v1/evals',
+    status: 200,
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    cached_tokens: cachedTokens,
+    image_tokens: imageTokens,
+    images: [],
+    bytes_in: 0,
+    duration_ms: 0,
+    batch: null,
+  };
+}
+
+async function runOf(c: Context<AppEnv>): Promise<WholeRun> {
+  const id = c.req.param('id') ?? '';
+  const run = await findRun(c.env.DB, id);
+  if (run === null) throw new ApiError('job_not_found', `No run of an evaluation ${describe(id)}.`);
+  return run;
+}

@@ -1,0 +1,155 @@
+/** What came of each line of a run: written once, with the run's sums, in one transaction. */
+
+import type { EvalItemStatus, EvalOutputItem } from '../../shared/contract/evals.ts';
+import type { EvalItemReport, EvalItemsPage } from '../../shared/contract/evalTask.ts';
+import { newId } from '../../shared/wire/ids.ts';
+import { type EvalSums, findRun, type WholeRun } from './evalRuns.ts';
+import { page } from './sequence.ts';
+
+export type EvalItemRow = {
+  run_id: string;
+  line: number;
+  id: string;
+  status: EvalItemStatus;
+  created_at: number;
+  body: string;
+};
+
+type Body = Pick<EvalOutputItem, 'datasource_item' | 'results' | 'sample'>;
+
+const MAX_ROUNDS = 8;
+
+/**
+ * Writes results for whoever holds the lease. Lines that are there already stay as they are and count once, so that a batch may be sent again.
+ * @param total lines of the data, where they have been counted
+ * @returns the run and which of the reports were new; null where the lease is not the newest one, or the run is gone
+ */
+export async function addItems(
+  db: D1Database,
+  runId: string,
+  token: number,
+  reports: readonly EvalItemReport[],
+  total: number | null,
+  nowMs: number,
+): Promise<{ run: WholeRun; added: EvalItemReport[] } | null> {
+  for (let round = 0; round < MAX_ROUNDS; round++) {
+    const run = await findRun(db, runId);
+    if (run === null) return null;
+    const { results } = await db
+      .prepare('SELECT line FROM eval_items WHERE run_id = ? AND line IN (SELECT value FROM json_each(?))')
+      .bind(runId, JSON.stringify(reports.map(({ line }) => line)))
+      .all<{ line: number }>();
+    const there = new Set(results.map(({ line }) => line));
+    const added = reports.filter(({ line }) => !there.has(line) && there.add(line));
+    const revision = crypto.randomUUID();
+    const guard = `EXISTS (SELECT 1 FROM eval_runs WHERE id = '${runId.replaceAll("'", "''")}' AND revision = '${revision}')`;
+    const rows = added.map(({ line, status, datasourceItem, results: verdicts, sample }) => {
+      const body: Body = { datasource_item: datasourceItem, results: verdicts, sample };
+      return { line, id: newId('outputitem_'), status, body: JSON.stringify(body) };
+    });
+    const [updated] = await db.batch([
+      db
+        .prepare(
+          `UPDATE eval_runs SET sums = ?1, total = COALESCE(?2, total), revision = ?3 WHERE id = ?4 AND revision = ?5
+             AND EXISTS (SELECT 1 FROM tasks WHERE id = ?4 AND status = 'running' AND lease_token = ?6)`,
+        )
+        .bind(JSON.stringify(addSums(run, added)), total, revision, runId, run.revision, token),
+      ...rows.map((row) =>
+        db
+          .prepare(
+            `INSERT INTO eval_items (run_id, line, id, status, created_at, body) SELECT ?, ?, ?, ?, ?, ? WHERE ${guard}`,
+          )
+          .bind(runId, row.line, row.id, row.status, nowMs, row.body),
+      ),
+    ]);
+    if ((updated?.meta.changes ?? 0) > 0) return { run, added };
+    const now = await findRun(db, runId);
+    // Not somebody else's write: the lease is gone.
+    if (now === null || now.revision === run.revision) return null;
+  }
+  throw new Error(`run ${runId}: ${MAX_ROUNDS} others wrote first`);
+}
+
+function addSums(run: WholeRun, added: readonly EvalItemReport[]): EvalSums {
+  const sums = JSON.parse(run.sums) as EvalSums;
+  for (const { status, results, usage } of added) {
+    sums[status === 'pass' ? 'passed' : status === 'fail' ? 'failed' : 'errored']++;
+    for (const [i, { passed, error }] of results.entries()) {
+      const criterion = sums.criteria[i];
+      if (criterion !== undefined && error === undefined) criterion[passed ? 'passed' : 'failed']++;
+    }
+    for (const { model, promptTokens, completionTokens, cachedTokens } of usage) {
+      const of = Object.hasOwn(sums.models, model)
+        ? (sums.models[model] as EvalSums['models'][string])
+        : { calls: 0, prompt: 0, completion: 0, cached: 0 };
+      sums.models[model] = {
+        calls: of.calls + 1,
+        prompt: of.prompt + promptTokens,
+        completion: of.completion + completionTokens,
+        cached: of.cached + cachedTokens,
+      };
+    }
+  }
+  return sums;
+}
+
+/** Lines that are written, as ranges [first, last], both included. */
+export async function doneLines(db: D1Database, runId: string): Promise<[number, number][]> {
+  const { results } = await db
+    .prepare(
+      `SELECT MIN(line) AS first, MAX(line) AS last
+       FROM (SELECT line, line - ROW_NUMBER() OVER (ORDER BY line) AS island FROM eval_items WHERE run_id = ?) GROUP BY island ORDER BY first`,
+    )
+    .bind(runId)
+    .all<{ first: number; last: number }>();
+  return results.map(({ first, last }) => [first, last]);
+}
+
+export function getItem(db: D1Database, runId: string, id: string): Promise<EvalItemRow | null> {
+  return db.prepare('SELECT * FROM eval_items WHERE run_id = ? AND id = ?').bind(runId, id).first<EvalItemRow>();
+}
+
+/** In the order of the lines. @param query.status null: all of them */
+export async function listItems(
+  db: D1Database,
+  run: Pick<WholeRun, 'id' | 'eval_id'>,
+  query: { limit: number; after: string | null; order: 'asc' | 'desc'; status: EvalItemStatus | null },
+) {
+  const past = query.order === 'desc' ? '<' : '>';
+  const { results } = await db
+    .prepare(
+      `SELECT * FROM eval_items WHERE run_id = ?1 AND (?2 IS NULL OR status = ?2)
+         AND (?3 IS NULL OR line ${past} (SELECT line FROM eval_items WHERE id = ?3 AND run_id = ?1)) ORDER BY line ${query.order} LIMIT ?4`,
+    )
+    .bind(run.id, query.status, query.after, query.limit + 1)
+    .all<EvalItemRow>();
+  return page(results, query.limit, (row) => showItem(row, run.eval_id));
+}
+
+export function showItem(row: EvalItemRow, evalId: string): EvalOutputItem {
+  const body = JSON.parse(row.body) as Body;
+  return {
+    id: row.id,
+    object: 'eval.run.output_item',
+    created_at: Math.floor(row.created_at / 1000),
+    run_id: row.run_id,
+    eval_id: evalId,
+    status: row.status,
+    datasource_item_id: row.line,
+    ...body,
+  };
+}
+
+const PAGE_ITEMS = 64;
+
+/** Items behind a line, in order, as they were reported. */
+export async function pageOfItems(db: D1Database, runId: string, after: number): Promise<EvalItemsPage['items']> {
+  const { results } = await db
+    .prepare('SELECT * FROM eval_items WHERE run_id = ? AND line > ? ORDER BY line LIMIT ?')
+    .bind(runId, after, PAGE_ITEMS)
+    .all<EvalItemRow>();
+  return results.map(({ line, status, body }) => {
+    const { datasource_item, results: verdicts, sample } = JSON.parse(body) as Body;
+    return { line, status, datasourceItem: datasource_item, results: verdicts, sample };
+  });
+}
