@@ -5,16 +5,12 @@ import { mergedImage } from './merge.ts';
 export const PAPER_DEMONSTRATION =
   'What is in the image?\n (A) a tiger\n (B) a zebra\n (C) a cat\n (D) a dog \n Answer: B';
 
-/** What a model's wrapper does to every prompt of a task: how the rows of the paper's tables were made that are not Mantis's own. */
+/** What a model's wrapper does to every prompt, beside the layout and the longest answer, which tasks take as options. */
 export interface PromptForm {
   readonly mode: ImageMode;
-  /** `pictures-first`: all pictures, then the texts joined by line breaks (Idefics2's wrapper). Default `interleaved`. */
-  readonly order?: 'interleaved' | 'pictures-first';
   /** Where the task has none of its own (GPT-4V's wrapper: "You are an AI assistant that helps people find information."). */
   readonly system?: string;
-  /** Longest answer in tokens, in place of the task's (Idefics2, LLaVA: 512; Emu2: 64; OpenFlamingo: 16). */
-  readonly maxTokens?: number;
-  /** A picture and a solved question in front of every prompt (OpenFlamingo). */
+  /** A picture and a solved question in front of every prompt (OpenFlamingo's wrapper). */
   readonly oneShot?: { readonly image: EvalImage; readonly text: string };
 }
 
@@ -27,8 +23,9 @@ export function formPrompt(prompt: EvalPrompt, form: PromptForm): EvalPrompt {
     parts = [{ image: 0 }, text, ...parts.map((part) => (typeof part === 'string' ? part : { image: part.image + 1 }))];
     images = [image, ...images];
   }
-  if (form.mode === 'merge' || form.order === 'pictures-first') {
-    if (form.mode === 'merge' && images.length > 1) images = [mergedImage(images)];
+  if (form.mode === 'merge') {
+    // The one picture, then all text, as the paper's wrappers of single-image models.
+    if (images.length > 1) images = [mergedImage(images)];
     const text = parts.filter((part) => typeof part === 'string').join('\n');
     parts = [...images.map((_, image) => ({ image })), ...(text === '' ? [] : [text])];
   }
@@ -36,17 +33,15 @@ export function formPrompt(prompt: EvalPrompt, form: PromptForm): EvalPrompt {
     ...(system === undefined ? {} : { system }),
     parts,
     images,
-    maxTokens: form.maxTokens ?? prompt.maxTokens,
+    maxTokens: prompt.maxTokens,
     ...(choices === undefined ? {} : { choices }),
   };
 }
 
 /** What a run's hash covers of a form, beside the mode: nothing where it leaves prompts as they are. */
-export function formJson({ order, system, maxTokens, oneShot }: PromptForm): { readonly [key: string]: Json } {
+export function formJson({ system, oneShot }: PromptForm): { readonly [key: string]: Json } {
   const changes: { [key: string]: Json } = {
-    ...(order === undefined || order === 'interleaved' ? {} : { order }),
     ...(system === undefined ? {} : { system }),
-    ...(maxTokens === undefined ? {} : { maxTokens }),
     ...(oneShot === undefined ? {} : { oneShot: { image: oneShot.image.sha256, text: oneShot.text } }),
   };
   return Object.keys(changes).length === 0 ? {} : { form: changes };

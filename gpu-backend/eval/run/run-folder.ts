@@ -1,7 +1,7 @@
 import { link, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { canonicalJson, type EvalModel, type EvalSpec, type Json, specHash } from '../task.ts';
-import { ItemFile } from './item-file.ts';
+import { canonicalJson, type EvalItem, type EvalModel, type EvalSpec, type Json, specHash } from '../task.ts';
+import { ItemFile, itemKey, parseItems } from './item-file.ts';
 
 /** What a folder of results is about: `run.json`. */
 export interface RunIdentity {
@@ -64,6 +64,16 @@ export async function readRunIdentity(dir: string): Promise<RunIdentity | null> 
     // Said below.
   }
   throw new RunFolderError(`${path}: expected what an evaluation writes (spec, model); choose another --out`);
+}
+
+/** A run as its folder holds it, to be compared with another. Items stand in the order of their answers. @throws RunFolderError */
+export async function readRun(dir: string): Promise<RunIdentity & { readonly items: readonly EvalItem[] }> {
+  const run = await readRunIdentity(dir);
+  if (run === null) throw new RunFolderError(`${dir}: expected the folder of an evaluation (run.json, items.jsonl)`);
+  const byKey = new Map<string, EvalItem>();
+  const text = await readFile(join(dir, 'items.jsonl'), 'utf8').catch(() => '');
+  for (const item of parseItems(text)) byKey.set(itemKey(item.record, item.variant), item);
+  return { ...run, items: [...byKey.values()] };
 }
 
 /** Written under another name first, so that a kill leaves the old file or the new one. */
