@@ -160,7 +160,7 @@ test('intervals cover the truth about as often as they say', () => {
 
 test('the bootstrap agrees where samples are large', () => {
   const random = new RandomStream('bootstrap');
-  const observations = Array.from({ length: 240 }, (_, g) => beta(random, 2, 1)).flatMap((share, g) =>
+  const observations = Array.from({ length: 240 }, () => beta(random, 2, 1)).flatMap((share, g) =>
     Array.from({ length: 3 }, () => ({
       cluster: `${g}`,
       category: `${g % 2}`,
