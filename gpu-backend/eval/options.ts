@@ -1,4 +1,11 @@
-import type { Json } from './task.ts';
+import type { PromptPart } from './scoring.ts';
+import type { EvalTask } from './task.ts';
+
+/**
+ * How an answer to a question with options is had. `generation`: the model writes and the parser reads, as published for all but NLVR. `likelihood`: the option's
+ * letter (or word) that the model finds most likely, where it can be asked for likelihoods.
+ */
+export type AnswerBy = 'generation' | 'likelihood';
 
 /**
  * How text and pictures of a question are put together.
@@ -9,29 +16,48 @@ import type { Json } from './task.ts';
 export const promptLayouts = ['interleaved', 'llava', 'pictures-first'] as const;
 export type PromptLayout = (typeof promptLayouts)[number];
 
-/** Choices that a protocol leaves open; each is part of the protocol and thereby of the hash that a report prints. */
+/** What a protocol leaves open; each is part of it and thereby of the hash that a report prints. Tasks read `answerBy`; `wrapTask` does the rest for all of them. */
 export interface TaskOptions {
+  /** Default: the task's, as published. A task that has free answers alone pays no attention. */
+  readonly answerBy?: AnswerBy;
   /** Default `interleaved`. */
   readonly layout?: PromptLayout;
-  /**
-   * Of questions with options. `generation` as published: the model writes and the parser reads. `likelihood`: the letter that the model finds most likely,
-   * where it can be asked for likelihoods. Default `generation`.
-   */
-  readonly answerBy?: 'generation' | 'likelihood';
-  /** Longest answer, tokens. Default: the task's. */
+  /** Longest answer, tokens. Default: the task's. The paper's wrappers: Idefics2 512, LLaVA and Fuyu 4,096, Emu2 64, OpenFlamingo 16. */
   readonly maxTokens?: number;
 }
 
-/** Options as they stand in a protocol. */
-export interface ResolvedOptions {
-  readonly layout: PromptLayout;
-  readonly answerBy: 'generation' | 'likelihood';
-  readonly maxTokens: number;
+/** The task with its prompts laid out otherwise; what differs from the task's own form stands in the protocol. */
+export function wrapTask(task: EvalTask, { layout = 'interleaved', maxTokens }: TaskOptions): EvalTask {
+  if (maxTokens !== undefined && (!Number.isInteger(maxTokens) || maxTokens < 1))
+    throw new RangeError(`maxTokens: expected a whole number of at least 1, received ${maxTokens}`);
+  if (layout === 'interleaved' && maxTokens === undefined) return task;
+  return {
+    ...task,
+    protocol: {
+      ...task.protocol,
+      ...(layout === 'interleaved' ? {} : { layout }),
+      ...(maxTokens === undefined ? {} : { maxTokens }),
+    },
+    prompt: (record) => {
+      const prompt = task.prompt(record);
+      return { ...prompt, parts: layOut(prompt.parts, layout), maxTokens: maxTokens ?? prompt.maxTokens };
+    },
+  };
 }
 
-export function resolveOptions(options: TaskOptions | undefined, maxTokens: number): ResolvedOptions & { readonly [key: string]: Json } {
-  const resolved = { layout: 'interleaved', answerBy: 'generation', maxTokens, ...options } as const;
-  if (!Number.isInteger(resolved.maxTokens) || resolved.maxTokens < 1)
-    throw new RangeError(`maxTokens: expected a whole number of at least 1, received ${resolved.maxTokens}`);
-  return resolved;
+/** Puts pieces, which come in the order of `interleaved`, into a layout. */
+export function layOut(parts: readonly PromptPart[], layout: PromptLayout): PromptPart[] {
+  if (layout === 'interleaved') return [...parts];
+  if (layout === 'pictures-first') {
+    const text = parts.filter((part) => typeof part === 'string').join('\n');
+    return [...parts.filter((part) => typeof part !== 'string'), ...(text === '' ? [] : [text])];
+  }
+  const spaced: PromptPart[] = [];
+  let space = '';
+  for (const part of parts) {
+    if (typeof part === 'string') spaced.push(space + part);
+    else spaced.push(...(space === '' ? [] : [space]), part);
+    space = typeof part === 'string' ? '' : ' ';
+  }
+  return space === '' ? spaced : [...spaced, space];
 }

@@ -1,4 +1,4 @@
-import type { TaskOptions } from './options.ts';
+import { type TaskOptions, wrapTask } from './options.ts';
 import type { EvalTask } from './task.ts';
 import { blinkTask } from './tasks/blink.ts';
 import { mantisEvalTask } from './tasks/mantis-eval.ts';
@@ -8,6 +8,7 @@ import { mmiuTask } from './tasks/mmiu.ts';
 import { mmmuTask } from './tasks/mmmu.ts';
 import { muirBenchTask } from './tasks/muirbench.ts';
 import { mvBenchTask } from './tasks/mvbench.ts';
+import { nlvrTask } from './tasks/nlvr.ts';
 import { nlvr2Task } from './tasks/nlvr2.ts';
 import { okVqaTask } from './tasks/okvqa.ts';
 import { qbench2Task } from './tasks/qbench2.ts';
@@ -19,6 +20,7 @@ export type TaskFactory = (options?: TaskOptions) => EvalTask;
 
 /** Every task that reads files, by name. Generated ones (`skills`) are handed in by whoever generates them. */
 export const taskFactories: Readonly<Record<string, TaskFactory>> = {
+  nlvr: nlvrTask,
   nlvr2: nlvr2Task,
   qbench2: qbench2Task,
   'mantis-eval': mantisEvalTask,
@@ -36,9 +38,9 @@ export const taskFactories: Readonly<Record<string, TaskFactory>> = {
 };
 
 /** @throws Error listing the names where there is no such task */
-export function taskNamed(name: string, options?: TaskOptions): EvalTask {
+export function taskNamed(name: string, options: TaskOptions = {}): EvalTask {
   const factory = Object.hasOwn(taskFactories, name) ? taskFactories[name] : undefined;
   if (factory === undefined)
     throw new Error(`there is no task ${JSON.stringify(name)}; there are ${Object.keys(taskFactories).join(', ')}`);
-  return factory(options);
+  return wrapTask(factory(options), options);
 }

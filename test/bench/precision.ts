@@ -22,11 +22,11 @@ import type { AccuracyRecord, FormatAccuracy } from '../../gpu-backend/engine/pr
 import type { ForwardBatch, ForwardResult, ModelRunner } from '../../gpu-backend/engine/runner.ts';
 import { capacityFor } from '../../gpu-backend/engine/scheduler/capacity.ts';
 import { nlvrRequest } from '../../gpu-backend/eval/nlvr.ts';
+import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/io/nlvr.ts';
 import type { KvFormat } from '../../gpu-backend/models/decode.ts';
 import type { Picture } from '../../gpu-backend/models/family.ts';
 import { RUNTIME_VERSION } from '../../gpu-backend/runtime/session.ts';
 import { layoutConversation } from '../../gpu-backend/text/layout.ts';
-import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/train/nano/nlvr.ts';
 import { preprocessImage } from '../../gpu-backend/vision/preprocess.ts';
 
 const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));

@@ -16,6 +16,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { loadFront } from '../../gpu-backend/engine/model-front.ts';
 import { nlvrRequest } from '../../gpu-backend/eval/nlvr.ts';
+import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/io/nlvr.ts';
 import type { VlmConfig } from '../../gpu-backend/models/config.ts';
 import { decodeGraph } from '../../gpu-backend/models/decode.ts';
 import { emptyPast } from '../../gpu-backend/models/empty-past.ts';
@@ -29,7 +30,6 @@ import { floats } from '../../gpu-backend/models/verify-decode.ts';
 import { causalBias, type ModelGraph, visionGraph } from '../../gpu-backend/models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../../gpu-backend/runtime/session.ts';
 import { layoutConversation } from '../../gpu-backend/text/layout.ts';
-import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/train/nano/nlvr.ts';
 import { preprocessImage } from '../../gpu-backend/vision/preprocess.ts';
 
 const { values: flags } = parseArgs({

@@ -1,11 +1,11 @@
-import { type ResolvedOptions, resolveOptions, type TaskOptions } from '../options.ts';
+import type { AnswerBy, TaskOptions } from '../options.ts';
 import { blinkChoice, scoreBlink } from '../parsers/mantis-blink.ts';
 import { collectRecords, pictureGroup } from '../source/collect.ts';
 import { findFiles, isOfSplit } from '../source/files.ts';
 import type { PictureReader, StoredImage } from '../source/pictures.ts';
 import { type Row, readRows } from '../source/row.ts';
 import type { EvalPrompt, EvalRecord, EvalSource, EvalTask } from '../task.ts';
-import { layOut, picturesFirst } from './layout.ts';
+import { picturesFirst } from './layout.ts';
 import { letters } from './mantis-form.ts';
 
 /** The configurations of the data set; the score is the mean of their accuracies. */
@@ -33,8 +33,7 @@ const EXPECTED = 'BLINK as published by BLINK-Benchmark (Art_Style/val-00000-of-
 const MAX_TOKENS = 512;
 
 /** 14 tasks of perception that people solve in a blink (Fu et al. 2024), validation split, as the Mantis paper's fork asks and scores them. */
-export function blinkTask(given?: TaskOptions): EvalTask {
-  const options = resolveOptions(given, MAX_TOKENS);
+export function blinkTask({ answerBy = 'generation' }: TaskOptions = {}): EvalTask {
   return {
     name: 'blink',
     title: 'BLINK (Fu et al. 2024)',
@@ -48,25 +47,26 @@ export function blinkTask(given?: TaskOptions): EvalTask {
         "the answer is A … E or (A) … (E) and nothing else; else exactly one of the choices' bracketed letters is a word of the last paragraph, else of the whole answer; else, without a judge, wrong (published: GPT-3.5 extracts the letter)",
       pictures: 'as stored (published: saved again as JPEG of quality 75)',
       score: 'unweighted mean of the accuracies of the 14 tasks',
-      options,
+      maxTokens: MAX_TOKENS,
+      answerBy,
     },
     open,
-    prompt: (record) => promptOf(record, options),
+    prompt: (record) => promptOf(record, answerBy),
     score: (answer, record) => scoreBlink(answer, record.options.length, record.answers[0] ?? ''),
     extraction: (answer, record) =>
       blinkChoice(answer, record.options.length) === null ? judgePrompt(answer, record) : null,
   };
 }
 
-function promptOf(record: EvalRecord, { layout, answerBy, maxTokens }: ResolvedOptions): EvalPrompt {
+function promptOf(record: EvalRecord, answerBy: AnswerBy): EvalPrompt {
   const disclaimer = DISCLAIMED.includes(record.category ?? '') ? DISCLAIMER : '';
   const { promptHead, promptTail } = record.fields;
   const choices = choiceLines(record.options);
   const own = typeof promptTail === 'string' ? `${promptHead}${choices}${promptTail}` : String(promptHead);
   return {
-    parts: layOut(picturesFirst(disclaimer + own, record.images.length), layout),
+    parts: picturesFirst(disclaimer + own, record.images.length),
     images: record.images,
-    maxTokens,
+    maxTokens: MAX_TOKENS,
     ...(answerBy === 'likelihood' ? { choices: letters(record.options.length) } : {}),
   };
 }

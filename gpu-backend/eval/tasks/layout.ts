@@ -1,4 +1,3 @@
-import type { PromptLayout } from '../options.ts';
 import type { PromptPart } from '../scoring.ts';
 
 const PLACEHOLDER = '<image>';
@@ -19,21 +18,4 @@ export function interleave(text: string, images: number): PromptPart[] {
 /** All pictures, then the text as one piece. */
 export function picturesFirst(text: string, images: number): PromptPart[] {
   return [...Array.from({ length: images }, (_, image) => ({ image })), text];
-}
-
-/** Puts pieces into one of the layouts; the order of text and pictures is that of `interleaved`. */
-export function layOut(parts: readonly PromptPart[], layout: PromptLayout): PromptPart[] {
-  if (layout === 'interleaved') return [...parts];
-  if (layout === 'pictures-first') {
-    const text = parts.filter((part) => typeof part === 'string').join('\n');
-    return [...parts.filter((part) => typeof part !== 'string'), ...(text === '' ? [] : [text])];
-  }
-  const spaced: PromptPart[] = [];
-  let space = '';
-  for (const part of parts) {
-    if (typeof part === 'string') spaced.push(space + part);
-    else spaced.push(...(space === '' ? [] : [space]), part);
-    space = typeof part === 'string' ? '' : ' ';
-  }
-  return space === '' ? spaced : [...spaced, space];
 }

@@ -1,10 +1,10 @@
-import { type ResolvedOptions, resolveOptions, type TaskOptions } from '../options.ts';
+import type { AnswerBy, TaskOptions } from '../options.ts';
 import { type MantisQuestion, referenceLetter, scoreMantis } from '../parsers/mantis.ts';
 import { pictureGroup } from '../source/collect.ts';
 import type { PictureReader } from '../source/pictures.ts';
 import type { Row } from '../source/row.ts';
 import type { EvalPrompt, EvalRecord, EvalSource, EvalTask } from '../task.ts';
-import { interleave, layOut } from './layout.ts';
+import { interleave } from './layout.ts';
 
 const MULTI_CHOICE_INSTRUCTION = "Answer with the option's letter from the given choices directly.";
 const SHORT_ANSWER_HEAD = 'Given the images, answer the following short answer vqa question:';
@@ -26,8 +26,7 @@ export interface MantisTask {
 }
 
 /** NLVR2, Q-Bench2 and Mantis-Eval as the Mantis paper asks and scores them (mantis/benchmark/eval.py and its templates). */
-export function mantisTask(task: MantisTask, given?: TaskOptions): EvalTask {
-  const options = resolveOptions(given, MAX_TOKENS);
+export function mantisTask(task: MantisTask, { answerBy = 'generation' }: TaskOptions = {}): EvalTask {
   return {
     name: task.name,
     title: task.title,
@@ -40,11 +39,12 @@ export function mantisTask(task: MantisTask, given?: TaskOptions): EvalTask {
       pictures: 'at their <image> marks; those without one in front',
       parser: `after the first "final answer:", else "the answer is", else "answer:"; "Answer: X", else the first letter; out of range: ${task.acceptsTrueFalse ? 'a lone true or false' : 'the exact option text'}; short answers: lower-case equality`,
       score: 'accuracy over all questions',
+      maxTokens: MAX_TOKENS,
+      answerBy,
       ...task.notes,
-      options,
     },
     open: task.open,
-    prompt: (record) => promptOf(record, options),
+    prompt: (record) => promptOf(record, answerBy),
     score: (answer, record) => scoreMantis(answer, questionOf(record, task.acceptsTrueFalse)),
   };
 }
@@ -64,7 +64,7 @@ function questionOf(record: EvalRecord, acceptsTrueFalse: boolean): MantisQuesti
   };
 }
 
-function promptOf(record: EvalRecord, { layout, answerBy, maxTokens }: ResolvedOptions): EvalPrompt {
+function promptOf(record: EvalRecord, answerBy: AnswerBy): EvalPrompt {
   const isShort = record.fields.questionType === 'short-answer';
   const lines = publishedOptions(record).map((option, i) => {
     const letter = String.fromCharCode(65 + i);
@@ -77,9 +77,9 @@ function promptOf(record: EvalRecord, { layout, answerBy, maxTokens }: ResolvedO
     ? `${SHORT_ANSWER_HEAD}\nQ: ${record.question}\n${SHORT_ANSWER_TAIL}`
     : `${record.question}${lines.join('')}\n${MULTI_CHOICE_INSTRUCTION}`;
   return {
-    parts: layOut(interleave(text, record.images.length), layout),
+    parts: interleave(text, record.images.length),
     images: record.images,
-    maxTokens,
+    maxTokens: MAX_TOKENS,
     ...(answerBy === 'likelihood' && !isShort ? { choices: letters(record.options.length) } : {}),
   };
 }

@@ -1,11 +1,11 @@
-import { type ResolvedOptions, resolveOptions, type TaskOptions } from '../options.ts';
+import type { AnswerBy, TaskOptions } from '../options.ts';
 import { scoreMvBench } from '../parsers/mantis-mvbench.ts';
 import { collectRecords, pictureGroup } from '../source/collect.ts';
 import { findFiles } from '../source/files.ts';
 import type { PictureReader, StoredImage } from '../source/pictures.ts';
 import { type Row, readRows } from '../source/row.ts';
 import type { EvalPrompt, EvalRecord, EvalSource, EvalTask } from '../task.ts';
-import { layOut, picturesFirst } from './layout.ts';
+import { picturesFirst } from './layout.ts';
 import { letters, splitLetters } from './mantis-form.ts';
 import { type MvBenchClip, mvBenchFrames, mvBenchTasks } from './mvbench-frames.ts';
 
@@ -16,8 +16,7 @@ const MAX_TOKENS = 512;
 const FRAMES = 8;
 
 /** 20 tasks about what happens in a clip (Li et al. 2024), 8 frames of each, as the Mantis paper asks and scores them. */
-export function mvBenchTask(given?: TaskOptions): EvalTask {
-  const options = resolveOptions(given, MAX_TOKENS);
+export function mvBenchTask({ answerBy = 'generation' }: TaskOptions = {}): EvalTask {
   return {
     name: 'mvbench',
     title: 'MVBench (Li et al. 2024), 8 frames',
@@ -30,21 +29,22 @@ export function mvBenchTask(given?: TaskOptions): EvalTask {
       parser:
         'after the last "the answer is", else "answer:", else "the option is ", else "Answer:" (capitals count): the first letter, as it is written',
       score: 'accuracy over all questions',
-      options,
+      maxTokens: MAX_TOKENS,
+      answerBy,
     },
     open,
-    prompt: (record) => promptOf(record, options),
+    prompt: (record) => promptOf(record, answerBy),
     score: (answer, record) => scoreMvBench(answer, record.answers[0] ?? ''),
   };
 }
 
-function promptOf(record: EvalRecord, { layout, answerBy, maxTokens }: ResolvedOptions): EvalPrompt {
+function promptOf(record: EvalRecord, answerBy: AnswerBy): EvalPrompt {
   const lines = record.options.map((option, i) => `${String.fromCharCode(65 + i)}. ${option}\n`).join('');
   const text = `Question: ${record.question}\n${lines}${INSTRUCTION}`;
   return {
-    parts: layOut(picturesFirst(text, record.images.length), layout),
+    parts: picturesFirst(text, record.images.length),
     images: record.images,
-    maxTokens,
+    maxTokens: MAX_TOKENS,
     ...(answerBy === 'likelihood' ? { choices: letters(record.options.length) } : {}),
   };
 }

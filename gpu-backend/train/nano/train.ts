@@ -1,6 +1,7 @@
 import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sha256File } from '../../io/digest.ts';
+import { type DecodePng, readNlvrExamples } from '../../io/nlvr.ts';
 import { loadCheckpoint, type WeightMap } from '../../models/load.ts';
 import { initWeights } from '../../models/presets.ts';
 import { trainGraph } from '../../models/train-graph.ts';
@@ -20,7 +21,6 @@ import { Curve } from './curve.ts';
 import { encodeDialogue } from './encode.ts';
 import { exportNano } from './export.ts';
 import { MuonState, preparing } from './muon.ts';
-import { type DecodePng, readNlvrExamples } from './nlvr.ts';
 import { type PlanEntry, StepPlan } from './plan.ts';
 import { loadRealData, type RealData } from './real.ts';
 import { NANO_CONTINUED, NANO_RECIPE, type NanoRecipe, nanoModelConfig, nanoPhases } from './recipe.ts';

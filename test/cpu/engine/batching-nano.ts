@@ -8,9 +8,9 @@ import { loadFront, type ModelFront } from '../../../gpu-backend/engine/model-fr
 import type { OnnxRunner } from '../../../gpu-backend/engine/onnx-runner.ts';
 import { storageFor } from '../../../gpu-backend/engine/precision.ts';
 import { capacityFor } from '../../../gpu-backend/engine/scheduler/capacity.ts';
+import { readNlvrBoxes, readNlvrExamples } from '../../../gpu-backend/io/nlvr.ts';
 import type { KvFormat } from '../../../gpu-backend/models/decode.ts';
 import { layoutConversation } from '../../../gpu-backend/text/layout.ts';
-import { readNlvrBoxes, readNlvrExamples } from '../../../gpu-backend/train/nano/nlvr.ts';
 import { preprocessImage } from '../../../gpu-backend/vision/preprocess.ts';
 import { PLAIN_REQUEST, startEngine } from '../../fixtures/engine.ts';
 import { NANO_DIR } from './nano-service.ts';
