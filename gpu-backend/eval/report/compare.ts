@@ -1,0 +1,183 @@
+import { variantKey } from '../controls.ts';
+import { compareRuns, type RunComparison, type ScoredPair } from '../statistics/compare.ts';
+import { holm } from '../statistics/holm.ts';
+import { powerOf } from '../statistics/power.ts';
+import { type EvalItem, type EvalModel, type EvalSpec, specHash } from '../task.ts';
+import { powerJson } from './build.ts';
+import { drawn, givenOf, questionOf } from './gallery.ts';
+import { clip, groupBy, isOfProtocol, type ReportRecord, rounded, withReference } from './items.ts';
+import { type EvalComparison, type PairedAnswer, REPORT_CONFIDENCE, REPORT_VERSION } from './schema.ts';
+import { specDifferences } from './spec-diff.ts';
+import { differenceOf, percent, signed } from './vision.ts';
+
+/** One of two runs: what its folder holds. */
+export interface ComparedRun {
+  readonly spec: EvalSpec;
+  readonly model: Pick<EvalModel, 'name' | 'identity'>;
+  readonly items: readonly EvalItem[];
+}
+
+export interface CompareInput {
+  readonly first: ComparedRun;
+  readonly second: ComparedRun;
+  readonly title?: string;
+  /** Of the second run, for questions and pictures. */
+  readonly records: AsyncIterable<ReportRecord> | Iterable<ReportRecord>;
+  /** Compare although the runs did different things: what they share is paired, and the report says what differs. */
+  readonly force?: boolean;
+}
+
+/** Two runs that did different things, or have nothing in common. */
+export class NotComparable extends Error {
+  override readonly name = 'NotComparable';
+}
+
+/** Questions of each gallery. */
+const SHOWN = 60;
+
+interface Pair {
+  readonly first: EvalItem;
+  readonly second: EvalItem;
+}
+
+/**
+ * Two runs of one specification, answer by answer.
+ * @throws NotComparable naming what differs between the specifications, unless forced; where no answer has a partner
+ */
+export async function compareReports(input: CompareInput): Promise<EvalComparison> {
+  const { first, second, title, records, force = false } = input;
+  const differences = specDifferences(first.spec, second.spec);
+  if (differences.length > 0 && !force) throw new NotComparable(refusal(differences));
+  const { pairs, unpaired } = pairedItems(first, second);
+  if (pairs.length === 0)
+    throw new NotComparable('The two runs have no question in common whose answer is known: nothing can be compared.');
+  const { aggregate } = second.spec;
+  const scores = scoredPairs(pairs, aggregate);
+  const by = aggregate === 'categories' ? 'categories' : 'records';
+  const compared = compareRuns(scores, { by, confidence: REPORT_CONFIDENCE, seed: 'comparison' });
+  const wins = pairs.filter((pair) => pair.second.score > pair.first.score);
+  const losses = pairs.filter((pair) => pair.second.score < pair.first.score);
+  const nameOf = ({ second: item }: Pair) => `${item.record}\n${variantKey(item.variant)}`;
+  const [shownWins, shownLosses] = [drawn(wins, nameOf, SHOWN), drawn(losses, nameOf, SHOWN)];
+  const wanted = new Set([...shownWins, ...shownLosses].map((pair) => pair.second.record));
+  const known = new Map<string, ReportRecord>();
+  if (wanted.size > 0)
+    for await (const { id, question, options, images } of records)
+      if (wanted.has(id)) known.set(id, { id, question, options, images: images.map(({ sha256 }) => ({ sha256 })) });
+  const shown = (own: readonly Pair[]) =>
+    own.map(
+      (pair): PairedAnswer => ({
+        ...questionOf(pair.second, known.get(pair.second.record)),
+        first: givenOf(pair.first),
+        second: givenOf(pair.second),
+      }),
+    );
+  const { clusters } = compared.first;
+  return rounded({
+    object: 'mantis.eval_comparison',
+    version: REPORT_VERSION,
+    title: title ?? second.spec.task,
+    spec: { ...second.spec, protocol: { ...second.spec.protocol }, variants: { ...second.spec.variants } },
+    first: sideOf(first, compared.first),
+    second: sideOf(second, compared.second),
+    specDifferences: differences,
+    pairs: pairs.length,
+    clusters,
+    unpaired,
+    change: { ...differenceOf(compared), correlation: compared.correlation },
+    counts: compared.counts === null ? null : { ...compared.counts },
+    categories: categoriesOf(scores),
+    power: powerJson(powerOf({ standardError: compared.standardError ?? 0, items: pairs.length, clusters })),
+    verdict: verdictOf(compared, first.model.name, second.model.name, pairs.length),
+    wins: { total: wins.length, shown: shown(shownWins) },
+    losses: { total: losses.length, shown: shown(shownLosses) },
+  } satisfies EvalComparison);
+}
+
+function refusal(differences: EvalComparison['specDifferences']): string {
+  const named = differences
+    .slice(0, 8)
+    .map(({ path, first, second }) => `${path}: ${clip(first, 80)} and ${clip(second, 80)}`);
+  const more = differences.length > named.length ? `; and ${differences.length - named.length} more` : '';
+  return `The two runs did different things, so that their difference is not the models' alone: ${named.join('; ')}${more}. Run one of them again alike, or force the comparison of what they share.`;
+}
+
+function sideOf({ spec, model }: ComparedRun, { mean, interval }: RunComparison['first']): EvalComparison['first'] {
+  const { name, identity } = model;
+  return { model: { name, identity }, specHash: specHash(spec), mean, interval: [...interval] };
+}
+
+function pairedItems(first: ComparedRun, second: ComparedRun): { pairs: Pair[]; unpaired: EvalComparison['unpaired'] } {
+  const keyOf = ({ record, variant }: EvalItem) => `${record}\n${variantKey(variant)}`;
+  const counted = ({ items, spec }: ComparedRun) => withReference(items).filter((item) => isOfProtocol(item, spec));
+  const partners = new Map(counted(first).map((item) => [keyOf(item), item]));
+  const own = counted(second);
+  const pairs = own.flatMap((item) => {
+    const partner = partners.get(keyOf(item));
+    return partner === undefined ? [] : [{ first: partner, second: item }];
+  });
+  return { pairs, unpaired: { first: partners.size - pairs.length, second: own.length - pairs.length } };
+}
+
+function scoredPairs(pairs: readonly Pair[], aggregate: EvalSpec['aggregate']): ScoredPair[] {
+  if (aggregate !== 'groups')
+    return pairs.map(({ first, second: { group, category, score } }) => ({
+      cluster: group,
+      category,
+      first: first.score,
+      second: score,
+    }));
+  return [...groupBy(pairs, ({ second }) => second.group)].map(([cluster, own]) => ({
+    cluster,
+    category: own[0]?.second.category ?? null,
+    first: Math.min(...own.map(({ first }) => first.score)),
+    second: Math.min(...own.map(({ second }) => second.score)),
+  }));
+}
+
+function categoriesOf(scores: readonly ScoredPair[]): EvalComparison['categories'] {
+  const groups = [...groupBy(scores, ({ category }) => category ?? '')].sort(([a], [b]) => (a < b ? -1 : 1));
+  if (groups.length < 2) return [];
+  const compared = groups.map(([name, own]) => ({
+    name,
+    pairs: own.length,
+    result: compareRuns(own, { confidence: REPORT_CONFIDENCE, seed: name }),
+  }));
+  const adjusted = holm(compared.map(({ result }) => result.pValue));
+  return compared.map(({ name, pairs, result }, i) => ({
+    name: name === '' ? 'without category' : clip(name, 80),
+    pairs,
+    first: result.first.mean,
+    second: result.second.mean,
+    ...differenceOf(result),
+    adjustedPValue: adjusted[i] as number,
+  }));
+}
+
+function verdictOf(
+  { difference, interval, pValue, standardError }: RunComparison,
+  first: string,
+  second: string,
+  pairs: number,
+): EvalComparison['verdict'] {
+  const [low, high] = interval;
+  const range = `${signed(low)} … ${signed(high)} points`;
+  // Both have to say so: near the border an interval and a test may disagree.
+  if (pValue < 1 - REPORT_CONFIDENCE && (low > 0 || high < 0)) {
+    const better = difference > 0 ? second : first;
+    const words = `${better} is better, by ${signed(Math.abs(difference)).slice(1)} points on these ${pairs} answers; the true difference is likely to lie within ${range} (second less first).`;
+    return { outcome: difference > 0 ? 'second' : 'first', words };
+  }
+  const smallest = powerOf({ standardError: standardError ?? 0, items: pairs, clusters: 2 }).smallestDifference;
+  const isSame = difference === 0 && standardError === 0;
+  return isSame
+    ? { outcome: 'equal', words: `${first} and ${second} score the same on all ${pairs} answers.` }
+    : {
+        outcome: 'unclear',
+        words: `These ${pairs} answers do not show which is better: ${signed(difference)} points, within ${range}. ${
+          smallest > 0
+            ? `A true difference below ${percent(smallest).replace(' %', ' points')} is likely to stay unseen by so many.`
+            : 'No answer scores differently.'
+        }`,
+      };
+}
