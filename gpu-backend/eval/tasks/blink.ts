@@ -1,5 +1,6 @@
 import type { AnswerBy, TaskOptions } from '../options.ts';
 import { blinkChoice, scoreBlink } from '../parsers/mantis-blink.ts';
+import { againstReference } from '../parsers/reference.ts';
 import { collectRecords, pictureGroup } from '../source/collect.ts';
 import { findFiles, isOfSplit } from '../source/files.ts';
 import type { PictureReader, StoredImage } from '../source/pictures.ts';
@@ -52,7 +53,8 @@ export function blinkTask({ answerBy = 'generation' }: TaskOptions = {}): EvalTa
     },
     open,
     prompt: (record) => promptOf(record, answerBy),
-    score: (answer, record) => scoreBlink(answer, record.options.length, record.answers[0] ?? ''),
+    score: (answer, record) =>
+      againstReference(record, (reference) => scoreBlink(answer, record.options.length, reference)),
     extraction: (answer, record) =>
       blinkChoice(answer, record.options.length) === null ? judgePrompt(answer, record) : null,
   };

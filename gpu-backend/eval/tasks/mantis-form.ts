@@ -1,5 +1,6 @@
 import type { AnswerBy, TaskOptions } from '../options.ts';
 import { type MantisQuestion, referenceLetter, scoreMantis } from '../parsers/mantis.ts';
+import { againstReference } from '../parsers/reference.ts';
 import { pictureGroup } from '../source/collect.ts';
 import type { PictureReader } from '../source/pictures.ts';
 import type { Row } from '../source/row.ts';
@@ -45,7 +46,10 @@ export function mantisTask(task: MantisTask, { answerBy = 'generation' }: TaskOp
     },
     open: task.open,
     prompt: (record) => promptOf(record, answerBy),
-    score: (answer, record) => scoreMantis(answer, questionOf(record, task.acceptsTrueFalse)),
+    score: (answer, record) =>
+      againstReference(record, (reference) =>
+        scoreMantis(answer, questionOf(record, reference, task.acceptsTrueFalse)),
+      ),
   };
 }
 
@@ -55,11 +59,11 @@ export function publishedOptions({ options, fields }: EvalRecord): readonly stri
   return Array.isArray(letters) ? options.map((option, i) => `${letters[i] ?? ''}${option}`) : options;
 }
 
-function questionOf(record: EvalRecord, acceptsTrueFalse: boolean): MantisQuestion {
+function questionOf(record: EvalRecord, reference: string, acceptsTrueFalse: boolean): MantisQuestion {
   return {
     type: record.fields.questionType === 'short-answer' ? 'short-answer' : 'multi-choice',
     options: publishedOptions(record),
-    reference: record.answers[0] ?? '',
+    reference,
     acceptsTrueFalse,
   };
 }

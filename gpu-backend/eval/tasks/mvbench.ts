@@ -1,5 +1,6 @@
 import type { AnswerBy, TaskOptions } from '../options.ts';
 import { scoreMvBench } from '../parsers/mantis-mvbench.ts';
+import { againstReference } from '../parsers/reference.ts';
 import { collectRecords, pictureGroup } from '../source/collect.ts';
 import { findFiles } from '../source/files.ts';
 import type { PictureReader, StoredImage } from '../source/pictures.ts';
@@ -34,7 +35,7 @@ export function mvBenchTask({ answerBy = 'generation' }: TaskOptions = {}): Eval
     },
     open,
     prompt: (record) => promptOf(record, answerBy),
-    score: (answer, record) => scoreMvBench(answer, record.answers[0] ?? ''),
+    score: (answer, record) => againstReference(record, (reference) => scoreMvBench(answer, reference)),
   };
 }
 

@@ -1,6 +1,7 @@
 import { sha256Hex } from '../../io/digest.ts';
 import { type NlvrExample, readNlvrBoxes, readNlvrExamples } from '../../io/nlvr.ts';
 import type { TaskOptions } from '../options.ts';
+import { againstReference } from '../parsers/reference.ts';
 import { scoreTrueFalseWord } from '../parsers/true-false.ts';
 import { digestRecords } from '../source/collect.ts';
 import type { EvalImage, EvalPrompt, EvalRecord, EvalRecords, EvalSource, EvalTask } from '../task.ts';
@@ -39,7 +40,7 @@ export function nlvrTask({ answerBy = 'likelihood' }: TaskOptions = {}): EvalTas
       maxTokens: MAX_TOKENS,
       ...(isCompared ? { choices: record.options } : {}),
     }),
-    score: (answer, { answers }) => scoreTrueFalseWord(answer, answers[0] ?? ''),
+    score: (answer, record) => againstReference(record, (reference) => scoreTrueFalseWord(answer, reference)),
     imageOrders: ({ images, fields }) => permutations(images.length).slice(0, Number(fields.orders)),
   };
 }
