@@ -32,7 +32,15 @@ import { resultFiles } from '../jobs/results.ts';
 import { LEASED, TERMINAL } from '../jobs/state.ts';
 import { readSignedJson } from '../middleware/signed.ts';
 import { resultFile } from '../schedules/comparison.ts';
-import { bestCheckpoint, evalsOf, getEval, insertEvaluation, insertPendingEval } from '../store/checkpointEvals.ts';
+import {
+  bestCheckpoint,
+  deletePendingEval,
+  evalsOf,
+  getEval,
+  insertEvaluation,
+  insertPendingEval,
+  kindOfStep,
+} from '../store/checkpointEvals.ts';
 import {
   checkpointKey,
   getCheckpoint,
@@ -338,6 +346,8 @@ export async function addEvaluation(c: Context<AppEnv>): Promise<Response> {
   const row = await findJob(c.env.DB, id);
   if (row === null) throw unknownJob(id);
   const pending = await getEval(c.env.DB, id, step);
+  // The answer to the first report may have been lost.
+  if (pending === null && body.metrics === null) return c.json(heardBy(row));
   if (pending === null)
     throw new ApiError('not_found', `Job ${id}: no checkpoint of step ${step} waits for an evaluation.`);
   const atMs = nowMs();
@@ -351,20 +361,24 @@ export async function addEvaluation(c: Context<AppEnv>): Promise<Response> {
             ...insertFile(c.env.DB, file, sql),
             auditFile(c.env.DB, { tenant: row.tenant, keyId: 'system', requestId: null }, file, sql),
           ]),
-      ...insertEvaluation(c.env.DB, { jobId: id, step, metrics, fileId: file?.id ?? null, atMs }, sql),
-      insertEvent(
-        c.env.DB,
-        {
-          jobId: id,
-          key: `eval-${step}`,
-          createdAtMs: atMs,
-          level: 'info',
-          message: evaluationMessage(step, metrics),
-          type: 'metrics',
-          data: { step, total_steps: body.totalSteps, ...metrics },
-        },
-        revision,
-      ),
+      ...(metrics === null
+        ? [deletePendingEval(c.env.DB, id, step, sql)]
+        : [
+            ...insertEvaluation(c.env.DB, { jobId: id, step, metrics, fileId: file?.id ?? null, atMs }, sql),
+            insertEvent(
+              c.env.DB,
+              {
+                jobId: id,
+                key: `eval-${step}`,
+                createdAtMs: atMs,
+                level: 'info',
+                message: evaluationMessage(step, metrics),
+                type: 'metrics',
+                data: { step, total_steps: body.totalSteps, ...metrics },
+              },
+              revision,
+            ),
+          ]),
       ...(pending.evaluated_at === null ? checkpointEvent(c.env, row, pending.checkpoint, sql, atMs) : []),
     ],
   });
@@ -383,6 +397,8 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
   let name = '';
   let best: Awaited<ReturnType<typeof bestCheckpoint>> = null;
   const { stage, evaluation } = JSON.parse(row.mantis) as StoredMantisOptions;
+  // A checkpoint of an earlier stage may be the one that is kept; it is served as what that stage trains.
+  let kind: string = stage;
   if (body.status === 'succeeded' && LEASED.has(row.status) && row.lease_token === body.token) {
     if (body.finalStep === null || (await getCheckpoint(c.env.DB, id, body.finalStep)) === null) {
       throw new ApiError(
@@ -398,6 +414,9 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
     const files = await resultFiles(c.env, row);
     end = { trainedTokens: body.trainedTokens, fineTunedModel: name, resultFiles: files };
     if (evaluation?.keep_best === true) best = await bestCheckpoint(c.env.DB, id);
+    const chosen = best?.step ?? body.finalStep;
+    const own = await kindOfStep(c.env.DB, id, chosen);
+    kind = own === null || own === (JSON.parse(row.stages) as Stage[]).at(-1)?.train ? stage : own;
   }
   const applied = await applyToJob(
     c.env.DB,
@@ -417,7 +436,7 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
                 {
                   id: name,
                   base: row.base_model,
-                  kind: best?.kind ?? stage,
+                  kind,
                   jobId: id,
                   step: best?.step ?? body.finalStep,
                   createdAtMs: atMs,

@@ -23,6 +23,13 @@ export function insertPendingEval(db: D1Database, row: NewEval, guard: string): 
     .bind(row.jobId, row.step, row.checkpoint, row.model, row.createdAtMs);
 }
 
+/** It could not be evaluated, and will not be. */
+export function deletePendingEval(db: D1Database, jobId: string, step: number, guard: string): D1PreparedStatement {
+  return db
+    .prepare(`DELETE FROM checkpoint_evals WHERE job_id = ? AND step = ? AND evaluated_at IS NULL AND ${guard}`)
+    .bind(jobId, step);
+}
+
 /** In the order of the steps. */
 export async function evalsOf(db: D1Database, jobId: string): Promise<CheckpointEvalRow[]> {
   const { results } = await db
@@ -57,17 +64,22 @@ export function insertEvaluation(
   ];
 }
 
-/** The checkpoint with the highest accuracy, the earliest of equals, and what it is served as; null where none was evaluated. */
-export function bestCheckpoint(
-  db: D1Database,
-  jobId: string,
-): Promise<{ step: number; accuracy: number; kind: string; metrics: string } | null> {
+/** The checkpoint with the highest accuracy, the earliest of equals; null where none was evaluated. */
+export function bestCheckpoint(db: D1Database, jobId: string): Promise<{ step: number; accuracy: number } | null> {
   return db
     .prepare(
-      `SELECT e.step, e.accuracy, m.kind, c.metrics FROM checkpoint_evals e
-       JOIN checkpoints c ON c.job_id = e.job_id AND c.step = e.step JOIN models m ON m.id = c.model
+      `SELECT e.step, e.accuracy FROM checkpoint_evals e JOIN checkpoints c ON c.job_id = e.job_id AND c.step = e.step
        WHERE e.job_id = ? AND e.accuracy IS NOT NULL ORDER BY e.accuracy DESC, e.step LIMIT 1`,
     )
     .bind(jobId)
-    .first<{ step: number; accuracy: number; kind: string; metrics: string }>();
+    .first<{ step: number; accuracy: number }>();
+}
+
+/** What the stage of a checkpoint trains. */
+export async function kindOfStep(db: D1Database, jobId: string, step: number): Promise<string | null> {
+  const row = await db
+    .prepare('SELECT kind FROM models WHERE job_id = ? AND step = ? AND listed = 0')
+    .bind(jobId, step)
+    .first<{ kind: string }>();
+  return row?.kind ?? null;
 }

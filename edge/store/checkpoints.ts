@@ -151,8 +151,9 @@ const IS_NEEDED = `(EXISTS (SELECT 1 FROM models m WHERE m.job_id = c.job_id AND
   OR EXISTS (SELECT 1 FROM jobs j WHERE j.model = c.model AND j.finished_at IS NULL)
   OR EXISTS (SELECT 1 FROM aliases a WHERE a.model = c.model))`;
 
-/** The best of a job's evaluated checkpoints (`?1`), which is kept whatever its age. */
-const BEST_STEP = `(SELECT step FROM checkpoint_evals WHERE job_id = ?1 AND accuracy IS NOT NULL ORDER BY accuracy DESC, step LIMIT 1)`;
+/** Of a job (`?1`): the best of its evaluated checkpoints, and those that wait for their evaluation, which are kept whatever their age. */
+const KEPT_STEPS = `(SELECT * FROM (SELECT step FROM checkpoint_evals WHERE job_id = ?1 AND accuracy IS NOT NULL ORDER BY accuracy DESC, step LIMIT 1)
+  UNION SELECT step FROM checkpoint_evals WHERE job_id = ?1 AND evaluated_at IS NULL)`;
 
 /**
  * Takes away all but the newest `keep` checkpoints of a job, with their models' names; their objects are deleted by the sweeper. Part of the transaction
@@ -166,7 +167,7 @@ export function pruneCheckpoints(
 ): D1PreparedStatement[] {
   const old = `SELECT c.step FROM checkpoints c WHERE c.job_id = ?1 AND NOT ${IS_NEEDED}
     AND c.step NOT IN (SELECT step FROM checkpoints WHERE job_id = ?1 ORDER BY step DESC LIMIT ?2)
-    AND c.step IS NOT ${BEST_STEP} AND ${guard}`;
+    AND c.step NOT IN ${KEPT_STEPS} AND ${guard}`;
   return [
     db.prepare(`DELETE FROM models WHERE job_id = ?1 AND listed = 0 AND step IN (${old})`).bind(job.id, job.keep),
     db.prepare(`DELETE FROM checkpoints WHERE job_id = ?1 AND step IN (${old})`).bind(job.id, job.keep),

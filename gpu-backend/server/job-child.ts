@@ -43,6 +43,9 @@ process.on('message', (message: ToChild) => {
     case 'stop':
       running.get(message.jobId)?.stop(message.reason);
       return;
+    case 'evaluated':
+      running.get(message.jobId)?.evaluated(message.step, message.result);
+      return;
     case 'busy':
       isBusy = message.isBusy;
   }

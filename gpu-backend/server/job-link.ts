@@ -1,12 +1,20 @@
 import { createHash } from 'node:crypto';
-import { readFile, stat } from 'node:fs/promises';
+import { readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { CheckpointManifest, StoredFile, TrainerEvent } from '../../shared/contract/backend.ts';
+import {
+  type CheckpointManifest,
+  type CheckpointRequest,
+  type EvaluationRequest,
+  StagedObject,
+  type StoredFile,
+  type TrainerEvent,
+} from '../../shared/contract/backend.ts';
 import type { CheckpointMetrics } from '../../shared/contract/jobs.ts';
 import type { TrainStage } from '../../shared/contract/models.ts';
 import { sha256File } from '../io/digest.ts';
 import { S3ObjectError } from '../io/s3-store.ts';
+import type { Evaluated } from './checkpoint-evaluator.ts';
 import { DigestMismatch, type EdgeClient, EdgeError } from './edge-client.ts';
 import { OutsideFiles } from './outside-files.ts';
 
@@ -85,13 +93,18 @@ export class JobLink {
     return this.#flushing;
   }
 
-  /** Uploads the files of a checkpoint, then its manifest, which makes it visible as a whole. @throws LeaseLost */
+  /**
+   * Uploads the files of a checkpoint, then its manifest, which makes it visible as a whole.
+   * @param about.evaluates an evaluation of it will follow
+   * @returns the name that it is served under
+   * @throws LeaseLost
+   */
   async checkpoint(
     step: number,
-    { kind, metrics }: { kind: TrainStage; metrics: CheckpointMetrics },
+    { kind, metrics, evaluates }: { kind: TrainStage; metrics: CheckpointMetrics; evaluates: boolean },
     dir: string,
     names: readonly string[],
-  ): Promise<void> {
+  ): Promise<string> {
     const files: CheckpointManifest['files'] = [];
     for (const name of names) {
       const location = this.#outside.locationOf(this.#jobId, step, this.#token, basename(name));
@@ -104,8 +117,29 @@ export class JobLink {
       await this.#again(() => this.#edge.upload(path, bytes, this.#token));
       files.push({ name, bytes: bytes.byteLength, sha256: createHash('sha256').update(bytes).digest('hex') });
     }
-    const body = { token: this.#token, step, kind, metrics, files };
-    await this.#again(() => this.#edge.post(`/internal/jobs/${this.#jobId}/checkpoints`, body));
+    const body: CheckpointRequest = { token: this.#token, step, kind, metrics, files, evaluates };
+    const answer = await this.#again(() => this.#edge.post(`/internal/jobs/${this.#jobId}/checkpoints`, body));
+    const { model } = (answer ?? {}) as { model?: unknown };
+    return typeof model === 'string' ? model : '';
+  }
+
+  /**
+   * Says what an evaluation of a checkpoint found, with a file of all answers; null: it could not be made and will not be.
+   * @throws LeaseLost
+   */
+  async evaluation(step: number, totalSteps: number, found: Evaluated | null, workDir: string): Promise<void> {
+    const job = `/internal/jobs/${this.#jobId}`;
+    const filename = `${this.#jobId}_step_${step}_answers.jsonl`;
+    let outcomes: EvaluationRequest['outcomes'] = null;
+    if (found !== null) {
+      const path = join(workDir, filename);
+      await writeFile(path, found.outcomes);
+      const staged = await this.#again(() => this.#edge.putFile(`${job}/staged`, path));
+      outcomes = { filename, mime: 'application/jsonl', staged: StagedObject.parse(staged) };
+      await rm(path, { force: true });
+    }
+    const body: EvaluationRequest = { token: this.#token, totalSteps, metrics: found?.metrics ?? null, outcomes };
+    await this.#again(() => this.#edge.post(`${job}/checkpoints/${step}/evaluation`, body));
   }
 
   /** Announced first: what lies in the store is always known to the edge, which says when it may go. */

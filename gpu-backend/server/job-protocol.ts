@@ -2,6 +2,7 @@
 import type { JobSpec } from '../../shared/contract/backend.ts';
 import type { JobError } from '../../shared/contract/jobs.ts';
 import type { FineTunePhase } from '../train/finetune-spec.ts';
+import type { Evaluated } from './checkpoint-evaluator.ts';
 
 /** One job to train, beside those that the process trains already. */
 export interface ChildStart {
@@ -32,8 +33,12 @@ export type StopReason = 'cancel' | 'pause' | 'drain' | 'lost';
 export type ToChild =
   | ChildStart
   | { readonly type: 'stop'; readonly jobId: string; readonly reason: StopReason }
+  /** What was asked for by `evaluate`. */
+  | { readonly type: 'evaluated'; readonly jobId: string; readonly step: number; readonly result: EvaluationOutcome }
   /** Whether answers are computed on the machine just now. */
   | { readonly type: 'busy'; readonly isBusy: boolean };
+
+export type EvaluationOutcome = Evaluated | { readonly error: string };
 
 export type JobOutcome =
   | { readonly status: 'succeeded'; readonly finalStep: number; readonly trainedTokens: number }
@@ -52,6 +57,8 @@ export type FromChild =
   | { readonly type: 'step'; readonly jobId: string; readonly step: number; readonly totalSteps: number }
   /** A new checkpoint is at the edge. */
   | { readonly type: 'checkpoint'; readonly jobId: string }
+  /** The checkpoint of that step, at the edge and served under this name, wants to be evaluated. */
+  | { readonly type: 'evaluate'; readonly jobId: string; readonly step: number; readonly model: string }
   /** The lease is gone: somebody else has the job, nothing more may be written. */
   | { readonly type: 'lost'; readonly jobId: string }
   | { readonly type: 'done'; readonly jobId: string; readonly outcome: JobOutcome };

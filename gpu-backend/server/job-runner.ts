@@ -11,9 +11,11 @@ import {
   type Lease,
 } from '../../shared/contract/backend.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import type { ModelService } from '../engine/service.ts';
+import { CheckpointEvaluator } from './checkpoint-evaluator.ts';
 import { type EdgeClient, EdgeError } from './edge-client.ts';
 import { stagesWithRoom } from './job-memory.ts';
-import type { JobOutcome } from './job-protocol.ts';
+import type { EvaluationOutcome, JobOutcome, StopReason } from './job-protocol.ts';
 import { type Death, TrainerProcess } from './trainer-process.ts';
 
 export interface JobRunnerOptions {
@@ -35,6 +37,8 @@ export interface JobRunnerOptions {
   readonly stallMs?: number;
   /** `s3://bucket/prefix` for checkpoints. Default: they go through the edge. */
   readonly checkpointStore?: string | null;
+  /** Answers the questions that checkpoints are evaluated by. Default: jobs that ask for it are told that it cannot be done here. */
+  readonly service?: ModelService;
   /** Whether answers are computed just now; training waits for them. Default never. */
   readonly isBusy?: () => boolean;
   readonly observe: (what: { readonly running: number; readonly step: number; readonly outcome?: string }) => void;
@@ -63,6 +67,8 @@ export class JobRunner {
   readonly #slots = new Map<string, Slot>();
   /** Tries of a job here that ran out of memory. */
   readonly #memoryFailures = new Map<string, number>();
+  /** Of the jobs here whose checkpoints are evaluated. */
+  readonly #evaluators = new Map<string, CheckpointEvaluator>();
   #trainer: TrainerProcess | null = null;
   #wake: (() => void) | null = null;
   /** A wake-up came while nobody was waiting for one: a job may have been queued after the last claim. */
@@ -224,10 +230,15 @@ export class JobRunner {
       return { status: 'released', trainedTokens: null };
     }
     const trainer = this.#process();
+    const evaluator = this.#evaluator(job, workDir);
+    const stop = (reason: StopReason): void => {
+      evaluator?.stop();
+      trainer.stop(job.id, reason);
+    };
     const heart = this.#keepLease(job.id, lease, log, {
-      onCancel: () => trainer.stop(job.id, 'cancel'),
-      onPause: () => trainer.stop(job.id, 'pause'),
-      onLost: () => trainer.stop(job.id, 'lost'),
+      onCancel: () => stop('cancel'),
+      onPause: () => stop('pause'),
+      onLost: () => stop('lost'),
     });
     const training = trainer.train({
       type: 'start',
@@ -242,11 +253,13 @@ export class JobRunner {
       checkpointStore: this.#o.checkpointStore ?? null,
       microBatchShare: 0.5 ** Math.min(MAX_HALVINGS, this.#memoryFailures.get(job.id) ?? 0),
     });
-    onStop((reason) => trainer.stop(job.id, reason));
+    onStop(stop);
     // There may be another one that can train beside it.
     this.wake();
     const ended = await training;
     heart.stop();
+    this.#evaluators.delete(job.id);
+    await evaluator?.close();
     switch (ended.kind) {
       case 'lost':
         return 'lost';
@@ -259,6 +272,25 @@ export class JobRunner {
         return ended.outcome;
       case 'died':
         return await this.#died(job, lease, ended.death, log);
+    }
+  }
+
+  #evaluator(job: JobSpec, workDir: string): CheckpointEvaluator | null {
+    const { edge, service } = this.#o;
+    const { evaluation } = job;
+    if (evaluation === null || service === undefined) return null;
+    const evaluator = new CheckpointEvaluator({ jobId: job.id, evaluation, service, edge, workDir });
+    this.#evaluators.set(job.id, evaluator);
+    return evaluator;
+  }
+
+  async #evaluate(jobId: string, model: string): Promise<EvaluationOutcome> {
+    try {
+      const evaluator = this.#evaluators.get(jobId);
+      if (evaluator === undefined) throw new Error('this backend evaluates no checkpoints');
+      return await evaluator.evaluate(model);
+    } catch (error) {
+      return { error: error instanceof Error ? error.message : String(error) };
     }
   }
 
@@ -289,6 +321,7 @@ export class JobRunner {
       { log, stopGraceMs, stallMs },
       {
         onStep: (_jobId, step) => this.#observe(step),
+        onEvaluate: (jobId, model) => this.#evaluate(jobId, model),
         onCheckpoint: (jobId) => {
           const slot = this.#slots.get(jobId);
           // What made a checkpoint is not what kills.

@@ -2,17 +2,18 @@
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { CheckpointManifest, DataSpec, JobSpec } from '../../shared/contract/backend.ts';
+import type { CheckpointManifest, DataSpec, JobEvaluation, JobSpec } from '../../shared/contract/backend.ts';
 import type { CheckpointMetrics, JobError } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import { verifyCheckpoint } from '../train/checkpoint.ts';
+import { isEnough } from '../train/early-stopping.ts';
 import { runFineTune } from '../train/finetune.ts';
-import type { FineTuneData, FineTuneMetrics, FineTuneResult } from '../train/finetune-spec.ts';
+import type { CheckpointPlace, FineTuneData, FineTuneMetrics, FineTuneResult } from '../train/finetune-spec.ts';
 import { isAllocationFailure, OutOfMemory } from '../train/memory.ts';
 import { isStorageFull, StorageFull } from '../train/storage.ts';
 import { EdgeClient } from './edge-client.ts';
 import { BrokenCheckpoint, JobLink, LeaseLost } from './job-link.ts';
-import type { ChildStart, FromChild, JobOutcome, StopReason } from './job-protocol.ts';
+import type { ChildStart, EvaluationOutcome, FromChild, JobOutcome, StopReason } from './job-protocol.ts';
 import { OutsideFiles } from './outside-files.ts';
 import { OverlayStore } from './overlay-store.ts';
 
@@ -34,6 +35,9 @@ export class JobWork {
   readonly #stop = new AbortController();
   #reason: StopReason | null = null;
   #lines = 0;
+  /** Accuracies of evaluated checkpoints, in the order of the steps. */
+  #history: { step: number; accuracy: number }[] = [];
+  #asked: { readonly step: number; readonly resolve: (result: EvaluationOutcome) => void } | null = null;
 
   constructor(start: ChildStart, hooks: JobWorkHooks) {
     this.#start = start;
@@ -50,6 +54,11 @@ export class JobWork {
     }
     this.#reason ??= reason;
     this.#stop.abort();
+  }
+
+  /** The answer of the process that evaluates. */
+  evaluated(step: number, result: EvaluationOutcome): void {
+    if (this.#asked?.step === step) this.#asked.resolve(result);
   }
 
   /** Trains to the end, or until stopped. Never throws: what went wrong is told as an outcome. */
@@ -83,7 +92,14 @@ export class JobWork {
     const data: FineTuneData[] = [];
     for (const spec of job.training) data.push(await fetchData(link, spec, workDir));
     const validation = job.validation === null ? null : await fetchData(link, job.validation, workDir);
-    const resumeDir = await this.#fetchResume(job);
+    const resumed = await this.#fetchResume(job);
+    const resumeDir = resumed?.dir ?? null;
+    const ended = resumed === null ? null : await this.#catchUp(job, resumed.step);
+    if (resumed !== null && ended !== null) {
+      const { extra } = await verifyCheckpoint(resumed.dir);
+      const { trainedTokens } = extra as unknown as { trainedTokens: number };
+      return { status: 'succeeded', finalStep: ended, trainedTokens };
+    }
     const tuned =
       job.adapter === null
         ? null
@@ -108,6 +124,7 @@ export class JobWork {
         ...(tuned === null ? {} : { tunedDir: tuned.dir }),
         ...(validation === null ? {} : { validation }),
         ...(job.checkpointEvery === null ? {} : { checkpointEvery: job.checkpointEvery }),
+        ...(job.evaluation?.every === 'epoch' ? { epochCheckpoints: true } : {}),
         ...(resumeDir === null ? {} : { resumeDir }),
       },
       {
@@ -132,14 +149,18 @@ export class JobWork {
           await this.#hooks.tell({ type: 'step', jobId: job.id, step, totalSteps });
           link.flushSoon();
         },
-        onCheckpoint: async (dir, step, metrics, files) => {
+        onCheckpoint: async (dir, step, metrics, files, place) => {
           // A job that the user cancelled needs no more checkpoints, and its lease takes none.
-          if (this.#reason === 'cancel') return;
+          if (this.#reason === 'cancel') return undefined;
           const names = files.map(({ name }) => name);
-          await link.checkpoint(step, { kind: metrics.train, metrics: checkpointMetrics(metrics) }, dir, names);
+          const evaluates = isEvaluated(job, place);
+          const about = { kind: metrics.train, metrics: checkpointMetrics(metrics), evaluates };
+          const model = await link.checkpoint(step, about, dir, names);
           this.#say('info', `Checkpoint of step ${step} saved.`);
           await link.flush();
           await this.#hooks.tell({ type: 'checkpoint', jobId: job.id });
+          if (!evaluates) return undefined;
+          return (await this.#evaluate(job, step, model, metrics.totalSteps)) ? 'enough' : undefined;
         },
       },
     );
@@ -148,12 +169,67 @@ export class JobWork {
     return outcomeOf(result, this.#reason);
   }
 
+  /**
+   * Makes the evaluations again that an earlier try was stopped in, up to the step that this one goes on from.
+   * @returns the step that the job ends with, where the evaluations say that it has had its best; else null
+   */
+  async #catchUp({ evaluation, ...job }: JobSpec, resumeStep: number): Promise<number | null> {
+    if (evaluation === null) return null;
+    // Later ones are trained, and evaluated, again.
+    this.#history = evaluation.done.filter(({ step }) => step <= resumeStep);
+    for (const { step, model } of evaluation.pending.filter((one) => one.step <= resumeStep))
+      if (await this.#evaluate({ evaluation, ...job }, step, model, resumeStep)) return step;
+    const last = this.#history.at(-1);
+    return last !== undefined && this.#hasEnough(evaluation) ? last.step : null;
+  }
+
+  /**
+   * Has a checkpoint evaluated while the training waits. One that cannot be is said and passed over; one that is broken off is made by the next try.
+   * @returns whether the job has had its best
+   */
+  async #evaluate({ id, evaluation }: JobSpec, step: number, model: string, totalSteps: number): Promise<boolean> {
+    if (evaluation === null || this.#stop.signal.aborted) return false;
+    const answer = new Promise<EvaluationOutcome>((resolve) => {
+      this.#asked = { step, resolve };
+    });
+    const stopped = new Promise<null>((resolve) => {
+      this.#stop.signal.addEventListener('abort', () => resolve(null), { once: true });
+    });
+    await this.#hooks.tell({ type: 'evaluate', jobId: id, step, model });
+    const result = await Promise.race([answer, stopped]);
+    this.#asked = null;
+    if (result === null || this.#stop.signal.aborted) return false;
+    if ('error' in result) {
+      this.#say('warn', `The checkpoint of step ${step} could not be evaluated: ${result.error}`);
+      await this.#link.evaluation(step, totalSteps, null, this.#start.workDir);
+      return false;
+    }
+    await this.#link.evaluation(step, totalSteps, result, this.#start.workDir);
+    this.#history = [
+      ...this.#history.filter((one) => one.step !== step),
+      { step, accuracy: result.metrics.eval_accuracy },
+    ].sort((a, b) => a.step - b.step);
+    if (!this.#hasEnough(evaluation)) return false;
+    this.#say(
+      'info',
+      `The job ends early after step ${step}: its accuracy had no new best ${evaluation.earlyStop?.patience} times.`,
+    );
+    return true;
+  }
+
+  #hasEnough({ earlyStop }: JobEvaluation): boolean {
+    return isEnough(
+      this.#history.map(({ accuracy }) => accuracy),
+      earlyStop,
+    );
+  }
+
   /** The newest checkpoint that is whole; older ones where newer ones are damaged, the start where all are. */
-  async #fetchResume(job: JobSpec): Promise<string | null> {
+  async #fetchResume(job: JobSpec): Promise<{ dir: string; step: number } | null> {
     if (job.resume === null) return null;
     for (const manifest of [job.resume.checkpoint, ...job.earlier]) {
       const dir = await this.#fetchWhole(manifest);
-      if (dir !== null) return dir;
+      if (dir !== null) return { dir, step: manifest.step };
     }
     this.#say('warn', 'No checkpoint of this job is whole; it begins again.');
     return null;
@@ -183,6 +259,20 @@ export class JobWork {
     const known = [...(job.resume === null ? [] : [job.resume.checkpoint]), ...job.earlier];
     const manifest = known.find((one) => one.step === step);
     return manifest === undefined ? null : await this.#fetchWhole(manifest);
+  }
+}
+
+/** Whether the job's evaluation wants this checkpoint. What was saved only because the job was stopped is none of its business. */
+function isEvaluated({ evaluation }: JobSpec, { isRegular, isEpochEnd, isJobEnd }: CheckpointPlace): boolean {
+  switch (evaluation?.every) {
+    case undefined:
+      return false;
+    case 'checkpoint':
+      return isRegular;
+    case 'epoch':
+      return isEpochEnd || isJobEnd;
+    case 'end':
+      return isJobEnd;
   }
 }
 

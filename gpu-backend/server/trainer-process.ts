@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { FineTunePhase } from '../train/finetune-spec.ts';
 import { kernelMemoryKills } from './job-memory.ts';
-import type { ChildStart, FromChild, JobOutcome, StopReason, ToChild } from './job-protocol.ts';
+import type { ChildStart, EvaluationOutcome, FromChild, JobOutcome, StopReason, ToChild } from './job-protocol.ts';
 
 /** How a process came to its end that told no outcome. */
 export interface Death {
@@ -22,6 +22,8 @@ export type Ended =
 export interface TrainerHooks {
   readonly onStep: (jobId: string, step: number) => void;
   readonly onCheckpoint: (jobId: string) => void;
+  /** Asks a checkpoint the job's held-out questions. */
+  readonly onEvaluate: (jobId: string, model: string) => Promise<EvaluationOutcome>;
 }
 
 export interface TrainerOptions {
@@ -155,6 +157,13 @@ export class TrainerProcess {
       case 'checkpoint':
         this.#hooks.onCheckpoint(message.jobId);
         return;
+      case 'evaluate': {
+        const { jobId, step, model } = message;
+        void this.#hooks.onEvaluate(jobId, model).then((result) => {
+          this.#send({ type: 'evaluated', jobId, step, result });
+        });
+        return;
+      }
       case 'lost':
         this.#end(message.jobId, { kind: 'lost' });
         return;

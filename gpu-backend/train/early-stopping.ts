@@ -67,3 +67,20 @@ export class BestSoFar {
 function valuesOf(state: ParameterState): Values {
   return new Map(state.parameters.map((p) => [p.name, Float32Array.from(p.value)]));
 }
+
+/**
+ * Whether the evaluations so far say that the job has had its best: `patience` of them in a row without a new one.
+ * @param accuracies in the order of the steps
+ */
+export function isEnough(accuracies: readonly number[], stop: { patience: number; minDelta: number } | null): boolean {
+  if (stop === null) return false;
+  let best = Number.NEGATIVE_INFINITY;
+  let since = 0;
+  for (const accuracy of accuracies) {
+    const isBetter = accuracy > best + stop.minDelta;
+    since = isBetter ? 0 : since + 1;
+    if (isBetter) best = accuracy;
+    if (since >= stop.patience) return true;
+  }
+  return false;
+}

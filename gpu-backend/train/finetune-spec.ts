@@ -32,6 +32,8 @@ export interface FineTuneSpec {
   readonly resumeDir?: string;
   /** Steps between checkpoints; the end of a stage has one too. Default: ten checkpoints. */
   readonly checkpointEvery?: number;
+  /** Epochs end with a checkpoint too. Default false. */
+  readonly epochCheckpoints?: boolean;
   /** Newest checkpoints left in `outDir`. Default 2. */
   readonly keep?: number;
   /** Micro-batches are of this share of what the stages say: tries before this one ran out of memory. Default 1. */
@@ -70,6 +72,14 @@ export interface CheckpointFile {
   readonly sha256: string;
 }
 
+/** Where in a job a checkpoint stands. */
+export interface CheckpointPlace {
+  /** It would have been made without anybody wanting the machine: how often a job is stopped does not change which these are. */
+  readonly isRegular: boolean;
+  readonly isEpochEnd: boolean;
+  readonly isJobEnd: boolean;
+}
+
 export interface FineTuneHooks {
   /** Bytes of a picture that is neither in the files nor a data URL (a file id, an https URL). Without it such pictures are an error. */
   readonly readImage?: (reference: string) => Promise<Uint8Array>;
@@ -77,14 +87,15 @@ export interface FineTuneHooks {
   readonly onMetrics?: (metrics: FineTuneMetrics) => void | Promise<void>;
   /**
    * A checkpoint is whole on disk. Its folder is what `resumeDir` takes and what serving lays over the base: an adapter
-   * folder or changed tensors, the trainer's state, a manifest.
+   * folder or changed tensors, the trainer's state, a manifest. The training waits for the promise; `enough` ends the job with this checkpoint, as a success.
    */
   readonly onCheckpoint?: (
     dir: string,
     step: number,
     metrics: FineTuneMetrics,
     files: readonly CheckpointFile[],
-  ) => void | Promise<void>;
+    place: CheckpointPlace,
+  ) => undefined | 'enough' | Promise<undefined | 'enough'>;
   /** Aborting ends the job after the step in progress, with a checkpoint. */
   readonly signal?: AbortSignal;
   /** Awaited before every micro-batch: jobs of one process take turns, and answers go first. */

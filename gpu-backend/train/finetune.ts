@@ -79,6 +79,7 @@ export async function runFineTune(spec: FineTuneSpec, hooks: FineTuneHooks = {})
           'time_limit',
           `the job has trained for ${spec.maxDurationS} s, as long as it may; its checkpoints stay`,
         );
+      if (result.outcome === 'enough') break;
       if (result.outcome === 'aborted') return { outcome: 'stopped', finalStep: step, trainedTokens };
       if (index < plans.length - 1) base = result.next();
     }

@@ -15,7 +15,7 @@ import {
   verifyCheckpoint,
 } from './checkpoint.ts';
 import { BestSoFar, type Measurement } from './early-stopping.ts';
-import type { CheckpointFile, FineTuneHooks, FineTuneMetrics, FineTuneSpec } from './finetune-spec.ts';
+import type { CheckpointFile, CheckpointPlace, FineTuneHooks, FineTuneMetrics, FineTuneSpec } from './finetune-spec.ts';
 import { learningRateAt, progressOf } from './schedule.ts';
 import { epochs, measure, type StageData } from './stage-data.ts';
 import type { StagePlan } from './stage-plan.ts';
@@ -58,7 +58,8 @@ export interface StageRun {
 }
 
 export interface StageResult {
-  readonly outcome: 'complete' | 'aborted' | 'diverged' | 'time_limit';
+  /** `enough`: as complete as whoever looks at the checkpoints wants it; no further stage is. */
+  readonly outcome: 'complete' | 'enough' | 'aborted' | 'diverged' | 'time_limit';
   /** Last step, through all stages. */
   readonly step: number;
   readonly trainedTokens: number;
@@ -91,6 +92,10 @@ export async function runStage(run: StageRun): Promise<StageResult> {
     const began = performance.now() - trainedMs;
     const measured = new BestSoFar(plan.earlyStopping, state, before, run.resumeDir);
     let hasStopped = before?.isStageEnd === true;
+    let isEnough = false;
+    const isEpochEnd = (local: number): boolean => local % stepsPerEpoch === 0;
+    const isRegular = (local: number): boolean =>
+      (offset + local) % checkpointEvery === 0 || (spec.epochCheckpoints === true && isEpochEnd(local));
     let computed = { positions: 0, tokens: 0 };
     let last: FineTuneMetrics | undefined;
     const limit = new AbortController();
@@ -100,7 +105,7 @@ export async function runStage(run: StageRun): Promise<StageResult> {
       trainedTokens += metrics.tokens;
       trainedMs = performance.now() - began;
       last = toMetrics(metrics, run, stepsPerEpoch, 1 - computed.tokens / computed.positions);
-      const isDue = (offset + metrics.step) % checkpointEvery === 0 || metrics.step === stageSteps;
+      const isDue = isRegular(metrics.step) || metrics.step === stageSteps;
       if (validation !== undefined && validation.selection.entries.length > 0 && isDue) {
         hooks.onPhase?.('measuring');
         const { loss, accuracy } = await measure(sessions, state, validation, plan.microBatchTokens, hooks.pace);
@@ -153,7 +158,15 @@ export async function runStage(run: StageRun): Promise<StageResult> {
           },
         },
       );
-      if (last !== undefined) await hooks.onCheckpoint?.(dir, step, last, await listFiles(dir));
+      const place: CheckpointPlace = {
+        isRegular: isRegular(local) || extra.isStageEnd,
+        isEpochEnd: isEpochEnd(local),
+        isJobEnd: extra.isStageEnd && plan.index === spec.stages.length - 1,
+      };
+      if (last !== undefined) {
+        const verdict = await hooks.onCheckpoint?.(dir, step, last, await listFiles(dir), place);
+        if (verdict === 'enough') isEnough = true;
+      }
       hooks.onPhase?.('stepping');
     };
 
@@ -178,8 +191,8 @@ export async function runStage(run: StageRun): Promise<StageResult> {
       },
       ...(resume === undefined ? {} : { resume }),
       signal: AbortSignal.any(signals),
-      isCheckpointDue: (step) => (offset + step) % checkpointEvery === 0,
-      isDone: () => hasStopped,
+      isCheckpointDue: isRegular,
+      isDone: () => hasStopped || isEnough,
       rollBack: async (good) => {
         if (good === 0) {
           setStart(state, start);
@@ -194,7 +207,7 @@ export async function runStage(run: StageRun): Promise<StageResult> {
     const isOver = numberOf(result.progress) >= stageSteps;
     const isLate = result.outcome === 'aborted' && limit.signal.aborted && hooks.signal?.aborted !== true;
     return {
-      outcome: !isLate ? result.outcome : isOver ? 'complete' : 'time_limit',
+      outcome: isEnough ? 'enough' : !isLate ? result.outcome : isOver ? 'complete' : 'time_limit',
       step: offset + numberOf(result.progress),
       trainedTokens,
       trainedMs,

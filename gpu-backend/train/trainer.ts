@@ -293,7 +293,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       if (broken !== undefined && !(await rollBack(`After step ${step}, ${broken} is not finite.`)))
         return { outcome: 'diverged', progress };
       await save(options.isCheckpointDue?.(step) === true);
-      if (isStopped) return { outcome: 'aborted', progress };
+      // Whoever saw the checkpoint may have had enough, or been told to stop.
+      if (options.isDone?.(step) === true) break;
+      if (options.signal?.aborted === true) return { outcome: 'aborted', progress };
     }
   }
   if (state.nonFinite() !== undefined) return { outcome: 'diverged', progress };

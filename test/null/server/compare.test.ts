@@ -1,7 +1,7 @@
 /** Two models asked the same held-out questions. The models are played, so that refusals, full engines and answers are what a test says. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, test } from 'node:test';
@@ -47,6 +47,8 @@ function play(answer: Answer) {
   return { asked, state, service };
 }
 
+/** What was brought to the edge, by the path that it went to. */
+const staged = new Map<string, string>();
 let tasks = 0;
 async function compare(lines: readonly string[], service: ModelService, more: Partial<CompareTask> = {}) {
   const text = `${lines.join('\n')}\n`;
@@ -59,6 +61,10 @@ async function compare(lines: readonly string[], service: ModelService, more: Pa
     download: async (_path: string, to: string) => {
       await mkdir(dirname(to), { recursive: true });
       await writeFile(to, text);
+    },
+    putFile: async (path: string, from: string) => {
+      staged.set(path, await readFile(from, 'utf8'));
+      return { key: 'blobs/x', bytes: 1, sha256: 'f'.repeat(64) };
     },
   } as unknown as EdgeClient;
   const spec: CompareTask = {
@@ -101,9 +107,12 @@ test('counts, interval and test over all questions, each asked greedily and behi
   const { asked, state, service } = play(answers);
   const result = await compare(LINES, service);
   assert.deepEqual(
-    { ...result, interval: null, pValue: null },
+    { ...result, interval: null, pValue: null, files: null, detectableDifference: null },
     {
       examples: 30,
+      groups: 30,
+      detectableDifference: null,
+      files: null,
       currentRight: 15,
       candidateRight: 29,
       onlyCurrent: 1,
@@ -116,6 +125,25 @@ test('counts, interval and test over all questions, each asked greedily and behi
   );
   assert.ok(result.interval[0] > 0.2 && result.interval[1] < 0.7, String(result.interval));
   assert.ok(result.pValue < 0.001);
+  assert.ok((result.detectableDifference ?? 0) > 0.1 && (result.detectableDifference ?? 1) < 0.5, 'thirty see little');
+  assert.equal(result.files?.[0]?.filename, 'cmp_test_answers.jsonl');
+  const outcomes = (staged.get('/internal/tasks/cmp_test/problems') ?? '')
+    .trim()
+    .split('\n')
+    .map((one) => JSON.parse(one));
+  assert.equal(outcomes.length, 30);
+  assert.deepEqual(
+    { ...outcomes[0], group: '' },
+    {
+      example: 'line 1',
+      group: '',
+      question: 'question 0',
+      reference: 'Yes.',
+      current: { answer: 'yes', right: true },
+      candidate: { answer: 'no', right: false },
+    },
+    'what the new one got wrong comes first',
+  );
   assert.equal(asked.length, 60);
   assert.deepEqual([...new Set(asked.slice(0, 30).map(({ request }) => request.model))], ['mantis-nano']);
   for (const { request } of asked) {

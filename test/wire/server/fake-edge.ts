@@ -10,7 +10,9 @@ import {
   type CheckpointManifest,
   CheckpointRequest,
   ClaimRequest,
+  EvaluationRequest,
   FinishRequest,
+  type JobEvaluation,
   type JobSpec,
   type TrainerEvent,
   TrainerEventsRequest,
@@ -29,6 +31,8 @@ export class FakeJob {
   readonly events = new Map<string, TrainerEvent>();
   readonly checkpoints: CheckpointManifest[] = [];
   readonly finishes: FinishRequest[] = [];
+  /** By step of the checkpoint; null: it is still to be made. */
+  readonly evaluations = new Map<number, EvaluationRequest['metrics']>();
   /** Token of the newest grant; 0 = never claimed. */
   token = 0;
   /** Whether it may be claimed. */
@@ -58,8 +62,22 @@ export class FakeJob {
   /** Steps of the metrics that came, in order of arrival. */
   get steps(): { step: number; train_loss: number }[] {
     return [...this.events.values()]
-      .filter(({ type }) => type === 'metrics')
+      .filter(({ type, key }) => type === 'metrics' && key.startsWith('step-'))
       .map(({ data }) => data as { step: number; train_loss: number });
+  }
+
+  /** The name under which a checkpoint is served. */
+  modelOf(step: number): string {
+    return `ft:nano:org::${this.spec.id}:ckpt-step-${step}`;
+  }
+
+  /** What a claim says of the evaluations so far. */
+  evaluation(): JobEvaluation | null {
+    if (this.spec.evaluation == null) return null;
+    const all = [...this.evaluations].sort(([a], [b]) => a - b);
+    const done = all.flatMap(([step, found]) => (found === null ? [] : [{ step, accuracy: found.eval_accuracy }]));
+    const pending = all.flatMap(([step, found]) => (found === null ? [{ step, model: this.modelOf(step) }] : []));
+    return { ...this.spec.evaluation, done, pending };
   }
 
   /** Messages of a level. */
@@ -159,10 +177,24 @@ export class FakeEdge {
     if (path === '/internal/jobs/claim') return this.#claim(ClaimRequest.parse(json()));
     const file = /^\/internal\/files\/file-([\w-]+)\/content$/.exec(path);
     if (file !== null) return { status: 200, body: this.#job(file[1])?.training ?? Buffer.alloc(0) };
+    const model = /^\/internal\/models\/([^/]+)(?:\/files\/([\w.-]+))?$/.exec(path);
+    if (model !== null) return this.#model(decodeURIComponent(model[1] ?? ''), model[2]) ?? notFound;
     const at = /^\/internal\/jobs\/([\w-]+)\/(.*)$/.exec(path);
     const job = this.#job(at?.[1]);
     if (at === null || job === undefined) return notFound;
     return this.#onJob(job, at[2] ?? '', request, body, json) ?? notFound;
+  }
+
+  /** The manifest of a checkpoint that is served, or one of its files. */
+  #model(id: string, name: string | undefined): { status: number; body: object | Buffer } | undefined {
+    for (const job of this.jobs)
+      for (const { step, files } of job.checkpoints) {
+        if (job.modelOf(step) !== id) continue;
+        if (name !== undefined) return { status: 200, body: job.blobs.get(`${step}/${name}`) ?? Buffer.alloc(0) };
+        const listed = files.map((file) => ({ ...file, url: '' }));
+        return { status: 200, body: { id, base: 'nano', kind: 'lora', files: listed } };
+      }
+    return undefined;
   }
 
   #job(id: string | undefined): FakeJob | undefined {
@@ -186,7 +218,7 @@ export class FakeEdge {
     return {
       status: 200,
       body: {
-        job: { ...job.spec, resume, earlier: earlier.slice(0, 3), tries: job.tries },
+        job: { ...job.spec, resume, earlier: earlier.slice(0, 3), tries: job.tries, evaluation: job.evaluation() },
         lease: { token: job.token, expiresAt: job.expiresAt },
       },
     };
@@ -205,6 +237,16 @@ export class FakeEdge {
       return stale;
     };
     const stale = { status: 409, body: { error: { message: 'taken', code: 'stale_lease' } } };
+    if (rest === 'staged')
+      return { status: 200, body: { key: 'blobs/x', bytes: body.byteLength, sha256: 'f'.repeat(64) } };
+    const evaluated = /^checkpoints\/(\d+)\/evaluation$/.exec(rest);
+    if (evaluated !== null) {
+      const { token, metrics } = EvaluationRequest.parse(json());
+      if (isStale(token)) return stale;
+      if (metrics === null) job.evaluations.delete(Number(evaluated[1]));
+      else job.evaluations.set(Number(evaluated[1]), metrics);
+      return { status: 200, body: {} };
+    }
     const blob = /^checkpoints\/(\d+)\/([\w.-]+)$/.exec(rest);
     if (blob !== null) {
       const key = `${blob[1]}/${blob[2]}`;
@@ -223,12 +265,13 @@ export class FakeEdge {
           if (!job.events.has(event.key)) job.events.set(event.key, event);
         return { status: 200, body: {} };
       case 'checkpoints': {
-        const { step, metrics, files } = CheckpointRequest.parse(json());
+        const { step, metrics, files, evaluates } = CheckpointRequest.parse(json());
+        if (evaluates === true) job.evaluations.set(step, null);
         const at = job.checkpoints.findIndex((c) => c.step === step);
         if (at >= 0) job.checkpoints.splice(at, 1);
         job.checkpoints.push({ step, metrics, files });
         job.tries = 0;
-        return { status: 200, body: {} };
+        return { status: 200, body: { model: job.modelOf(step) } };
       }
       case 'finish': {
         const finish = FinishRequest.parse(json());

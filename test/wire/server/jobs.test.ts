@@ -4,7 +4,7 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { makeRequest, TestBackend, textOf } from './backend-process.ts';
-import { FakeEdge, type FakeJob, fakeJob, MAX_TRIES } from './fake-edge.ts';
+import { FakeEdge, FakeJob, fakeJob, MAX_TRIES } from './fake-edge.ts';
 import { lesson } from './lesson.ts';
 
 const PATIENCE_MS = 60_000;
@@ -117,6 +117,54 @@ describe('a backend with jobs', () => {
     const begins = jobs.map((job) => Math.min(...[...job.events.values()].map(({ createdAt }) => createdAt)));
     const ends = jobs.map((job) => Math.max(...[...job.events.values()].map(({ createdAt }) => createdAt)));
     assert.ok(Math.max(...begins) < Math.min(...ends), JSON.stringify([begins, ends]));
+  });
+
+  it('evaluates checkpoints by their answers: not a bit changes, a kill in the middle makes it again, enough is enough', async () => {
+    const judged = (id: string, stop: { patience: number; minDelta: number } | null = null): FakeJob => {
+      const job = fakeJob(id, training, { n_epochs: 3 });
+      const [heldOut] = job.spec.training;
+      if (heldOut === undefined) assert.fail('a job has data');
+      const how = { maxExamples: 6, options: null, imageOrders: 1, textOnly: true, confidence: 0.95 };
+      const asked = { tenant: 'default', heldOut, base: 'nano', how, every: 'checkpoint' as const, earlyStop: stop };
+      return new FakeJob({ ...job.spec, evaluation: { ...asked, done: [], pending: [] } }, job.training);
+    };
+    const [whole, killed, stopped] = [
+      judged('judged'),
+      judged('judged-killed'),
+      judged('enough', { patience: 1, minDelta: 1 }),
+    ];
+    await queue(whole);
+    await ended(whole);
+    assertComplete(whole, 3 * EPOCH);
+    const alone = edge.jobs.find(({ spec }) => spec.id === 'alone');
+    assert.equal(
+      whole.sha256(12, 'state.safetensors'),
+      alone?.sha256(12, 'state.safetensors'),
+      'as without evaluation',
+    );
+    assert.deepEqual([...whole.evaluations.keys()], [4, 8, 12]);
+    for (const found of whole.evaluations.values()) {
+      assert.equal(found?.eval_examples, 6);
+      assert.equal(found.eval_groups, 2, 'the questions are about two pictures');
+      assert.ok(found.eval_interval[0] <= found.eval_accuracy && found.eval_accuracy <= found.eval_interval[1]);
+      assert.equal(found.eval_difference, found.eval_accuracy - found.eval_base_accuracy);
+      assert.ok((found.eval_text_only_accuracy ?? -1) >= 0);
+    }
+
+    await queue(killed);
+    await until('the first checkpoint to wait for its evaluation', () => killed.evaluations.get(4) === null);
+    process.kill(await trainer(), 'SIGKILL');
+    await ended(killed);
+    assertComplete(killed, 3 * EPOCH);
+    assert.deepEqual(statuses(killed), ['released', 'succeeded']);
+    assert.deepEqual([...killed.evaluations], [...whole.evaluations], 'made again, to the same numbers');
+    assert.equal(killed.sha256(12, 'state.safetensors'), alone?.sha256(12, 'state.safetensors'));
+
+    await queue(stopped);
+    await ended(stopped);
+    assert.deepEqual([statuses(stopped), stopped.finishes[0]?.finalStep], [['succeeded'], 8]);
+    assert.equal(stopped.steps.at(-1)?.step, 8, 'not a step more');
+    assert.match(stopped.messages('info').join('\n'), /ends early after step 8/);
   });
 
   it('kill -9 of the process: the server goes on answering; each job is resumed by itself, and the one that kills ends', async () => {
