@@ -1,131 +1,107 @@
-import { fileURLToPath } from 'node:url';
-import { Command, Option } from 'commander';
-import { ChoiceScorer, type ScorerImage } from '../engine/choice-scorer.ts';
-import { evaluateNlvr, type NlvrControl, nlvrControls } from '../eval/nlvr.ts';
-import { evaluateSkills } from '../eval/skills.ts';
-import { sha256Hex } from '../io/digest.ts';
-import { heldOutItems } from '../train/nano/heldout.ts';
-import { readNlvrBoxes, readNlvrExamples } from '../train/nano/nlvr.ts';
-import { boxSidePx } from '../train/nano/scene.ts';
-import { preprocessImage, preprocessRgb } from '../vision/preprocess.ts';
+import { Command } from 'commander';
+import { AnswerCache } from '../eval/run/answer-cache.ts';
+import { ModelUnusable } from '../eval/run/model-unusable.ts';
+import { type EvalRunResult, runEval, TooManyErrors } from '../eval/run/run.ts';
+import { RunFolderError } from '../eval/run/run-folder.ts';
+import type { EvalModel } from '../eval/task.ts';
 import { CliError } from './error.ts';
-import { wholeNumber } from './parse.ts';
+import { evalModel, judgeModel } from './eval-model.ts';
+import { addEvalOptions, type EvalFlags } from './eval-options.ts';
+import { writeResults } from './eval-report.ts';
+import { byImages, summaryOf } from './eval-summary.ts';
+import { openTask, promptForm, SKILLS, taskTitles } from './eval-task.ts';
 import { ProgressBar } from './progress.ts';
+import { printTable } from './table.ts';
 
-interface ModelOptions {
-  readonly model: string;
-  readonly overlay?: string;
-  readonly threads: number;
-  readonly json?: boolean;
-}
-
-interface NlvrOptions extends ModelOptions {
-  readonly data: string;
-  readonly split: string;
-  readonly control: NlvrControl;
-  readonly limit?: number;
-}
-
-interface SkillsOptions extends ModelOptions {
-  readonly perSkill: number;
-  readonly seed: number;
-  readonly control: 'none' | 'text-only';
-}
-
-const bundledModel = fileURLToPath(new URL('../models/nano', import.meta.url));
-
-/** `mantis eval`: how good a model is, with the control runs that show whether it looks at the pictures. */
+/** `mantis eval`: how good a model is on a benchmark, and what its answers rest on. */
 export function evalCommand(): Command {
-  const command = new Command('eval').description('measure a model');
-  const nlvr = new Command('nlvr')
-    .description('true or false about three boxes (Suhr et al. 2017), every example in all orders of its boxes')
-    .requiredOption('--data <folder>', 'folder with SPLIT.jsonl, SPLIT.box.bin, SPLIT.box.idx')
-    .option('--split <name>', 'which split', 'dev')
-    .addOption(new Option('--control <kind>', 'what the model may not see').choices([...nlvrControls]).default('none'))
-    .option('--limit <n>', 'only the first n examples', wholeNumber)
-    .action(runNlvr);
-  const skills = new Command('skills')
-    .description('the four Mantis skills on a generated held-out set: co-reference, comparison, reasoning, temporal')
-    .option('--per-skill <n>', 'questions of each skill', wholeNumber, 250)
-    .option('--seed <n>', 'another set of the same kind', wholeNumber, 0)
-    .addOption(
-      new Option('--control <kind>', 'what the model may not see').choices(['none', 'text-only']).default('none'),
-    )
-    .action(runSkills);
-  for (const sub of [nlvr, skills]) {
-    sub
-      .option('--model <folder>', 'checkpoint folder', bundledModel)
-      .option('--overlay <folder>', 'files of a fine-tune to lay over it')
-      .option('--threads <n>', 'threads of the runtime', wholeNumber, 1)
-      .option('--json', 'end with one line of JSON');
-    command.addCommand(sub);
-  }
+  const command = new Command('eval')
+    .description('measure a model on a benchmark, with the controls that show whether it looks at the pictures')
+    .argument('<task>', 'name of a benchmark; `mantis eval list` prints them')
+    .action(runTask);
+  addEvalOptions(command);
+  command.addHelpText(
+    'after',
+    `
+Examples:
+  mantis eval skills --control text-only
+  mantis eval blink --data BLINK/ --model DIR --out runs/blink --cache runs/cache
+  mantis eval nlvr2 --data nlvr2.parquet --model gpt-4o --base-url https://api.openai.com/v1 --limit 200
+  mantis eval mantis-eval --data test.parquet --model cogvlm --base-url http://127.0.0.1:8000/v1 --mode merge
+  mantis eval blink --data BLINK/ --model OTHER --out runs/other --compare runs/blink`,
+  );
+  command.addCommand(
+    new Command('list').description('names of all benchmarks').action(() => {
+      printTable(
+        ['task', 'benchmark'],
+        taskTitles().map(({ name, title }) => [name, title]),
+      );
+    }),
+  );
   return command;
 }
 
-async function runNlvr(options: NlvrOptions): Promise<void> {
-  const [boxes, all] = await readable(() =>
-    Promise.all([readNlvrBoxes(options.data, options.split), readNlvrExamples(options.data, options.split)]),
-  );
-  const scorer = await ChoiceScorer.create(options.model, options.overlay ?? null, options.threads);
-  const bar = new ProgressBar(`nlvr ${options.split}`);
-  const report = await evaluateNlvr<ScorerImage>(options.limit === undefined ? all : all.slice(0, options.limit), {
-    control: options.control,
-    image: (box) => ({
-      key: String(box),
-      picture: () => preprocessImage(boxes.png(box), scorer.front.recipe),
-    }),
-    score: (questions) => scorer.score(questions),
-    onProgress: (done, total) => bar.update(done, total),
-  });
-  bar.end();
-  finish(options, report, [
-    `accuracy ${percent(report.accuracy)} ± ${percent(report.accuracyStandardError)}, consistency ${percent(report.consistency)}`,
-    `${report.examples} examples, ${report.answers} answers, control ${report.control}`,
-  ]);
-}
-
-async function runSkills(options: SkillsOptions): Promise<void> {
-  const scorer = await ChoiceScorer.create(options.model, options.overlay ?? null, options.threads);
-  const bar = new ProgressBar('skills');
-  const items = heldOutItems(options.perSkill, options.seed).map((item) => ({
-    ...item,
-    images: item.images.map(
-      (rgb): ScorerImage => ({
-        key: sha256Hex(rgb),
-        picture: async () =>
-          preprocessRgb({ width: boxSidePx, height: boxSidePx, pixels_HWC: rgb }, scorer.front.recipe),
-      }),
-    ),
-  }));
-  const report = await evaluateSkills<ScorerImage>(items, {
-    control: options.control,
-    score: (questions) => scorer.score(questions),
-    onProgress: (done, total) => bar.update(done, total),
-  });
-  bar.end();
-  finish(options, report, [
-    `accuracy ${percent(report.accuracy)} ± ${percent(report.accuracyStandardError)}, ${report.items} items, control ${report.control}`,
-    ...Object.entries(report.bySkill).map(
-      ([skill, { accuracy, majority, items: count }]) =>
-        `  ${skill}: ${percent(accuracy)} of ${count} (always the commonest answer: ${percent(majority)})`,
-    ),
-  ]);
-}
-
-function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
-}
-
-function finish(options: ModelOptions, report: object, lines: readonly string[]): void {
-  for (const line of lines) process.stderr.write(`${line}\n`);
-  if (options.json === true) process.stdout.write(`${JSON.stringify({ ...report, model: options.model })}\n`);
-}
-
-async function readable<T>(read: () => Promise<T>): Promise<T> {
+async function runTask(name: string, flags: EvalFlags): Promise<void> {
+  const { task, records } = await openTask(name, flags);
+  const models: EvalModel[] = [];
+  const cache = flags.cache === undefined ? undefined : await AnswerCache.open(flags.cache);
+  const leave = new AbortController();
+  const onSignal = (): void => leave.abort(new CliError('stopped'));
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, onSignal);
   try {
-    return await read();
+    const model = await evalModel(flags);
+    models.push(model);
+    const judge = await judgeModel(flags);
+    if (judge !== undefined) models.push(judge);
+    const bar = new ProgressBar(`${task.name}, ${model.name}`);
+    const result = await runEval({
+      task,
+      records,
+      model,
+      asked: { orders: flags.orders, rotate: flags.rotate === true, controls: flags.control },
+      form: await promptForm(flags),
+      maxErrorShare: flags.maxErrors,
+      signal: leave.signal,
+      onProgress: ({ done, total, errors }) =>
+        bar.update(done, total, errors === 0 ? '' : `${errors} without an answer`),
+      ...(judge === undefined ? {} : { judge }),
+      ...(flags.out === undefined ? {} : { out: flags.out }),
+      ...(cache === undefined ? {} : { cache }),
+    }).finally(() => bar.end());
+    const report = await writeResults({ task, records, model, result }, flags);
+    tellCounts(result);
+    const summary = {
+      ...summaryOf(report),
+      ...(name === SKILLS ? { byImages: await byImages(result.items, records) } : {}),
+      model: model.name,
+    };
+    if (flags.json === true) process.stdout.write(`${JSON.stringify(summary)}\n`);
   } catch (error) {
-    throw new CliError(error instanceof Error ? error.message : String(error), 2);
+    throw told(error, flags);
+  } finally {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal);
+    for (const model of models) await model.close();
+    await cache?.close();
+    await records.close();
   }
+}
+
+/** How the items came about, which is no part of the report. */
+function tellCounts({ counts }: EvalRunResult): void {
+  const from = [
+    counts.resumed > 0 ? `${counts.resumed} answered before` : '',
+    counts.fromCache > 0 ? `${counts.fromCache} from the cache` : '',
+    counts.errors > 0 ? `${counts.errors} without an answer` : '',
+  ].filter((part) => part !== '');
+  process.stderr.write(`${counts.done} questions${from.length === 0 ? '' : `, ${from.join(', ')}`}\n`);
+}
+
+/** What is the user's to mend in one sentence, and how a run goes on. */
+function told(error: unknown, { out }: EvalFlags): unknown {
+  const goesOn = out === undefined ? '' : `\nWhat was answered is in ${out}; the same command goes on from there.`;
+  if (error instanceof RunFolderError) return new CliError(error.message, 2);
+  if (error instanceof TooManyErrors || error instanceof ModelUnusable)
+    return new CliError(`${error.message}${goesOn}`, 1);
+  if (error instanceof CliError && error.message === 'stopped') return new CliError(`stopped${goesOn}`, 1);
+  return error;
 }
