@@ -63,8 +63,8 @@ export const TIERS: readonly Tier[] = [
   {
     name: 'wire',
     about: 'the real Worker runtime and a real backend',
-    // Half of a file's time it waits: for leases, pauses and time limits that are real ones.
-    concurrency: 2,
+    // More files than cores: most of a file's time it waits, for leases, pauses and time limits that are real ones.
+    concurrency: 3,
     first: ['wire/e2e/resume', 'wire/server/jobs', 'wire/edge/jobs', 'wire/e2e/scaling', 'wire/e2e/schedule'],
     alone: ['wire/edge/hang-up', 'wire/edge/ssrf'],
     fileTimeoutMs: 6 * MINUTE_MS,
