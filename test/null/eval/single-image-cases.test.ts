@@ -283,6 +283,17 @@ test('rows for a server: a workbook, tab-separated values that read back, JSON',
   );
   await assert.rejects(writeSubmission(join(folder, 'b.json'), []), /expected rows to hand in/);
 
+  // Files are read a mebibyte at a time: a quote within a cell that is not quoted, and a doubled one, stand across two reads.
+  const names = 'a\tb\n';
+  for (const [cell, shown] of [
+    [`${'x'.repeat((1 << 20) - names.length)}"y"`, `${'x'.repeat((1 << 20) - names.length)}"y"`],
+    [`"${'x'.repeat((1 << 20) - names.length - 2)}""y"`, `${'x'.repeat((1 << 20) - names.length - 2)}"y`],
+  ] as const) {
+    await writeFile(join(folder, 'long.tsv'), `${names}${cell}\tz\n`);
+    for await (const row of readTsv(join(folder, 'long.tsv'), 'long.tsv'))
+      assert.ok(row.text('a') === shown && row.text('b') === 'z');
+  }
+
   await writeFile(join(folder, 'open.tsv'), 'a\tb\n1\t"never closed\n');
   await assert.rejects(async () => {
     for await (const row of readTsv(join(folder, 'open.tsv'), 'open.tsv')) assert.fail(String(row.line));
