@@ -183,7 +183,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
   let refusing = false;
   let hasJob = false;
   let jobs: JobRunner | null = null;
-  let tasks: TaskRunner | null = null;
+  let tasks: readonly TaskRunner[] = [];
   let jobsRunning = 0;
   let tasksRunning = 0;
   const maxInFlight = options.maxRows * (1 + QUEUE_PER_ROW);
@@ -200,7 +200,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     isDraining: () => refusing,
     onWake: () => {
       jobs?.wake();
-      tasks?.wake();
+      for (const lane of tasks) lane.wake();
     },
   });
 
@@ -243,20 +243,27 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         hasJob = !hasJob;
         void registration?.beatNow();
       };
-      tasks = new TaskRunner({
-        edge,
-        backendId: id,
-        log,
-        dataDir: options.dataDir,
-        threads: options.threads,
-        baseDirOf: (model) => pool.baseDirOf(model),
-        handlers: taskHandlers(service, options.secret),
-        observe: (running) => {
-          tasksRunning = running;
-          observeWork();
-        },
-      });
-      tasks.start();
+      // Evaluations take as long as they have questions: nobody's validation waits for one.
+      const { evaluate, ...short } = taskHandlers(service, options.secret);
+      const perLane = [0, 0];
+      tasks = [short, evaluate === undefined ? {} : { evaluate }].map(
+        (handlers, lane) =>
+          new TaskRunner({
+            edge,
+            backendId: id,
+            log,
+            dataDir: options.dataDir,
+            threads: options.threads,
+            baseDirOf: (model) => pool.baseDirOf(model),
+            handlers,
+            observe: (running) => {
+              perLane[lane] = running;
+              tasksRunning = perLane.reduce((sum, one) => sum + one, 0);
+              observeWork();
+            },
+          }),
+      );
+      for (const lane of tasks) lane.start();
       jobs = new JobRunner({
         edge,
         secret: options.secret,
@@ -268,6 +275,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         jobsPerProcess: options.jobsPerProcess,
         stallMs: options.jobStallMs,
         checkpointStore: outside.url,
+        service,
         isBusy: () => service.inFlight > 0,
         baseDirOf: (model) => pool.baseDirOf(model),
         observe: ({ running, step, outcome }) => {
@@ -287,7 +295,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     draining = true;
     log.info({ inFlight: service.inFlight }, 'draining');
     const deadline = performance.now() + options.drainMs;
-    const jobsGone = Promise.all([jobs?.drain(), tasks?.drain()]);
+    const jobsGone = Promise.all([jobs?.drain(), ...tasks.map((lane) => lane.drain())]);
     // The edge first, so that nothing is refused that it could have sent elsewhere.
     if (await registration?.beatNow()) await sleep(Math.min(SETTLE_MS, options.drainMs));
     refusing = true;

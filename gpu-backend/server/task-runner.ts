@@ -56,6 +56,7 @@ export interface TaskRunnerOptions {
   readonly dataDir: string;
   readonly threads: number;
   readonly baseDirOf: (model: string) => string | null;
+  /** Of each kind that it takes. */
   readonly handlers: TaskHandlers;
   /** Without a wake-up the edge is asked this often. Default 5 s. */
   readonly pollEveryMs?: number;
@@ -64,7 +65,7 @@ export interface TaskRunnerOptions {
 }
 
 /**
- * Takes tasks from the edge, one at a time, beside jobs. As with jobs, all truth is at the edge: whatever is lost here, the lease runs out and the task is
+ * Takes tasks from the edge, one at a time, beside jobs and other runners. As with jobs, all truth is at the edge: whatever is lost here, the lease runs out and the task is
  * done again.
  */
 export class TaskRunner {
@@ -121,7 +122,10 @@ export class TaskRunner {
 
   async #claim(): Promise<TaskClaim | null> {
     try {
-      const answer = await this.#o.edge.post('/internal/tasks/claim', { backendId: this.#o.backendId });
+      const answer = await this.#o.edge.post('/internal/tasks/claim', {
+        backendId: this.#o.backendId,
+        kinds: Object.keys(this.#o.handlers),
+      });
       return answer === null ? null : TaskClaim.parse(answer);
     } catch (error) {
       this.#o.log.debug({ err: error }, 'could not ask the edge for tasks');
@@ -160,7 +164,10 @@ export class TaskRunner {
           0,
           LIMITS.jobs.maxEventMessageChars,
         );
-        if (!stop.signal.aborted) log.error({ err: error }, 'the task broke; giving it back');
+        if (error instanceof EdgeError && error.code === 'stale_lease') {
+          isLost = true;
+          log.info('the lease is gone; stopping the task');
+        } else if (!stop.signal.aborted) log.error({ err: error }, 'the task broke; giving it back');
         end = { status: 'released', result: null, error: { code: 'task_broke', message, param: null } };
       }
     }

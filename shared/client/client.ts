@@ -12,6 +12,7 @@ import { Admin } from './admin.ts';
 import { Aliases } from './aliases.ts';
 import { Batches } from './batches.ts';
 import { Datasets, DatasetValidations } from './datasets.ts';
+import { Evals } from './evals.ts';
 import { ClientError, type ClientOptions, Http, type RequestOptions, streamError } from './http.ts';
 import { Schedules } from './schedules.ts';
 import { Uploads } from './uploads.ts';
@@ -45,6 +46,7 @@ export class MantisClient {
   readonly batches: Batches;
   readonly datasets: Datasets;
   readonly datasetValidations: DatasetValidations;
+  readonly evals: Evals;
   readonly schedules: Schedules;
   readonly uploads: Uploads;
   readonly webhookEndpoints: WebhookEndpoints;
@@ -58,6 +60,7 @@ export class MantisClient {
     this.batches = new Batches(this.#http);
     this.datasets = new Datasets(this.#http);
     this.datasetValidations = new DatasetValidations(this.#http);
+    this.evals = new Evals(this.#http);
     this.schedules = new Schedules(this.#http);
     this.uploads = new Uploads(this.#http);
     this.webhookEndpoints = new WebhookEndpoints(this.#http);

@@ -95,6 +95,49 @@ export const EXAMPLES: Readonly<Record<string, unknown>> = {
   UpdateAliasRequest: { description: 'What the shop asks' },
   PromoteAliasRequest: { model: 'ft:mantis-nano:org:nightly:0123abcd', reason: 'better on hard cases' },
   RollbackAliasRequest: { reason: 'answers are too long' },
+  CreateEvalRequest: {
+    name: 'What has changed?',
+    data_source_config: {
+      type: 'custom',
+      item_schema: {
+        type: 'object',
+        properties: { images: { type: 'array', items: { type: 'string' } }, answer: { type: 'string' } },
+        required: ['images', 'answer'],
+      },
+      include_sample_schema: true,
+    },
+    testing_criteria: [
+      {
+        type: 'string_check',
+        name: 'names the change',
+        input: '{{sample.output_text}}',
+        reference: '{{item.answer}}',
+        operation: 'ilike',
+      },
+    ],
+  },
+  UpdateEvalRequest: { name: 'Changes' },
+  CreateEvalRunRequest: {
+    name: 'nano',
+    data_source: {
+      type: 'completions',
+      model: MODEL,
+      source: { type: 'file_id', id: 'file-0123456789abcdefghijklmn' },
+      input_messages: {
+        type: 'template',
+        template: [
+          {
+            role: 'user',
+            content: [
+              { type: 'mantis.images', image_urls: '{{item.images}}' },
+              { type: 'input_text', text: 'What has changed?' },
+            ],
+          },
+        ],
+      },
+      sampling_params: { temperature: 0, max_completion_tokens: 64 },
+    },
+  },
   CreateTenantRequest: { name: 'Vision team' },
   UpdateTenantRequest: { name: 'Vision team' },
   CreateKeyRequest: { name: 'Server of the vision team', scopes: ['inference', 'files'] },

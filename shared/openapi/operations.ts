@@ -1,5 +1,6 @@
 import { ADMIN_OPERATIONS } from './adminOperations.ts';
 import { DATASET_OPERATIONS } from './datasetOperations.ts';
+import { EVAL_OPERATIONS } from './evalOperations.ts';
 import type { Operation } from './operation.ts';
 import { SCHEDULE_OPERATIONS } from './scheduleOperations.ts';
 
@@ -396,6 +397,7 @@ export const OPERATIONS: readonly Operation[] = [
     answer: 'WebhookEvent',
   },
   ...SCHEDULE_OPERATIONS,
+  ...EVAL_OPERATIONS,
   ...ADMIN_OPERATIONS,
   {
     method: 'get',

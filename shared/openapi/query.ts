@@ -1,4 +1,5 @@
 /** Parameters of lists and sums, by the name that operations use. */
+import { EvalItemStatus, EvalRunStatus } from '../contract/evals.ts';
 import { FilePurpose } from '../contract/files.ts';
 import { LIMITS } from '../contract/limits.ts';
 import { BucketWidth, UsageGroup } from '../contract/usage.ts';
@@ -39,5 +40,10 @@ export const QUERY = {
   endpoint_id: { type: 'string', description: 'Only to this endpoint' },
   event_id: { type: 'string', description: 'Only of this event' },
   'status:delivery': { type: 'string', enum: WebhookDeliveryStatus.options, description: 'failed: the dead letters' },
+  'order:evals': { type: 'string', enum: ['asc', 'desc'], default: 'asc' },
+  order_by: { type: 'string', enum: ['created_at', 'updated_at'], default: 'created_at' },
+  'status:evalrun': { type: 'string', enum: EvalRunStatus.options },
+  'status:evalitem': { type: 'string', enum: EvalItemStatus.options },
+  format: { type: 'string', enum: ['html', 'json'], default: 'html' },
   'type:event': { type: 'string', enum: WebhookEventType.options },
 } as const;

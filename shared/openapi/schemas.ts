@@ -18,6 +18,16 @@ import {
   UpdateDatasetRequest,
 } from '../contract/datasets.ts';
 import { ErrorEnvelope } from '../contract/errors.ts';
+import {
+  CreateEvalRequest,
+  CreateEvalRunRequest,
+  DeletedEval,
+  DeletedEvalRun,
+  Eval,
+  EvalOutputItem,
+  EvalRun,
+  UpdateEvalRequest,
+} from '../contract/evals.ts';
 import { Deleted, FileObject } from '../contract/files.ts';
 import { Health, Readiness, Version } from '../contract/health.ts';
 import { CreateJobRequest, FineTuningJob, JobCheckpoint, JobEvent } from '../contract/jobs.ts';
@@ -100,6 +110,14 @@ export const SCHEMAS = {
   RollbackAliasRequest,
   Alias,
   AliasChange,
+  CreateEvalRequest,
+  UpdateEvalRequest,
+  Eval,
+  CreateEvalRunRequest,
+  EvalRun,
+  EvalOutputItem,
+  DeletedEval,
+  DeletedEvalRun,
   CreateTenantRequest,
   UpdateTenantRequest,
   Tenant,

@@ -1,4 +1,6 @@
 /** Testing criteria: from a grader's words to a function that judges one item. Nothing here knows a model; judges are asked through the caller. */
+
+import { type Formula, FormulaError, parseFormula } from '../../../shared/contract/evalFormula.ts';
 import type { EvalResult, EvalSampling, Grader, SimpleGrader } from '../../../shared/contract/evals.ts';
 import {
   MissingValue,
@@ -10,7 +12,6 @@ import {
 } from '../../../shared/contract/evalTemplate.ts';
 import type { EvalRecord, EvalTask, Json } from '../task.ts';
 import { type AskedMessage, conversationOf } from './conversation.ts';
-import { type Formula, FormulaError, parseFormula } from '../../../shared/contract/evalFormula.ts';
 import { similarity } from './similarity.ts';
 
 /** One question to a judge. `form`: its answer is one of these, or JSON by this schema. */

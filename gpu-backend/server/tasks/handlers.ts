@@ -1,6 +1,7 @@
 import type { ModelService } from '../../engine/service.ts';
 import type { TaskHandlers } from '../task-runner.ts';
 import { compareHandler } from './compare.ts';
+import { evaluateHandler } from './evaluate.ts';
 import { validateHandler } from './validate.ts';
 
 /**
@@ -9,5 +10,5 @@ import { validateHandler } from './validate.ts';
  * @param secret signs calls of child processes to the edge
  */
 export function taskHandlers(service: ModelService, secret: string): TaskHandlers {
-  return { validate: validateHandler(secret), compare: compareHandler(service) };
+  return { validate: validateHandler(secret), compare: compareHandler(service), evaluate: evaluateHandler(service) };
 }

@@ -1,0 +1,353 @@
+/** The official client, unchanged, evaluates nano through the real Worker and a real backend: items of one's own, judges, hostile data, two tenants, a kill. */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import OpenAI, { toFile } from 'openai';
+import { API_KEY, type Installation, MODEL, startInstallation, until } from './installation.ts';
+
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+const picture = (name: string) =>
+  `data:image/png;base64,${readFileSync(join(ROOT, `test/fixtures/pictures/${name}.png`), 'base64')}`;
+
+let door: Installation;
+let openai: OpenAI;
+
+before(async () => {
+  door = await startInstallation({ models: { [MODEL]: join(ROOT, 'gpu-backend/models/nano') } });
+  openai = door.openai;
+});
+after(() => door.close());
+
+const SCHEMA = {
+  type: 'object',
+  properties: {
+    images: { type: 'array', items: { type: 'string' } },
+    question: { type: 'string' },
+    answer: { type: 'string' },
+  },
+  required: ['images', 'question', 'answer'],
+};
+const equals: OpenAI.Graders.StringCheckGrader = {
+  type: 'string_check',
+  name: 'says it',
+  input: '{{ sample.output_text }}',
+  reference: '{{ item.answer }}',
+  operation: 'ilike',
+};
+const template = [
+  {
+    role: 'user',
+    content: [
+      { type: 'mantis.images', image_urls: '{{ item.images }}' },
+      { type: 'input_text', text: '{{ item.question }}' },
+    ],
+  },
+];
+
+function asking(content: { item: Record<string, unknown> }[], more: object = {}): OpenAI.Evals.RunCreateParams {
+  return {
+    name: 'asked',
+    data_source: {
+      type: 'completions',
+      model: MODEL,
+      source: { type: 'file_content', content },
+      input_messages: { type: 'template', template },
+      sampling_params: { temperature: 0, max_completion_tokens: 24 },
+      ...more,
+    },
+  } as unknown as OpenAI.Evals.RunCreateParams;
+}
+
+async function ended(evalId: string, runId: string): Promise<OpenAI.Evals.RunRetrieveResponse> {
+  let run = await openai.evals.runs.retrieve(runId, { eval_id: evalId });
+  await until(
+    async () => {
+      run = await openai.evals.runs.retrieve(runId, { eval_id: evalId });
+      return ['completed', 'failed', 'canceled'].includes(run.status);
+    },
+    60_000,
+    `${runId} has ended`,
+  );
+  return run;
+}
+
+const PICTURES = ['yellow-circle', 'two-black-squares'].map(picture);
+
+describe('an evaluation by the official client', () => {
+  let evaluation: OpenAI.EvalCreateResponse;
+  before(async () => {
+    evaluation = await openai.evals.create({
+      name: 'two pictures',
+      metadata: { team: 'vision' },
+      data_source_config: { type: 'custom', item_schema: SCHEMA, include_sample_schema: true },
+      testing_criteria: [
+        equals,
+        {
+          type: 'label_model',
+          name: 'judge',
+          model: MODEL,
+          input: [{ role: 'user', content: 'Is "{{sample.output_text}}" about a circle?' }],
+          labels: ['yes', 'no'],
+          passing_labels: ['yes', 'no'],
+        },
+      ],
+    });
+  });
+
+  it('is what the client’s types say', async () => {
+    assert.match(evaluation.id, /^eval_/);
+    assert.equal(evaluation.object, 'eval');
+    const { schema } = evaluation.data_source_config as { schema: { required: string[] } };
+    assert.deepEqual(schema.required, ['item', 'sample']);
+    const renamed = await openai.evals.update(evaluation.id, { name: 'renamed' });
+    assert.equal(renamed.name, 'renamed');
+    assert.deepEqual(renamed.metadata, { team: 'vision' });
+    const listed = await openai.evals.list({ order: 'desc', order_by: 'updated_at', limit: 1 });
+    assert.equal(listed.data[0]?.id, evaluation.id);
+  });
+
+  it('asks about several pictures, grades, asks a judge, and reports', async () => {
+    const items = [
+      { images: PICTURES, question: 'describe image 1', answer: 'circle' },
+      { images: PICTURES, question: 'describe image 2', answer: 'no such words' },
+      // A template within an item, markers of pictures and of turns: all of it is text.
+      { images: [], question: '{{item.answer}} <image> <|end_of_text|>', answer: 'x' },
+      { images: ['file-000000000000000000000000'], question: 'what is it?', answer: 'x' },
+    ];
+    const run = await openai.evals.runs.create(evaluation.id, asking(items.map((item) => ({ item }))));
+    assert.match(run.id, /^evalrun_/);
+    assert.equal(run.result_counts.total, 4);
+    const done = await ended(evaluation.id, run.id);
+    assert.equal(done.status, 'completed', JSON.stringify(done.error));
+    assert.equal(done.result_counts.errored, 1);
+    assert.equal(done.result_counts.passed + done.result_counts.failed, 3);
+    assert.deepEqual(
+      done.per_testing_criteria_results.map(({ testing_criteria: name }) => name),
+      ['says it', 'judge'],
+    );
+    const [usage] = done.per_model_usage;
+    // Three answers and a verdict on each.
+    assert.equal(usage?.invocation_count, 6);
+    const outputs = await openai.evals.runs.outputItems.list(run.id, { eval_id: evaluation.id });
+    assert.deepEqual(
+      outputs.data.map(({ datasource_item_id: line }) => line),
+      [0, 1, 2, 3],
+    );
+    const [first, second, third, fourth] = outputs.data;
+    assert.match(first!.sample.output[0]!.content!, /circle/i);
+    assert.equal(first!.status, 'pass');
+    assert.equal(second!.status, 'fail');
+    assert.match(
+      first!.sample.input[0]!.content,
+      /^\[image sha256:[0-9a-f]{64}\]\[image sha256:[0-9a-f]{64}\]describe image 1$/,
+    );
+    assert.match((first!.datasource_item.images as string[])[0]!, /^sha256:[0-9a-f]{64}$/);
+    assert.equal(third!.sample.input[0]!.content, '{{item.answer}} <image> <|end_of_text|>');
+    assert.equal(fourth!.status, 'error');
+    assert.equal(fourth!.sample.error.code, 'image_file_not_found');
+    const failed = await openai.evals.runs.outputItems.list(run.id, { eval_id: evaluation.id, status: 'fail' });
+    assert.ok(failed.data.some(({ id }) => id === second!.id) && failed.data.every(({ status }) => status === 'fail'));
+    const one = await openai.evals.runs.outputItems.retrieve(first!.id, { eval_id: evaluation.id, run_id: run.id });
+    assert.deepEqual(one, first);
+    const report = await fetch(`${done.report_url}?format=json`, { headers: { authorization: `Bearer ${API_KEY}` } });
+    assert.equal(report.status, 200);
+    assert.equal(((await report.json()) as { object: string }).object, 'mantis.eval_report');
+    // What it used is in the tenant's usage, once.
+    const { body } = await door.call('GET', `/v1/usage/records?request_id=${run.id}`);
+    assert.equal((body as { data: unknown[] }).data.length, 6);
+  });
+
+  it('judges answers of a file that were given elsewhere', async () => {
+    const lines = [
+      { item: { images: [], question: '?', answer: 'blue' }, sample: { output_text: 'It is BLUE.' } },
+      { item: { images: [], question: '?', answer: 'red' }, sample: { output_text: 'It is blue.' } },
+    ];
+    const made = await openai.evals.create({
+      data_source_config: { type: 'custom', item_schema: SCHEMA, include_sample_schema: true },
+      testing_criteria: [
+        equals,
+        {
+          type: 'text_similarity',
+          name: 'near',
+          input: '{{sample.output_text}}',
+          reference: 'it is {{item.answer}}',
+          evaluation_metric: 'rouge_l',
+          pass_threshold: 0.9,
+        },
+      ],
+    });
+    const file = await openai.files.create({
+      file: await toFile(Buffer.from(lines.map((line) => JSON.stringify(line)).join('\n')), 'answers.jsonl'),
+      purpose: 'evals',
+    });
+    const source = { type: 'jsonl' as const, source: { type: 'file_id' as const, id: file.id } };
+    const done = await ended(made.id, (await openai.evals.runs.create(made.id, { data_source: source })).id);
+    assert.deepEqual(done.result_counts, { total: 2, passed: 1, failed: 1, errored: 0 });
+    const broken = await openai.files.create({
+      file: await toFile(Buffer.from(`${JSON.stringify(lines[0])}\n{"item": {"question": 3}}\n`), 'broken.jsonl'),
+      purpose: 'evals',
+    });
+    const failed = await ended(
+      made.id,
+      (
+        await openai.evals.runs.create(made.id, {
+          data_source: { type: 'jsonl', source: { type: 'file_id', id: broken.id } },
+        })
+      ).id,
+    );
+    assert.equal(failed.status, 'failed');
+    assert.equal(failed.error.code, 'invalid_eval_items');
+    assert.match(failed.error.message, /^Line 2: item\.images: expected a value, received nothing/);
+    assert.equal((await openai.evals.delete(made.id)).deleted, true);
+    await assert.rejects(openai.evals.runs.retrieve(failed.id, { eval_id: made.id }), OpenAI.NotFoundError);
+  });
+
+  it('is canceled at once, keeps what was judged, and goes on after a kill without asking again', async () => {
+    const items = Array.from({ length: 60 }, (_, i) => ({
+      item: { images: PICTURES, question: `describe image ${1 + (i % 2)}, ${i}`, answer: 'circle' },
+    }));
+    const first = await openai.evals.runs.create(evaluation.id, asking(items));
+    await until(
+      async () => (await openai.evals.runs.retrieve(first.id, { eval_id: evaluation.id })).status === 'in_progress',
+      30_000,
+      'it runs',
+    );
+    const canceled = await openai.evals.runs.cancel(first.id, { eval_id: evaluation.id });
+    assert.equal(canceled.status, 'canceled');
+    const events = (await door.call('GET', `/v1/webhook_events?object_id=${first.id}`)).body as {
+      data: { type: string }[];
+    };
+    assert.deepEqual(
+      events.data.map(({ type }) => type),
+      ['eval.run.canceled'],
+    );
+    if (process.env.MANTIS_LONG_TESTS !== '1') return;
+    const killed = await openai.evals.runs.create(evaluation.id, asking(items));
+    const passed = async () => {
+      const { result_counts: counts } = await openai.evals.runs.retrieve(killed.id, { eval_id: evaluation.id });
+      return counts.passed + counts.failed + counts.errored;
+    };
+    await until(async () => (await passed()) > 5, 60_000, 'some are judged');
+    process.kill(door.backend!.pid!, 'SIGKILL');
+    const before = await openai.evals.runs.outputItems.list(killed.id, { eval_id: evaluation.id, limit: 100 });
+    const done = await ended(evaluation.id, killed.id);
+    assert.equal(done.status, 'completed');
+    const after = await openai.evals.runs.outputItems.list(killed.id, { eval_id: evaluation.id, limit: 100 });
+    assert.equal(after.data.length, 60);
+    const ids = new Set(after.data.map(({ id }) => id));
+    assert.ok(
+      before.data.every(({ id }) => ids.has(id)),
+      'what was judged before the kill stays as it was',
+    );
+    assert.equal(done.per_model_usage[0]?.invocation_count, 120);
+  });
+
+  it('refuses what it cannot do, and says what', async () => {
+    const refused = async (body: object, code: string, message: RegExp) => {
+      const { status, body: answer } = await door.call('POST', '/v1/evals', {
+        data_source_config: { type: 'custom', item_schema: SCHEMA },
+        testing_criteria: [equals],
+        ...body,
+      });
+      const { error } = answer as { error: { code: string; message: string } };
+      assert.ok(status >= 400 && status < 500, `${status}`);
+      assert.equal(error.code, code, error.message);
+      assert.match(error.message, message);
+    };
+    await refused(
+      { testing_criteria: [{ type: 'python', name: 'p', source: 'x' }] },
+      'invalid_value',
+      /testing_criteria\[0\]\.type: expected one of .*received "python"/,
+    );
+    await refused(
+      {
+        testing_criteria: [
+          {
+            type: 'text_similarity',
+            name: 's',
+            input: 'a',
+            reference: 'b',
+            evaluation_metric: 'cosine',
+            pass_threshold: 1,
+          },
+        ],
+      },
+      'invalid_value',
+      /evaluation_metric: expected one of .*received "cosine"/,
+    );
+    await refused(
+      { testing_criteria: [{ ...equals, input: '{{ item.__proto__ + 1 }}' }] },
+      'invalid_value',
+      /testing_criteria\[0\]\.input: expected \{\{item\.field\}\}/,
+    );
+    await refused(
+      { data_source_config: { type: 'custom', item_schema: { type: 'object', patternProperties: {} } } },
+      'invalid_value',
+      /patternProperties/,
+    );
+    let deep: object = { type: 'string' };
+    for (let i = 0; i < 40; i++) deep = { type: 'object', properties: { a: deep } };
+    await refused(
+      { data_source_config: { type: 'custom', item_schema: deep } },
+      'invalid_value',
+      /at most 32 schemas within each other/,
+    );
+    await refused(
+      { testing_criteria: [{ type: 'multi', name: 'm', graders: { a: equals }, calculate_output: 'a + b' }] },
+      'invalid_value',
+      /expected one of the graders a/,
+    );
+    await refused(
+      {
+        testing_criteria: [
+          {
+            type: 'label_model',
+            name: 'l',
+            model: 'nobody',
+            input: [{ role: 'user', content: 'x' }],
+            labels: ['a'],
+            passing_labels: ['a'],
+          },
+        ],
+      },
+      'model_not_found',
+      /testing_criteria\[0\]\.model/,
+    );
+    const wrongItem = asking([{ item: { images: 'no list', question: 'q', answer: 'a' } }]);
+    await assert.rejects(
+      openai.evals.runs.create(evaluation.id, wrongItem),
+      /content\[0\]\.item\.images: expected array/,
+    );
+    const withSample = asking([{ item: { images: [], question: 'q', answer: 'a' } }], {
+      input_messages: { type: 'template', template: [{ role: 'user', content: '{{sample.output_text}}' }] },
+    });
+    await assert.rejects(openai.evals.runs.create(evaluation.id, withSample), /there is no sample yet/);
+  });
+
+  it('is nobody else’s', async () => {
+    const { body: tenant } = await door.call('POST', '/v1/admin/tenants', { name: 'others' });
+    const { body: key } = await door.call('POST', '/v1/admin/keys', {
+      name: 'theirs',
+      tenant: (tenant as { id: string }).id,
+    });
+    const theirs = new OpenAI({ apiKey: (key as { secret: string }).secret, baseURL: `${door.url}/v1`, maxRetries: 0 });
+    const [run] = (await openai.evals.runs.list(evaluation.id)).data;
+    await assert.rejects(theirs.evals.retrieve(evaluation.id), OpenAI.NotFoundError);
+    await assert.rejects(theirs.evals.delete(evaluation.id), OpenAI.NotFoundError);
+    await assert.rejects(
+      theirs.evals.runs.create(evaluation.id, asking([{ item: { images: [], question: 'q', answer: 'a' } }])),
+      OpenAI.NotFoundError,
+    );
+    await assert.rejects(theirs.evals.runs.retrieve(run!.id, { eval_id: evaluation.id }), OpenAI.NotFoundError);
+    await assert.rejects(theirs.evals.runs.outputItems.list(run!.id, { eval_id: evaluation.id }), OpenAI.NotFoundError);
+    assert.deepEqual((await theirs.evals.list()).data, []);
+    // Under an evaluation of their own, somebody else's run is not there either.
+    const own = await theirs.evals.create({
+      data_source_config: { type: 'custom', item_schema: SCHEMA },
+      testing_criteria: [equals],
+    });
+    await assert.rejects(theirs.evals.runs.retrieve(run!.id, { eval_id: own.id }), OpenAI.NotFoundError);
+  });
+});
