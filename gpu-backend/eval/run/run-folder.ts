@@ -1,6 +1,7 @@
 import { link, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { canonicalJson, type EvalItem, type EvalModel, type EvalSpec, type Json, specHash } from '../task.ts';
+import { specDifferences } from '../report/spec-diff.ts';
+import { type EvalItem, type EvalModel, type EvalSpec, specHash } from '../task.ts';
 import { ItemFile, itemKey, parseItems } from './item-file.ts';
 
 /** What a folder of results is about: `run.json`. */
@@ -91,12 +92,10 @@ function runJson({ spec, model: { name, identity } }: RunIdentity): string {
 
 function requireSame(dir: string, there: RunIdentity, run: RunIdentity): void {
   const differences = [
-    ...(specHash(there.spec) === specHash(run.spec)
-      ? []
-      : specDifferences(there.spec as unknown as Json, run.spec as unknown as Json)),
+    ...inWords(specDifferences(there.spec, run.spec)),
     ...(there.model.identity === run.model.identity
       ? []
-      : specDifferences({ model: there.model.identity }, { model: run.model.identity })),
+      : [`model: there ${there.model.name} (${there.model.identity}), here ${run.model.name} (${run.model.identity})`]),
   ];
   if (differences.length === 0) return;
   throw new RunFolderError(
@@ -108,29 +107,12 @@ const SHOWN_DIFFERENCES = 8;
 const SHOWN_CHARS = 80;
 
 /** `mode: there "merge", here "sequence"` for every value in which two runs differ, the first few of them. */
-export function specDifferences(there: Json, here: Json): string[] {
-  const before = flatten(there);
-  const after = flatten(here);
-  const changed = [...new Set([...before.keys(), ...after.keys()])].filter(
-    (path) => before.get(path) !== after.get(path),
-  );
-  const shown = changed
+function inWords(differences: ReturnType<typeof specDifferences>): string[] {
+  const shorten = (text: string) => (text.length > SHOWN_CHARS ? `${text.slice(0, SHOWN_CHARS)}…` : text);
+  const shown = differences
     .slice(0, SHOWN_DIFFERENCES)
-    .map((path) => `${path}: there ${shorten(before.get(path))}, here ${shorten(after.get(path))}`);
-  return changed.length > shown.length ? [...shown, `and ${changed.length - shown.length} more`] : shown;
-}
-
-function shorten(text = 'nothing'): string {
-  return text.length > SHOWN_CHARS ? `${text.slice(0, SHOWN_CHARS)}…` : text;
-}
-
-function flatten(value: Json, path = '', into = new Map<string, string>()): Map<string, string> {
-  if (value !== null && typeof value === 'object' && !Array.isArray(value)) {
-    for (const [key, one] of Object.entries(value)) flatten(one, path === '' ? key : `${path}.${key}`, into);
-  } else {
-    into.set(path, canonicalJson(value));
-  }
-  return into;
+    .map(({ path, first, second }) => `${path}: there ${shorten(first)}, here ${shorten(second)}`);
+  return differences.length > shown.length ? [...shown, `and ${differences.length - shown.length} more`] : shown;
 }
 
 /** A lock whose process has ended is nobody's. */
