@@ -127,7 +127,8 @@ export async function mantisRecord(
   if (!isShort && split.options.length === 0) row.fail('options', 'at least one option of a multi-choice question');
   const published = row.optionalText('answer');
   const letter = published === null || isShort ? published : referenceLetter(published);
-  if (published !== null && letter === null) row.fail('answer', 'an answer that holds a letter');
+  if (published !== null && !isShort && !/\p{L}/u.test(letter ?? ''))
+    row.fail('answer', 'an answer that holds a letter');
   return {
     id,
     group: groupOf?.(id) ?? pictureGroup(images),
