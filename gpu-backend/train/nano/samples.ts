@@ -50,6 +50,8 @@ export interface Phase {
   tallyChance?: number;
   /** Share of the dialogues whose images are numbered from another number than 1 (numbering.ts). Default 0. */
   shiftedShare?: number;
+  /** Share of towers among the sets of images. Default: about that of NLVR. */
+  towerShare?: number;
   /** Share of the statements about three images that are people's sentences with a computed truth (people.ts). Default 0. */
   peopleShare?: number;
   /** Loss weight of such a list. Its many tokens would otherwise drown the one token of a true or false. Default 1. */
@@ -68,6 +70,15 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
   const common = { turns: [7, 11] as const, shiftedShare: 0.4, peopleShare: 0.6 };
   const easySets = { statementSets: [1, 1, 2, 2, 3], skillSets: [2, 2, 3] };
   const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3, 4], skillSets: trainedSetSizes };
+  // A trained model reads towers well; what it still has to learn is to count shapes, sizes and places in scatters.
+  const scattersFirst: Partial<Phase> = {
+    mix: { perception: 2.5, statements: 4, skills: 2, temporal: 1, real: 0.8, blind: 0.1 },
+    towerShare: 0.25,
+    eachShare: 0.45,
+    describeChance: 0.12,
+    tallyChance: 0.3,
+    describeWeight: 0.5,
+  };
   const beginning: Phase[] = [
     {
       until: upTo(0.04),
@@ -99,10 +110,12 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
       describeWeight: 0.3,
       ...common,
       ...fullSets,
+      ...(continued ? scattersFirst : {}),
     },
     {
       until: Infinity,
-      mix: { perception: 0.4, statements: 4, skills: 2.8, temporal: 1.5, real: 2, blind: 0.3 },
+      mix: { perception: 0.6, statements: 4, skills: 2.8, temporal: 1.5, real: 2, blind: 0.3 },
+      towerShare: 0.5,
       eachShare: 0.2,
       describeChance: 0.03,
       tallyChance: 0.2,
@@ -121,6 +134,9 @@ export interface NanoStreamOptions {
   /** Share of sets that are real training pictures where there are any. Default 0.5. */
   realPictureShare?: number;
 }
+
+/** Share of the dialogues about several images whose images come in turn by turn. */
+const turnByTurnShare = 0.2;
 
 const boxKey = (box: Box): string =>
   box.objects.map((o) => `${o.shape[0]}${o.color.slice(0, 3)}${o.size}@${o.x},${o.y}`).join(';') || 'empty';
@@ -184,8 +200,8 @@ export class NanoStream {
     return randomSet(rng, kind, count);
   }
 
-  #kind(rng: Rng): Box['kind'] {
-    return rng.chance(towerShare) ? 'tower' : 'scatter';
+  #kind(rng: Rng, phase: Phase): Box['kind'] {
+    return rng.chance(phase.towerShare ?? towerShare) ? 'tower' : 'scatter';
   }
 
   /** One or two images, what is in them, and two questions: the most answer tokens for the fewest image tokens. */
@@ -202,22 +218,32 @@ export class NanoStream {
   #perception(rng: Rng, phase: Phase): NanoDialogue {
     const count = rng.int(1, 3);
     // Images of both kinds side by side: naming an image must mean looking at that image.
-    const boxes = Array.from({ length: count }, () => (rng.chance(0.35) ? randomTower(rng) : randomScatter(rng)));
-    if (count > 1 && rng.chance(0.2)) return this.#pieceByPiece(rng, phase, boxes);
+    const boxes = Array.from({ length: count }, () =>
+      rng.chance(0.6 * (phase.towerShare ?? towerShare)) ? randomTower(rng) : randomScatter(rng),
+    );
+    if (count > 1 && rng.chance(turnByTurnShare))
+      return this.#turnByTurn(rng, phase, boxes, (shown, isNew) => {
+        const asked = isNew && rng.chance(0.6) ? shown.length - 1 : rng.int(0, shown.length - 1);
+        return rng.chance(0.15) ? describeQuestion(shown, asked) : perceptionQuestion(rng, shown, asked);
+      });
     const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () => perceptionQuestion(rng, boxes));
     return assemble(rng, phase, boxes, this.#withDescriptions(rng, phase, boxes, questions));
   }
 
-  /** Images come in one by one over the turns; questions may reach back to earlier ones. */
-  #pieceByPiece(rng: Rng, phase: Phase, boxes: readonly Box[]): NanoDialogue {
+  /**
+   * Images come in one by one over the turns; questions are about those shown so far and may reach back to earlier ones.
+   * @param ask given the images shown so far, and whether the last of them comes with this question
+   */
+  #turnByTurn(
+    rng: Rng,
+    phase: Phase,
+    boxes: readonly Box[],
+    ask: (shown: readonly Box[], isNew: boolean) => Question,
+  ): NanoDialogue {
     const firstNumber = firstImageNumber(rng, boxes.length, phase.shiftedShare ?? 0);
     const turns = boxes.flatMap((_, image) =>
       Array.from({ length: Math.ceil(rng.int(...phase.turns) / boxes.length) }, (_, i): NanoTurn => {
-        const asked = i === 0 && rng.chance(0.6) ? image : rng.int(0, image);
-        const { user, answer } = numberedFrom(
-          firstNumber,
-          rng.chance(0.15) ? describeQuestion(boxes, asked) : perceptionQuestion(rng, boxes, asked),
-        );
+        const { user, answer } = numberedFrom(firstNumber, ask(boxes.slice(0, image + 1), i === 0));
         return { user: i === 0 ? [{ image }, user] : [user], assistant: answer, weight: 1 };
       }),
     );
@@ -225,7 +251,7 @@ export class NanoStream {
   }
 
   #statements(rng: Rng, phase: Phase): NanoDialogue {
-    const boxes = this.#set(rng, this.#kind(rng), rng.pick(phase.statementSets));
+    const boxes = this.#set(rng, this.#kind(rng, phase), rng.pick(phase.statementSets));
     const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () => {
       if (rng.chance(0.12)) return coreference(rng, boxes, this.#claims);
       return this.#judged(rng, boxes, phase.peopleShare ?? 0);
@@ -241,15 +267,22 @@ export class NanoStream {
   }
 
   #skills(rng: Rng, phase: Phase): NanoDialogue {
-    const boxes = this.#set(rng, this.#kind(rng), rng.pick(phase.skillSets));
-    const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () =>
-      rng.pick([coreference, comparison, comparison, reasoning])(rng, boxes, this.#claims),
-    );
+    const boxes = this.#set(rng, this.#kind(rng, phase), rng.pick(phase.skillSets));
+    const ask = (shown: readonly Box[]): Question => {
+      const skill = shown.length === 1 ? coreference : rng.pick([coreference, comparison, comparison, reasoning]);
+      return skill(rng, shown, this.#claims);
+    };
+    if (rng.chance(turnByTurnShare)) return this.#turnByTurn(rng, phase, boxes, ask);
+    const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () => ask(boxes));
     return assemble(rng, phase, boxes, this.#withDescriptions(rng, phase, boxes, questions));
   }
 
   #temporal(rng: Rng, phase: Phase): NanoDialogue {
-    const sequence = randomSequence(rng, rng.pick(phase.skillSets), this.#kind(rng));
+    const sequence = randomSequence(rng, rng.pick(phase.skillSets), this.#kind(rng, phase));
+    if (rng.chance(turnByTurnShare))
+      return this.#turnByTurn(rng, phase, sequence.frames, (shown) =>
+        shown.length < sequence.frames.length ? coreference(rng, shown, this.#claims) : temporal(rng, sequence),
+      );
     const length = Math.max(3, rng.int(...phase.turns) - 3);
     const questions = this.#questions(rng, phase, length, sequence.frames, (i) =>
       i < 4 ? temporal(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),

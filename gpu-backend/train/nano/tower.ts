@@ -142,6 +142,10 @@ export interface TowerOptions {
   /** Peak learning rate; cosine down to 2 %. Default 2e-3. */
   readonly peak?: number;
   readonly threads?: number;
+  /** Weights to start from, by canonical name; those it lacks are random. */
+  readonly from?: ReadonlyMap<string, Float32Array>;
+  /** First steps in which the probe alone learns, so that a random one does not disturb a tower that sees. Default 0. */
+  readonly probeSteps?: number;
   /** Half of the boxes come from the NLVR training pictures where they are given. */
   readonly real?: RealData;
   readonly signal?: AbortSignal;
@@ -157,7 +161,7 @@ export async function pretrainTower(options: TowerOptions): Promise<Map<string, 
   const initial = initWeights(config, seed);
   const noise = new Rng(seed, 1);
   for (const p of state.parameters) {
-    const start = initial.get(p.name)?.data as Float32Array | undefined;
+    const start = options.from?.get(p.name) ?? (initial.get(p.name)?.data as Float32Array | undefined);
     if (start !== undefined) p.value.set(start);
     else if (p.name === 'probe.weight') p.value.forEach((_, i) => (p.value[i] = 0.04 * (noise.unit() - 0.5)));
   }
@@ -200,7 +204,11 @@ export async function pretrainTower(options: TowerOptions): Promise<Map<string, 
     ]);
     for (const p of state.parameters) p.grad.set(out[`grad.${p.name}`]?.data as Float32Array);
     const rate = learningRateAt({ kind: 'cosine', peak, warmupShare: 0.02, floorShare: 0.02 }, progressOf(step, steps));
-    state.update(rate, { maxNorm: 1, adamw: { beta2: 0.99, weightDecay: 0.02 } });
+    const isProbeOnly = step <= (options.probeSteps ?? 0);
+    state.update((name) => (isProbeOnly && !name.startsWith('probe.') ? 0 : rate), {
+      maxNorm: 1,
+      adamw: { beta2: 0.99, weightDecay: 0.02 },
+    });
     options.onStep?.(step, out.loss?.data[0] as number, scored ? score(out, targets, count) : undefined);
   }
   await session.release();
