@@ -123,7 +123,7 @@ function recordOf(row: Row, index: string, image: StoredImage): EvalRecord {
 
 /** Text, numbers as text; null for nothing, which published files also write as `nan`. */
 function cell(row: Row, column: string): string | null {
-  if (!row.has(column)) return null;
+  if (!row.has(column) || Number.isNaN(row.values[column])) return null;
   const value = row.label(column);
   return value === 'nan' || value === '' ? null : value;
 }

@@ -39,6 +39,15 @@ export async function* vqaRecords(
     if (document.annotations === undefined) continue;
     for (const row of rowsIn(document, 'annotations', file.label)) annotations.set(row.label('question_id'), row);
   }
+  if (
+    documents.length > 0 &&
+    annotations.size === 0 &&
+    documents.every(([, { data }]) => data === undefined) &&
+    !split.startsWith('test')
+  )
+    throw new Error(
+      `${documents.map(([{ label }]) => label).join(', ')}: expected a document with \`annotations\` beside the questions; name it as well`,
+    );
   let asked = 0;
   for (const [file, document] of documents) {
     const key = document.questions === undefined ? 'data' : 'questions';

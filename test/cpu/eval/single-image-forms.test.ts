@@ -161,6 +161,11 @@ test('VQAv2: Parquet and the pair of JSON files give the same records', async ()
     'vqav2-bad/v2_OpenEnded_mscoco_val2014_questions.json',
     JSON.stringify({ questions: [{ ...asked[0], image_id: 7 }] }),
   );
+  await assert.rejects(read('vqav2', 'vqav2-bad'), /expected a document with `annotations` beside the questions/);
+  await put(
+    'vqav2-bad/v2_mscoco_val2014_annotations.json',
+    JSON.stringify({ annotations: [{ ...annotated[1], image_id: 7 }] }),
+  );
   await assert.rejects(
     read('vqav2', { paths: [join(root, 'vqav2-bad')], imageFolder: join(root, 'vqav2-json') }),
     /v2_OpenEnded_mscoco_val2014_questions\.json `questions`, row 1, column `image_id`: expected its picture as COCO_val2014_000000000007\.jpg/,
@@ -329,6 +334,19 @@ test('MMBench: Parquet with `nan`, tab-separated values with pictures by referen
   assert.equal(score('mmbench', 'B', parquet.records[1]), 0);
   const row = taskNamed('mmbench').submissionRow?.(' B\n', parquet.records[0] as EvalRecord) ?? {};
   assert.deepEqual([row.index, row.A, row.B, row.prediction], [241, 'a person', 'a boat', 'B']);
+
+  // A judge is asked about what the parser cannot read, and its letter is scored like an answer.
+  const first = parquet.records[0] as EvalRecord;
+  const asked = taskNamed('mmbench').extraction?.('some vessel', first);
+  assert.match(
+    String(asked?.parts[0]),
+    /Question: Which is the main topic\?\nOptions: A\. a person B\. a boat\nReply: some vessel\nLetter:$/,
+  );
+  assert.deepEqual([asked?.images, taskNamed('mmbench').extraction?.('B', first)], [[], null]);
+  assert.deepEqual(
+    ['B', 'E'].map((letter) => score('mmbench', letter, first)),
+    [1, 0],
+  );
 
   // Test rows have no answer: they are asked, and count in nothing.
   const test = await put(
