@@ -1,0 +1,85 @@
+import type { PairedAnswer, WrongAnswer } from '../schema.ts';
+import { html, type Markup } from './markup.ts';
+import type { Sprites } from './page.ts';
+
+/** Wrong answers with their pictures, and what can be filtered by. */
+export function wrongGallery(
+  { total, shown }: { total: number; shown: readonly WrongAnswer[] },
+  sprites: Sprites,
+): Markup {
+  if (total === 0) return html`<section><h2>Wrong answers</h2><p>None.</p></section>`;
+  return html`<section><h2>Wrong answers</h2>
+<p class="soft small">${total} questions with a wrong answer${
+    shown.length < total ? html`; ${shown.length} of them, drawn by the digest of their ids` : null
+  }.</p>
+${filters('wrong', shown)}
+<div class="gallery" id="wrong">${shown.map(
+    (
+      one,
+    ) => html`<article data-category="${one.category ?? ''}" data-rule="${one.rule}" data-given="${one.parsed ?? ''}">
+${questionParts(one, sprites)}
+<dl class="answers"><dt>Answer</dt><dd>${one.error === null ? one.answer : html`<span class="bad">no answer: ${one.error}</span>`}</dd>
+<dt>Read as</dt><dd class="bad">${one.parsed ?? 'nothing'} <span class="soft small">(${one.rule})</span></dd>
+<dt>Right</dt><dd class="good">${one.reference}</dd>${
+      one.score > 0 ? html`<dt>Score</dt><dd>${one.score.toFixed(2)}</dd>` : null
+    }</dl>${
+      one.asked > 1
+        ? html`<p class="soft small">Wrong in ${one.wrong} of ${one.asked} orders of its pictures${one.wrong < one.asked ? '; the first of these is shown' : ''}.</p>`
+        : null
+    }</article>`,
+  )}</div></section>`;
+}
+
+/** Questions that one of two models alone got right. */
+export function pairedGallery(
+  id: string,
+  title: string,
+  { total, shown }: { total: number; shown: readonly PairedAnswer[] },
+  names: readonly [string, string],
+  sprites: Sprites,
+): Markup {
+  if (total === 0) return html`<section><h2>${title}</h2><p>None.</p></section>`;
+  const answer = (name: string, given: PairedAnswer['first']) =>
+    html`<dt>${name}</dt><dd>${given.answer} <span class="${given.score >= 1 ? 'good' : 'bad'}">${given.score >= 1 ? '✓' : given.score > 0 ? given.score.toFixed(2) : '✗'}</span> <span class="soft small">(${given.parsed ?? 'nothing'}, ${given.rule})</span></dd>`;
+  return html`<section><h2>${title}</h2>
+<p class="soft small">${total} answers${shown.length < total ? html`; ${shown.length} of them, drawn by the digest of their ids` : null}.</p>
+${filters(id, shown)}
+<div class="gallery" id="${id}">${shown.map(
+    (one) => html`<article data-category="${one.category ?? ''}">
+${questionParts(one, sprites)}
+<dl class="answers">${answer(names[0], one.first)}${answer(names[1], one.second)}<dt>Right</dt><dd class="good">${one.reference}</dd></dl></article>`,
+  )}</div></section>`;
+}
+
+type Question = Pick<WrongAnswer, 'record' | 'category' | 'question' | 'options' | 'images'>;
+
+function questionParts({ record, category, question, options, images }: Question, sprites: Sprites): Markup {
+  return html`<p class="chips">${category === null ? null : html`<span class="chip">${category}</span>`}<code class="soft small">${record}</code></p>
+${images.length === 0 ? null : html`<div class="pictures">${images.map((sha256, i) => sprites.show(sha256, i + 1, images.length))}</div>`}
+<p dir="auto">${question}</p>
+${options.length === 0 ? null : html`<ol class="options">${options.map((option) => html`<li dir="auto">${option}</li>`)}</ol>`}`;
+}
+
+function filters(
+  id: string,
+  shown: readonly (Question & { readonly rule?: string; readonly parsed?: string | null })[],
+): Markup {
+  const choice = (name: string, label: string, values: readonly (string | null | undefined)[]) => {
+    const found = [...new Set(values.filter((value): value is string => Boolean(value)))].sort();
+    if (found.length < 2 || found.length > 60) return null;
+    return html`<label>${label}<select name="${name}"><option value="">all</option>${found.map((value) => html`<option>${value}</option>`)}</select></label>`;
+  };
+  return html`<form class="filters" data-for="${id}">${choice(
+    'category',
+    'Category',
+    shown.map(({ category }) => category),
+  )}${choice(
+    'rule',
+    'Rule that read it',
+    shown.map(({ rule }) => rule),
+  )}${choice(
+    'given',
+    'Read as',
+    shown.map(({ parsed }) => parsed),
+  )}<label>Words<input type="search" name="words" autocomplete="off"></label><output class="soft small" aria-live="polite"></output></form>`;
+}

@@ -1,0 +1,131 @@
+import { stars, written } from './html/compare.ts';
+import type { EvalComparison, EvalReport } from './schema.ts';
+import { percent, signed } from './vision.ts';
+
+/** Cells of a bar of 0 … 100 %. */
+const BAR_CELLS = 24;
+const MAX_LABEL = 30;
+
+/** A report for a terminal: what a person wants to see when a run ends. Control characters of models and data sets do not reach the terminal. */
+export function renderText(report: EvalReport): string {
+  const { headline: own, counts, baseline, anchors } = report;
+  const lines = [`${plain(report.title)} · ${plain(report.model.name)}`, ''];
+  if (own === null) lines.push('  no reference is published for these questions: nothing to score');
+  else {
+    const interval = own.method === 'none' ? 'one group only: no interval' : range(own.interval);
+    lines.push(`  ${percent(own.mean)}   95 %: ${interval}   ${counts.scored} answers, ${own.clusters} groups`);
+  }
+  const without = [
+    ...(counts.errors > 0 ? [`${counts.errors} without an answer`] : []),
+    ...(counts.unparsed > 0 ? [`${counts.unparsed} unread`] : []),
+    ...(counts.withoutReference > 0 ? [`${counts.withoutReference} without a published reference`] : []),
+  ];
+  if (without.length > 0) lines.push(`  ${without.join(', ')}`);
+  const rows: Row[] = [
+    ...(own === null ? [] : [{ label: report.model.name, value: own.mean, interval: own.interval, isOwn: true }]),
+    ...nearest(anchors, own?.mean ?? 0).map(({ name, value }) => ({ label: name, value })),
+    ...(baseline.majority === null ? [] : [{ label: `always “${baseline.majorityAnswer}”`, value: baseline.majority }]),
+    ...(baseline.chance === null ? [] : [{ label: 'guessing', value: baseline.chance }]),
+  ];
+  lines.push('', ...table(rows.sort((a, b) => b.value - a.value)));
+  if (report.categories.length > 0) {
+    const sorted = report.categories.toSorted((a, b) => b.mean - a.mean);
+    lines.push('', '  Categories', ...table(sorted.map((one) => ({ ...one, label: one.name, value: one.mean }))));
+  }
+  if (report.imageOrder !== null) {
+    const { orders, sameAnswer, allRight, groupsAllRight } = report.imageOrder;
+    lines.push('', '  Orders of the pictures');
+    lines.push(...table(orders.map((one) => ({ ...one, label: one.order, value: one.mean }))));
+    lines.push(
+      `  same answer in every order ${percent(sameAnswer.mean)}, right in every order ${percent(allRight.mean)}, groups right throughout ${percent(groupsAllRight.mean)}`,
+    );
+  }
+  if (report.optionRotation !== null) {
+    const { rotations, circular } = report.optionRotation;
+    lines.push(
+      '',
+      `  Options rotated: right under all ${rotations.length} rotations ${percent(circular.mean)} (${range(circular.interval)})`,
+    );
+    lines.push(...table(rotations.map((one) => ({ ...one, label: `moved by ${one.by}`, value: one.mean }))));
+  }
+  if (report.vision !== null) {
+    lines.push('', `  Does it use every picture? ${report.vision.summary}`);
+    for (const { outcome, words } of report.vision.checks) lines.push(`  ${MARKS[outcome]} ${words}`);
+  }
+  if (report.power !== null) {
+    const { smallestDifference } = report.power.sameQuestions;
+    lines.push(
+      '',
+      `  Differences below ${points(smallestDifference)} to another model on these questions are likely to stay unseen.`,
+    );
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+/** A comparison for a terminal. */
+export function renderComparisonText(comparison: EvalComparison): string {
+  const { first, second, change, counts, pairs, clusters, categories, specDifferences, power } = comparison;
+  const lines = [`${plain(comparison.title)}`, ''];
+  for (const { path, first: before, second: after } of specDifferences)
+    lines.push(`  the runs differ in ${path}: ${plain(before)} and ${plain(after)}`);
+  lines.push(
+    ...table([first, second].map(({ model, mean, interval }) => ({ label: model.name, value: mean, interval }))),
+    `  second less first ${signed(change.difference)} points (${signed(change.interval[0])} … ${signed(change.interval[1])}), ${written(change.pValue)} (${change.test}), ${pairs} pairs in ${clusters} groups`,
+  );
+  if (counts !== null)
+    lines.push(
+      `  both right ${counts.both}, only first ${counts.onlyFirst}, only second ${counts.onlySecond}, neither ${counts.neither}`,
+    );
+  if (categories.length > 0) {
+    lines.push('', '  Second less first by category (Holm: * 0.05, ** 0.01, *** 0.001)');
+    for (const { name, difference, interval, adjustedPValue } of categories)
+      lines.push(
+        `  ${fit(name)} ${signed(difference).padStart(6)}  (${signed(interval[0])} … ${signed(interval[1])}) ${stars(adjustedPValue)}`.trimEnd(),
+      );
+  }
+  lines.push('', `  ${plain(comparison.verdict.words)}`);
+  lines.push(`  Differences below ${points(power.smallestDifference)} are likely to stay unseen by so many.`);
+  return `${lines.join('\n')}\n`;
+}
+
+const MARKS = { yes: '✓', no: '✗', unclear: '–' } as const;
+
+interface Row {
+  readonly label: string;
+  readonly value: number;
+  readonly interval?: readonly [number, number];
+  readonly isOwn?: boolean;
+}
+
+function table(rows: readonly Row[]): string[] {
+  return rows.map(({ label, value, interval, isOwn }) => {
+    const cells = Math.round(BAR_CELLS * Math.max(0, Math.min(1, value)));
+    const bar = '█'.repeat(cells).padEnd(BAR_CELLS, '·');
+    return `${isOwn === true ? '▸' : ' '} ${fit(label)} ${bar} ${percent(value).padStart(7)}${interval === undefined ? '' : `  ${range(interval)}`}`;
+  });
+}
+
+/** The published scores that stand around this one; a terminal has no room for all. */
+function nearest(anchors: EvalReport['anchors'], mean: number): EvalReport['anchors'] {
+  const SHOWN = 8;
+  return anchors.toSorted((a, b) => Math.abs(a.value - mean) - Math.abs(b.value - mean)).slice(0, SHOWN);
+}
+
+function range([low, high]: readonly [number, number]): string {
+  return `${(100 * low).toFixed(1)} … ${(100 * high).toFixed(1)}`;
+}
+
+function points(difference: number): string {
+  return `${(100 * difference).toFixed(1)} points`;
+}
+
+function fit(label: string): string {
+  const characters = [...plain(label)];
+  return (
+    characters.length > MAX_LABEL ? `${characters.slice(0, MAX_LABEL - 1).join('')}…` : characters.join('')
+  ).padEnd(MAX_LABEL);
+}
+
+function plain(text: string): string {
+  return text.replace(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, '�');
+}
