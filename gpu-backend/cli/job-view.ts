@@ -6,10 +6,15 @@ export interface ViewOptions {
   readonly color: boolean;
 }
 
+const BARS = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
 /** What a job's events have said so far, and how it is shown. */
 export class JobView {
   readonly train: Point[] = [];
   readonly validation: Point[] = [];
+  /** Accuracies of evaluated checkpoints, 0…1. */
+  readonly evaluations: Point[] = [];
+  private evaluation: Readonly<Record<string, unknown>> = {};
   private last: Readonly<Record<string, unknown>> = {};
   private totalSteps = 0;
   /** First steps of all stages but the first. */
@@ -21,6 +26,13 @@ export class JobView {
   add(data: Readonly<Record<string, unknown>>, atS: number): void {
     const { step, total_steps, train_loss } = data;
     if (typeof step !== 'number') return;
+    if (typeof data.eval_accuracy === 'number') {
+      // Told after its step, perhaps by another worker: it says nothing about how far the job is.
+      while ((this.evaluations.at(-1)?.step ?? 0) >= step) this.evaluations.pop();
+      this.evaluations.push({ step, value: data.eval_accuracy });
+      this.evaluation = data;
+      return;
+    }
     if (this.train.length > 0 && data.stage !== this.last.stage && step > this.progress.step)
       this.stageStarts.push(step);
     this.stageStarts = this.stageStarts.filter((start) => start <= step);
@@ -52,7 +64,7 @@ export class JobView {
     const { step, totalSteps } = this.progress;
     const curve = lossCurve(this.train, this.validation, {
       columns,
-      rows: rows - 3,
+      rows: rows - 3 - (this.evaluations.length > 0 ? 1 : 0),
       lastStep: totalSteps,
       marks: this.stageStarts,
       color,
@@ -62,7 +74,13 @@ export class JobView {
     const width = Math.max(0, Math.min(40, columns - head.length - 3));
     const filled = Math.round(share * width);
     const legend = `loss: training ⠤⠒ ${fixed(this.last.train_loss)}${this.validationText()}`;
-    return [legend, ...curve, `[${'█'.repeat(filled)}${'·'.repeat(width - filled)}] ${head}`, this.numbers(columns)]
+    return [
+      legend,
+      ...curve,
+      this.evaluationText(columns),
+      `[${'█'.repeat(filled)}${'·'.repeat(width - filled)}] ${head}`,
+      this.numbers(columns),
+    ]
       .filter((line) => line !== '')
       .map((line) => cut(line, columns));
   }
@@ -72,7 +90,24 @@ export class JobView {
     const { step, totalSteps } = this.progress;
     const share = totalSteps > 0 ? Math.min(1, step / totalSteps) : 0;
     const numbers = this.numbers();
-    return `step ${step}/${totalSteps} ${Math.floor(100 * share)} %${this.timeLeft()} loss ${fixed(this.last.train_loss)}${this.validationText()}${numbers === '' ? '' : `, ${numbers}`}`;
+    return `step ${step}/${totalSteps} ${Math.floor(100 * share)} %${this.timeLeft()} loss ${fixed(this.last.train_loss)}${this.validationText()}${numbers === '' ? '' : `, ${numbers}`}${this.evaluations.length === 0 ? '' : `, ${this.evaluationText()}`}`;
+  }
+
+  /** How checkpoints did on the held-out examples: a bar each, from 0 to 1, and the newest in numbers. */
+  private evaluationText(columns = 0): string {
+    const last = this.evaluations.at(-1);
+    if (last === undefined) return '';
+    const { eval_interval: interval, eval_examples: examples, eval_base_accuracy: base } = this.evaluation;
+    const percent = (share: unknown) => (typeof share === 'number' ? `${(100 * share).toFixed(1)} %` : '?');
+    const range = Array.isArray(interval) ? ` (${percent(interval[0])} … ${percent(interval[1])})` : '';
+    const best = this.evaluations.reduce((most, point) => (point.value > most.value ? point : most));
+    const words = `held out ${percent(last.value)}${range} of ${typeof examples === 'number' ? examples : '?'}, before ${percent(base)}, best at step ${best.step}`;
+    const room = Math.max(0, columns - words.length - 1);
+    const bars = this.evaluations
+      .slice(-room || this.evaluations.length)
+      .map(({ value }) => BARS[Math.min(BARS.length - 1, Math.floor(value * BARS.length))])
+      .join('');
+    return columns === 0 ? words : room === 0 ? words : `${bars} ${words}`;
   }
 
   private validationText(): string {

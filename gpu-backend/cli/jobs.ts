@@ -107,13 +107,16 @@ async function events(api: MantisClient, id: string, { limit, json }: ListOption
 async function checkpoints(api: MantisClient, id: string, { limit, json }: ListOptions): Promise<void> {
   const found = await collectPages(limit, (query) => api.jobs.checkpoints(id, query));
   if (json === true) return printLines(found);
+  const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
   const shown = (value: number | undefined) => (value === undefined ? '' : fixed(value));
   printTable(
-    ['step', 'training loss', 'validation loss', 'model'],
+    ['step', 'training loss', 'validation loss', 'held out', 'interval', 'model'],
     found.map(({ step_number, metrics, fine_tuned_model_checkpoint }) => [
       String(step_number),
       shown(metrics.train_loss),
       shown(metrics.full_valid_loss ?? metrics.valid_loss),
+      metrics.eval_accuracy === undefined ? '' : percent(metrics.eval_accuracy),
+      metrics.eval_interval?.map(percent).join(' … ') ?? '',
       fine_tuned_model_checkpoint,
     ]),
   );

@@ -13,7 +13,7 @@ import { CliError } from './error.ts';
 import { addJobFlags, type JobFlags, jobRequest } from './finetune.ts';
 import { dataId } from './finetune-data.ts';
 import { api } from './keys.ts';
-import { wholeNumber, within } from './parse.ts';
+import { collect, wholeNumber, within } from './parse.ts';
 import { printTable } from './table.ts';
 
 interface Json extends ApiOptions {
@@ -36,6 +36,8 @@ interface CreateOptions extends Json, JobFlags {
   readonly minDifference?: number;
   readonly confidence?: number;
   readonly maxExamples?: number;
+  readonly gateOption?: readonly string[];
+  readonly gateOrders?: number;
 }
 
 const ENDED: ReadonlySet<ScheduleRun['status']> = new Set(['succeeded', 'promoted', 'kept', 'skipped', 'failed']);
@@ -46,6 +48,8 @@ const GATE_FLAGS = [
   { flag: '--min-difference', key: 'minDifference' },
   { flag: '--confidence', key: 'confidence' },
   { flag: '--max-examples', key: 'maxExamples' },
+  { flag: '--gate-option', key: 'gateOption' },
+  { flag: '--gate-orders', key: 'gateOrders' },
 ] as const;
 
 /** `mantis schedules …`: fine-tuning jobs that start by themselves. */
@@ -76,6 +80,12 @@ export function schedulesCommand(): Command {
     .option('--min-difference <share>', 'least difference in accuracy', within(-1, 1))
     .option('--confidence <share>', 'of the interval', within(0.5, 0.999))
     .option('--max-examples <n>', 'held-out examples that are asked', wholeNumber)
+    .option(
+      '--gate-option <text>',
+      'an answer to choose from, repeated for each; without, answers are generated',
+      (value: string, previous?: readonly string[]) => collect(value, previous ?? []),
+    )
+    .option('--gate-orders <n>', 'orders of its pictures in which each question is asked', wholeNumber)
     .action(async (name: string, data: string, options: CreateOptions) => {
       if ((options.cron === undefined) === (options.at === undefined))
         throw new CliError('give --cron or --at, one of them', 2);
@@ -191,6 +201,8 @@ async function gateOf(client: MantisClient, heldOut: string, options: CreateOpti
     ...(options.minDifference === undefined ? {} : { min_difference: options.minDifference }),
     ...(options.confidence === undefined ? {} : { confidence: options.confidence }),
     ...(options.maxExamples === undefined ? {} : { max_examples: options.maxExamples }),
+    ...(options.gateOption === undefined ? {} : { options: [...options.gateOption] }),
+    ...(options.gateOrders === undefined ? {} : { image_orders: options.gateOrders }),
   };
 }
 

@@ -215,6 +215,57 @@ test('copies, near copies and leaks are warnings with the line of the other', as
   );
 });
 
+test('what is held out is read with the rest: leaks are counted apart, one bad line refuses all, nothing is left out of it', async (t) => {
+  const dir = await folder(t);
+  const url = async (seed: number) => `data:image/png;base64,${(await patternPng(seed)).toString('base64')}`;
+  const [shared, other, unseen] = [await url(1), await url(2), await url(3)];
+  const training = await fileOf(join(dir, 'train.jsonl'), [
+    chatLine([shared], 'What is in it, first?', 'A thing.'),
+    chatLine([other], 'And what is in that?', 'Another.'),
+  ]);
+  const questions = [
+    chatLine([shared], 'Is there anything to see at all?', 'Yes, there is.'),
+    chatLine([other], 'And what is in that?', 'Another.'),
+    chatLine([unseen], 'How many corners does it have?', 'Four.'),
+  ];
+  const heldOut = async (name: string, lines: readonly string[]) => ({
+    data: await fileOf(join(dir, name), lines),
+    param: 'gate.held_out_file',
+  });
+  const good = await validate(dir, { training: [training], heldOut: [await heldOut('held.jsonl', questions)] });
+  assert.equal(good.report.verdict, 'accepted');
+  assert.equal(good.report.held_out?.[0]?.usable, 3);
+  assert.deepEqual(good.report.leakage, { images: 0, examples: 0, held_out_images: 2, held_out_examples: 1 });
+  assert.deepEqual(
+    good.report.problems.map(({ code, data, line }) => [code, data, line]),
+    [
+      ['leaked_image', 'held_out', 1],
+      ['leaked_example', 'held_out', 2],
+      ['leaked_image', 'held_out', 2],
+    ],
+  );
+  assert.deepEqual(good.leftOut, []);
+
+  const ends = JSON.stringify({
+    messages: [
+      { role: 'user', content: 'Is it?' },
+      { role: 'assistant', content: '   ' },
+    ],
+  });
+  const bad = await validate(dir, {
+    training: [training],
+    heldOut: [await heldOut('bad.jsonl', [...questions, ends])],
+  });
+  assert.equal(bad.report.verdict, 'refused', 'one of four, though a tenth of the training lines might be bad');
+  assert.deepEqual(
+    errorsOf(bad).map(({ code, data, line, param }) => [code, data, line, param]),
+    [['invalid_value', 'held_out', 4, 'messages[1]']],
+  );
+  assert.deepEqual(bad.leftOut, []);
+  const empty = await validate(dir, { training: [training], heldOut: [await heldOut('empty.jsonl', ['nonsense'])] });
+  assert.equal(errorsOf(empty).find(({ line }) => line === null)?.param, 'gate.held_out_file');
+});
+
 test('odd pictures are warnings with their place, told once', async (t) => {
   const dir = await folder(t);
   const photo = sharp(await patternPng(3, 120, 90));

@@ -142,3 +142,29 @@ test('a job that goes back to a checkpoint is drawn once', () => {
   );
   assert.deepEqual(view.progress, { step: 4, totalSteps: 40 });
 });
+
+test('what checkpoints answer right is a line of its own, and says nothing of how far the job is', () => {
+  const view = new JobView();
+  for (let step = 1; step <= 20; step++) {
+    view.add(metrics(step), step);
+    if (step % 5 === 0)
+      view.add(
+        {
+          step,
+          total_steps: 40,
+          eval_accuracy: [0, 0.5, 0.99, 0.75][step / 5 - 1],
+          eval_interval: [0.25, 1],
+          eval_examples: 12,
+          eval_base_accuracy: 0.125,
+        },
+        step,
+      );
+  }
+  assert.deepEqual(view.progress, { step: 20, totalSteps: 40 });
+  assert.equal(view.train.length, 20, 'no point of the curve is taken back');
+  const words = 'held out 75.0 % (25.0 % … 100.0 %) of 12, before 12.5 %, best at step 15';
+  const lines = view.render({ columns: 90, rows: 12, color: false });
+  assert.ok(lines.includes(`▁▅█▇ ${words}`), lines.join('\n'));
+  assert.ok(lines.length <= 12);
+  assert.ok(view.line().endsWith(words));
+});

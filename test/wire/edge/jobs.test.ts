@@ -6,8 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import OpenAI, { toFile } from 'openai';
 import { MantisClient } from '../../../shared/client/client.ts';
 import { ClientError } from '../../../shared/client/http.ts';
-import type { ClaimResponse } from '../../../shared/contract/backend.ts';
-import type { FineTuningJob } from '../../../shared/contract/jobs.ts';
+import type { ClaimResponse, ModelManifest } from '../../../shared/contract/backend.ts';
+import type { FineTuningJob, JobCheckpoint } from '../../../shared/contract/jobs.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { signatureHeaders, UNSIGNED_PAYLOAD } from '../../../shared/wire/signature.ts';
 import { png } from '../../null/edge/pictures.ts';
@@ -94,12 +94,13 @@ async function checkpoint(
   step: number,
   token: number,
   bytes = new Uint8Array([step, 2, 3]),
+  more: object = {},
 ): Promise<number> {
   const uploaded = await putBlob(job, step, 'adapter.safetensors', bytes, token);
   if (uploaded !== 200) return uploaded;
   const files = [{ name: 'adapter.safetensors', bytes: bytes.byteLength, sha256: sha256(bytes) }];
-  return (await act(job, 'checkpoints', { token, step, kind: 'lora', metrics: { step, train_loss: 1 / step }, files }))
-    .status;
+  const metrics = { step, train_loss: 1 / step };
+  return (await act(job, 'checkpoints', { token, step, kind: 'lora', metrics, files, ...more })).status;
 }
 
 async function refused(promise: Promise<unknown>) {
@@ -421,6 +422,100 @@ describe('a job', () => {
       }),
     );
     assert.equal(gone.code, 'model_not_found');
+  });
+
+  it('says what checkpoints answer right, keeps the best of them, and makes it the model where that is asked for', async () => {
+    const evaluation = { held_out_file: trainingFile, keep_best: true, early_stop: { patience: 3 } };
+    const supervised = { mantis: { checkpoints_kept: 1, evaluation } };
+    const job = await create({ method: { type: 'supervised', supervised } });
+    const gone = await refused(
+      post({ method: { type: 'supervised', supervised: { mantis: { evaluation: { held_out_file: 'file-none' } } } } }),
+    );
+    assert.deepEqual([gone.code, gone.param], ['file_not_found', 'method.supervised.mantis.evaluation.held_out_file']);
+    const claimed = await claim();
+    assert.ok(claimed !== null);
+    const { token } = claimed.lease;
+    assert.deepEqual(claimed.job.evaluation?.how, {
+      maxExamples: LIMITS.jobs.maxEvaluationExamples,
+      options: null,
+      imageOrders: 1,
+      textOnly: false,
+      confidence: 0.95,
+    });
+    assert.deepEqual(
+      [claimed.job.evaluation?.base, claimed.job.evaluation?.every, claimed.job.evaluation?.earlyStop],
+      [FAULT_CARD.id, 'checkpoint', { patience: 3, minDelta: 0 }],
+    );
+    const metrics = (eval_accuracy: number) => ({
+      eval_accuracy,
+      eval_interval: [eval_accuracy - 0.1, eval_accuracy + 0.1],
+      eval_confidence: 0.95,
+      eval_examples: 40,
+      eval_groups: 20,
+      eval_base_accuracy: 0.5,
+      eval_difference: eval_accuracy - 0.5,
+      eval_difference_interval: [0, 0.4],
+      eval_p_value: 0.04,
+      eval_detectable_difference: 0.2,
+      eval_text_only_accuracy: 0.5,
+    });
+    const evaluated = (step: number, body: object) =>
+      act(job.id, `checkpoints/${step}/evaluation`, { token, totalSteps: 4, outcomes: null, ...body });
+    const { body: staged } = await door.signed('PUT', `/internal/jobs/${job.id}/staged`, { right: true });
+    const outcomes = { filename: 'answers.jsonl', mime: 'application/jsonl', staged };
+    const stranger = { ...outcomes, staged: { ...(staged as object), key: 'blobs/somebody/x' } };
+    const told = () => about(job.id).filter(({ body }) => body.includes('fine_tuning.job.checkpoint'));
+    const list = async () =>
+      (await door.openai.fineTuning.jobs.checkpoints.list(job.id)).data as unknown as JobCheckpoint[];
+    for (const [step, accuracy] of [
+      [1, 0.6],
+      [2, 0.9],
+      [3, 0.9],
+      [4, 0.7],
+    ] as const) {
+      assert.equal((await evaluated(step, { metrics: metrics(accuracy) })).status, 404, 'nobody waits for it');
+      assert.equal(await checkpoint(job.id, step, token, undefined, { evaluates: true }), 200);
+      if (step === 1) assert.equal(told().length, 0, 'not before its accuracy is known');
+      if (step === 2)
+        assert.notEqual((await evaluated(2, { metrics: metrics(accuracy), outcomes: stranger })).status, 200);
+      const told2 = step === 2 ? { outcomes } : {};
+      assert.equal((await evaluated(step, { metrics: metrics(accuracy), ...told2 })).status, 200);
+      const events = [
+        { key: `step-${step}`, level: 'info', message: '', type: 'metrics', data: { step }, createdAt: 0 },
+      ];
+      assert.equal((await act(job.id, 'events', { token, events })).status, 200);
+    }
+    assert.equal((await evaluated(4, { metrics: null })).status, 200);
+    const kept = await list();
+    assert.deepEqual(
+      kept.map(({ step_number, metrics: m }) => [step_number, m.train_loss, m.eval_accuracy, m.eval_groups]),
+      [
+        [4, 1 / 4, 0.7, 20],
+        [2, 1 / 2, 0.9, 20],
+      ],
+      'the newest and the first of the best',
+    );
+    const file = kept[1]?.evaluation_file ?? assert.fail('its answers are a file');
+    assert.equal(await (await door.openai.files.content(file)).text(), '{"right":true}');
+    assert.equal((await finish(job.id, token, 'succeeded', 4)).status, 200);
+    const done = await retrieve(job.id);
+    const { body: manifest } = await door.signed(
+      'GET',
+      `/internal/models/${encodeURIComponent(done.fine_tuned_model ?? '')}`,
+    );
+    assert.equal((manifest as ModelManifest).files[0]?.sha256, sha256(new Uint8Array([2, 2, 3])), 'the best one');
+    const events = (await door.openai.fineTuning.jobs.listEvents(job.id, { limit: 100 })).data;
+    const messages = events.map(({ message }) => message).join('\n');
+    assert.match(messages, /checkpoint of step 2 has the highest accuracy on the held-out examples, 90.0 %/);
+    assert.match(
+      messages,
+      /Step 1: 60.0 % of 40 held-out examples in 20 groups right \(50.0 % … 70.0 %\), \+10.0 points/,
+    );
+    const csv = await (await door.openai.files.content(done.result_files[0] ?? '')).text();
+    const [head = '', ...rows] = csv.trim().split('\n');
+    const column = (name: string) => rows.map((row) => row.split(',')[head.split(',').indexOf(name)]);
+    assert.deepEqual(column('eval_accuracy'), ['0.6', '0.9', '0.9', '0.7']);
+    assert.deepEqual(column('eval_accuracy_low')[0], '0.5');
   });
 
   it('takes no checkpoint whose bytes are not the announced ones', async () => {
