@@ -174,8 +174,9 @@ export async function evalReport(c: Context<AppEnv>): Promise<Response> {
     headers: {
       'content-type': format === 'html' ? 'text/html; charset=utf-8' : 'application/json',
       'content-length': String(object.size),
-      // Answers of models and words of items stand in it: nothing in it may run or load.
-      'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
+      // Answers of models and words of items stand in it, escaped: besides, nothing in it may load or call, and its filters belong to no origin.
+      'content-security-policy':
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; sandbox allow-scripts",
       'x-content-type-options': 'nosniff',
     },
   });

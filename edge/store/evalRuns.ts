@@ -147,6 +147,7 @@ export function deleteRun(
   run: Pick<EvalRunRow, 'id'>,
   nowMs: number,
 ): D1PreparedStatement[] {
+  const isTheirs = 'EXISTS (SELECT 1 FROM eval_runs WHERE id = ?1 AND tenant = ?2)';
   return [
     db
       .prepare(
@@ -159,8 +160,8 @@ export function deleteRun(
          ) WHERE key IS NOT NULL ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at`,
       )
       .bind(run.id, actor.tenant, nowMs),
-    db.prepare('DELETE FROM eval_items WHERE run_id = ?').bind(run.id),
-    db.prepare('DELETE FROM work_files WHERE work_id = ?').bind(run.id),
+    db.prepare(`DELETE FROM eval_items WHERE run_id = ?1 AND ${isTheirs}`).bind(run.id, actor.tenant),
+    db.prepare(`DELETE FROM work_files WHERE work_id = ?1 AND ${isTheirs}`).bind(run.id, actor.tenant),
     db.prepare(`DELETE FROM tasks WHERE id = ? AND tenant = ? AND kind = 'evaluate'`).bind(run.id, actor.tenant),
     db.prepare('DELETE FROM eval_runs WHERE id = ? AND tenant = ?').bind(run.id, actor.tenant),
     auditEntry(db, actor, { action: 'eval_run.deleted', object: run.id }, IF_CHANGED),

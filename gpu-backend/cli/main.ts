@@ -8,6 +8,7 @@ import { devicesCommand } from './devices.ts';
 import { doctorCommand } from './doctor.ts';
 import { CliError } from './error.ts';
 import { evalCommand } from './eval.ts';
+import { evalsCommand } from './evals.ts';
 import { exportCommand } from './export.ts';
 import { finetuneCommand } from './finetune.ts';
 import { importCommand } from './import.ts';
@@ -64,6 +65,7 @@ Examples:
     exportCommand(),
     trainCommand(),
     evalCommand(),
+    evalsCommand(),
     verifyCommand(),
     serveCommand(),
     webhooksCommand(),

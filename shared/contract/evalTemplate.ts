@@ -95,7 +95,9 @@ function asText(value: unknown): string {
 function lookUp(piece: Exclude<Piece, string>, data: TemplateData): unknown {
   let value: unknown = data[piece.root];
   for (const step of piece.path) {
-    const has = typeof value === 'object' && value !== null && Object.hasOwn(value, step);
+    const isThere = typeof value === 'object' && value !== null && Object.hasOwn(value, step);
+    // Lists have elements only.
+    const has = isThere && (!Array.isArray(value) || /^\d+$/.test(String(step)));
     value = has ? (value as Record<PropertyKey, unknown>)[step] : undefined;
     if (value === undefined) break;
   }

@@ -58,6 +58,7 @@ export type EvalSampling = z.infer<typeof EvalSampling>;
 /** Benchmarks that the product knows: readers, prompts, parsers and scores in `gpu-backend/eval/tasks`. */
 export const EvalBenchmark = z.enum([
   'nlvr2',
+  'nlvr',
   'qbench2',
   'mantis-eval',
   'blink',

@@ -1,0 +1,172 @@
+/** What came of a run's items: written once, whoever sends it again, and only by who holds the lease. */
+import assert from 'node:assert/strict';
+import { before, beforeEach, test } from 'node:test';
+import { addItems, doneLines, listItems } from '../../../edge/store/evalItems.ts';
+import { deleteRun, type EvalSums, endedRuns, findRun, insertRun } from '../../../edge/store/evalRuns.ts';
+import { insertEval } from '../../../edge/store/evals.ts';
+import { applyToTask, insertTask, queuedTasks } from '../../../edge/store/tasks.ts';
+import type { EvalItemReport, EvaluateTask } from '../../../shared/contract/evalTask.ts';
+import { LIMITS } from '../../../shared/contract/limits.ts';
+import { openD1 } from '../../fixtures/d1.ts';
+
+const TENANT = 'a'.repeat(32);
+const actor = { tenant: TENANT, keyId: 'key_x', requestId: null };
+const RUN = 'evalrun_1';
+const NOW = 1_000_000;
+
+let db: Awaited<ReturnType<typeof openD1>>;
+const d1 = () => db as unknown as D1Database;
+before(async () => {
+  db = await openD1();
+});
+beforeEach(async () => {
+  db.reset();
+  await insertEval(d1(), actor, {
+    id: 'eval_1',
+    name: 'e',
+    metadata: null,
+    source: '{"type":"custom","item_schema":{}}',
+    criteria: '[]',
+    created_at: NOW,
+  });
+  const spec: EvaluateTask = {
+    kind: 'evaluate',
+    baseModel: 'nano',
+    bases: ['nano'],
+    evalId: 'eval_1',
+    evalName: 'e',
+    runName: '',
+    model: 'nano',
+    source: {
+      type: 'lines',
+      lines: { file: { id: RUN, bytes: 1, sha256: 'x' }, schema: {}, hasSample: false },
+      prompt: null,
+      sampling: {},
+    },
+    criteria: [],
+    models: {},
+  };
+  const sums: EvalSums = {
+    passed: 0,
+    failed: 0,
+    errored: 0,
+    criteria: [{ name: 'c', passed: 0, failed: 0 }],
+    models: {},
+  };
+  const run = {
+    id: RUN,
+    eval_id: 'eval_1',
+    name: '',
+    metadata: null,
+    model: 'nano',
+    data_source: '{"type":"jsonl"}',
+    content_key: 'content',
+    created_at: NOW,
+    total: 0,
+    sums: JSON.stringify(sums),
+  };
+  await d1().batch([
+    ...insertTask(d1(), { id: RUN, tenant: TENANT, subject: null, spec, fileIds: [], request: { eval_id: 'eval_1' } }),
+    ...insertRun(d1(), actor, run, 'TRUE'),
+  ]);
+});
+
+const claim = () => applyToTask(d1(), RUN, { type: 'claim', backendId: 'b' }, NOW);
+const report = (line: number, status: 'pass' | 'fail' | 'error' = 'pass'): EvalItemReport => ({
+  line,
+  status,
+  datasourceItem: { line },
+  results:
+    status === 'error'
+      ? [{ name: 'c', type: 'string_check', passed: false, score: 0, error: 'no' }]
+      : [{ name: 'c', type: 'string_check', passed: status === 'pass', score: 1 }],
+  sample: {
+    input: [],
+    output: [],
+    finish_reason: 'stop',
+    model: 'nano',
+    usage: null,
+    error: null,
+    temperature: 0,
+    max_completion_tokens: null,
+    top_p: null,
+    seed: null,
+  },
+  usage: [{ model: 'nano', promptTokens: 10, completionTokens: 2, cachedTokens: 1, imageTokens: 0 }],
+});
+
+test('a line counts once, whoever sends it again', async () => {
+  await claim();
+  await addItems(d1(), RUN, 1, [report(0), report(1, 'fail')], 5, NOW);
+  const again = await addItems(d1(), RUN, 1, [report(1), report(3, 'error'), report(3, 'error')], null, NOW);
+  assert.deepEqual(
+    again?.added.map(({ line }) => line),
+    [3],
+  );
+  const run = await findRun(d1(), RUN);
+  const sums = JSON.parse(run!.sums) as EvalSums;
+  assert.deepEqual([sums.passed, sums.failed, sums.errored, run!.total], [1, 1, 1, 5]);
+  assert.deepEqual(sums.criteria, [{ name: 'c', passed: 1, failed: 1 }]);
+  assert.deepEqual(sums.models, { nano: { calls: 3, prompt: 30, completion: 6, cached: 3 } });
+  assert.deepEqual(await doneLines(d1(), RUN), [
+    [0, 1],
+    [3, 3],
+  ]);
+  const page = await listItems(
+    d1(),
+    { id: RUN, eval_id: 'eval_1' },
+    { limit: 2, after: null, order: 'asc', status: null },
+  );
+  assert.deepEqual([page.data.map(({ datasource_item_id: line }) => line), page.has_more], [[0, 1], true]);
+  const rest = await listItems(
+    d1(),
+    { id: RUN, eval_id: 'eval_1' },
+    { limit: 2, after: page.last_id, order: 'asc', status: null },
+  );
+  assert.deepEqual(
+    rest.data.map(({ datasource_item_id: line }) => line),
+    [3],
+  );
+});
+
+test('who has lost the lease writes nothing', async () => {
+  await claim();
+  await addItems(d1(), RUN, 1, [report(0)], 2, NOW);
+  await applyToTask(d1(), RUN, { type: 'sweep' }, NOW + LIMITS.jobs.leaseMs + 1);
+  assert.equal(await addItems(d1(), RUN, 1, [report(1)], null, NOW), null);
+  await applyToTask(d1(), RUN, { type: 'claim', backendId: 'c' }, NOW + LIMITS.jobs.leaseMs + 10_000);
+  assert.equal(await addItems(d1(), RUN, 1, [report(1)], null, NOW), null, 'an older token');
+  assert.notEqual(await addItems(d1(), RUN, 2, [report(1)], null, NOW), null);
+  assert.equal(await addItems(d1(), 'evalrun_none', 2, [report(1)], null, NOW), null);
+});
+
+test('two writers at once both count', async () => {
+  await claim();
+  await Promise.all([0, 1, 2, 3].map((line) => addItems(d1(), RUN, 1, [report(line)], null, NOW)));
+  assert.equal((JSON.parse((await findRun(d1(), RUN))!.sums) as EvalSums).passed, 4);
+});
+
+test('its end is told once, and goes after its time with all that came of it', async () => {
+  await claim();
+  await addItems(d1(), RUN, 1, [report(0)], 1, NOW);
+  await applyToTask(d1(), RUN, { type: 'cancel' }, NOW);
+  await applyToTask(d1(), RUN, { type: 'cancel' }, NOW);
+  const { results } = await d1()
+    .prepare("SELECT type, json_extract(body, '$.data.eval_id') AS eval FROM webhook_events")
+    .all();
+  assert.deepEqual(results, [{ type: 'eval.run.canceled', eval: 'eval_1' }]);
+  assert.deepEqual(await endedRuns(d1(), NOW - 1, 10), []);
+  assert.equal((await endedRuns(d1(), NOW, 10)).length, 1);
+  await d1().batch(deleteRun(d1(), { ...actor, tenant: 'b'.repeat(32) }, { id: RUN }, NOW));
+  assert.notEqual(await findRun(d1(), RUN), null, 'another tenant deletes nothing');
+  assert.deepEqual(await doneLines(d1(), RUN), [[0, 0]]);
+  await d1().batch(deleteRun(d1(), actor, { id: RUN }, NOW));
+  assert.equal(await findRun(d1(), RUN), null);
+  const loose = await d1().prepare('SELECT key FROM loose_objects').all();
+  assert.deepEqual(loose.results, [{ key: 'content' }]);
+});
+
+test('evaluations have a lane of their own', async () => {
+  assert.equal((await queuedTasks(d1(), ['nano'], NOW + 60_000_000, 8, ['validate', 'compare'])).length, 0);
+  assert.equal((await queuedTasks(d1(), ['nano'], Date.now() + 60_000, 8, ['evaluate'])).length, 1);
+});
