@@ -9,6 +9,18 @@ import { comparePairs, countPairs, normaliseAnswer } from './statistics/paired.t
 import { powerOf } from './statistics/power.ts';
 import type { EvalItem, EvalVariant, Scored } from './task.ts';
 
+/** Rises when the same answers would be judged otherwise. */
+export const HELD_OUT_VERSION = 1;
+
+/** How held-out questions are asked and judged, in words, for reports and their hash. */
+export const HELD_OUT_PROTOCOL = {
+  prompt: 'the conversation without its last turn, by the chat template of the model',
+  answer:
+    'greedy, up to 8 tokens more than the reference has; where options are given, the one with the highest log-probability',
+  score: 'equal after NFKC, lower case, single spaces, no quotation marks around it and no punctuation at its end',
+  group: 'the group of the record; else the pictures of the first turn that has any; else the first words of the user',
+} as const;
+
 /** A conversation as the reader of training data gives it, as far as it matters here. */
 export interface HeldOutConversation {
   readonly group?: string;

@@ -10,6 +10,7 @@ import type { ModelService } from '../../engine/service.ts';
 import { compareHeldOut, outcomeLines } from '../../eval/held-out.ts';
 import type { EvalItem } from '../../eval/task.ts';
 import { HeldOut } from '../evaluate-held-out.ts';
+import { heldOutReport } from '../held-out-report.ts';
 import type { TaskContext, TaskHandler } from '../task-runner.ts';
 
 const PARAM = 'gate.held_out_file';
@@ -45,6 +46,17 @@ export function compareHandler(service: ModelService): TaskHandler<CompareTask> 
       const compared = compareHeldOut(current, candidate, spec.confidence);
       const questions = new Map(records.map(({ id: record, question }) => [record, question]));
       const outcomes = outcomeLines(current, candidate, ['current', 'candidate'], questions);
+      const page = await heldOutReport({
+        title: `Gate of ${spec.candidate}`,
+        heldOut: spec.heldOut,
+        records,
+        options,
+        imageOrders,
+        runs: [
+          { model: spec.current, items: current },
+          { model: spec.candidate, items: candidate },
+        ],
+      });
       const result: CompareResult = {
         examples: compared.examples,
         groups: compared.groups,
@@ -57,7 +69,10 @@ export function compareHandler(service: ModelService): TaskHandler<CompareTask> 
         confidence: compared.confidence,
         pValue: compared.pValue,
         detectableDifference: compared.detectable,
-        files: [await stage(id, context, `${id}_answers.jsonl`, 'application/jsonl', outcomes)],
+        files: [
+          await stage(id, context, `${id}_answers.jsonl`, 'application/jsonl', outcomes),
+          await stage(id, context, `${id}_report.html`, 'text/html', page),
+        ],
       };
       return result;
     } finally {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { after, test } from 'node:test';
 import { pino } from 'pino';
 import type { ModelService } from '../../../gpu-backend/engine/service.ts';
@@ -47,7 +47,7 @@ function play(answer: Answer) {
   return { asked, state, service };
 }
 
-/** What was brought to the edge, by the path that it went to. */
+/** What was brought to the edge, by its name. */
 const staged = new Map<string, string>();
 let tasks = 0;
 async function compare(lines: readonly string[], service: ModelService, more: Partial<CompareTask> = {}) {
@@ -63,7 +63,8 @@ async function compare(lines: readonly string[], service: ModelService, more: Pa
       await writeFile(to, text);
     },
     putFile: async (path: string, from: string) => {
-      staged.set(path, await readFile(from, 'utf8'));
+      assert.equal(path, '/internal/tasks/cmp_test/problems');
+      staged.set(basename(from), await readFile(from, 'utf8'));
       return { key: 'blobs/x', bytes: 1, sha256: 'f'.repeat(64) };
     },
   } as unknown as EdgeClient;
@@ -126,8 +127,17 @@ test('counts, interval and test over all questions, each asked greedily and behi
   assert.ok(result.interval[0] > 0.2 && result.interval[1] < 0.7, String(result.interval));
   assert.ok(result.pValue < 0.001);
   assert.ok((result.detectableDifference ?? 0) > 0.1 && (result.detectableDifference ?? 1) < 0.5, 'thirty see little');
-  assert.equal(result.files?.[0]?.filename, 'cmp_test_answers.jsonl');
-  const outcomes = (staged.get('/internal/tasks/cmp_test/problems') ?? '')
+  assert.deepEqual(
+    result.files?.map(({ filename, mime }) => [filename, mime]),
+    [
+      ['cmp_test_answers.jsonl', 'application/jsonl'],
+      ['cmp_test_report.html', 'text/html'],
+    ],
+  );
+  const page = staged.get('cmp_test_report.html') ?? '';
+  assert.match(page, /^<!doctype html>/i);
+  assert.match(page, /Gate of ft:new/);
+  const outcomes = (staged.get('cmp_test_answers.jsonl') ?? '')
     .trim()
     .split('\n')
     .map((one) => JSON.parse(one));
