@@ -77,10 +77,9 @@ function cellXml(value: Json, row: number, column: number): string {
   const at = `${columnName(column)}${row + 1}`;
   if (typeof value === 'number' && Number.isFinite(value)) return `<c r="${at}"><v>${value}</v></c>`;
   const text = textOf(value).slice(0, MAX_CELL_CHARS);
-  // XML has no place for most control characters, whatever their spelling.
   const written = text
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-    .replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/g, '')
+    // XML has no place for most control characters, whatever their spelling.
+    .replace(/\p{Cc}|[\ufffe\uffff]/gu, (character) => ('\t\n\r'.includes(character) ? character : ''))
     .replaceAll('&', '&amp;')
     .replaceAll('<', '&lt;')
     .replaceAll('>', '&gt;')
