@@ -1,5 +1,4 @@
-import type { PromptPart } from './scoring.ts';
-import type { EvalTask } from './task.ts';
+import type { EvalTask, PromptPart } from './task.ts';
 
 /**
  * How an answer to a question with options is had. `generation`: the model writes and the parser reads, as published for all but NLVR. `likelihood`: the option's

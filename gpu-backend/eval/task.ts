@@ -1,5 +1,7 @@
 import { sha256Hex } from '../io/digest.ts';
-import type { PromptPart } from './scoring.ts';
+
+/** A piece of a prompt: text, or the index of one of the prompt's images. */
+export type PromptPart = string | { readonly image: number };
 
 /** What JSON can hold. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };

@@ -21,7 +21,6 @@ import { storageFor, WEIGHT_FORMATS, type WeightFormat } from '../../gpu-backend
 import type { AccuracyRecord, FormatAccuracy } from '../../gpu-backend/engine/precision-accuracy.ts';
 import type { ForwardBatch, ForwardResult, ModelRunner } from '../../gpu-backend/engine/runner.ts';
 import { capacityFor } from '../../gpu-backend/engine/scheduler/capacity.ts';
-import { nlvrRequest } from '../../gpu-backend/eval/nlvr.ts';
 import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/io/nlvr.ts';
 import type { KvFormat } from '../../gpu-backend/models/decode.ts';
 import type { Picture } from '../../gpu-backend/models/family.ts';
@@ -86,9 +85,10 @@ async function readRequests(): Promise<EngineRequest[]> {
   for (const [index, example] of examples.slice(0, Number(flags.limit ?? examples.length)).entries()) {
     const order = example.boxes[0] ?? [];
     for (const box of order) if (!pictures.has(box)) pictures.set(box, await preprocessImage(boxes.png(box), recipe));
-    const parts = nlvrRequest(example.statement, order).parts.map((part) =>
-      typeof part === 'string' ? { type: 'text' as const, text: part } : { type: 'image' as const, image: part.image },
-    );
+    const parts = [
+      ...order.map((_, image) => ({ type: 'image' as const, image })),
+      { type: 'text' as const, text: example.statement.trim() },
+    ];
     const layout = layoutConversation([{ role: 'user', parts }], {
       tokenizer,
       template,

@@ -15,7 +15,6 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { loadFront } from '../../gpu-backend/engine/model-front.ts';
-import { nlvrRequest } from '../../gpu-backend/eval/nlvr.ts';
 import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/io/nlvr.ts';
 import type { VlmConfig } from '../../gpu-backend/models/config.ts';
 import { decodeGraph } from '../../gpu-backend/models/decode.ts';
@@ -153,9 +152,10 @@ async function readPrompts(
   const { tokenizer, template, imageTokenId, slots, stopIds, recipe } = front;
   const prompts = examples.slice(0, limit).map((example): Prompt => {
     const order = example.boxes[0] ?? [];
-    const parts = nlvrRequest(example.statement, order).parts.map((part) =>
-      typeof part === 'string' ? { type: 'text' as const, text: part } : { type: 'image' as const, image: part.image },
-    );
+    const parts = [
+      ...order.map((_, image) => ({ type: 'image' as const, image })),
+      { type: 'text' as const, text: example.statement.trim() },
+    ];
     const layout = layoutConversation([{ role: 'user', parts }], {
       tokenizer,
       template,

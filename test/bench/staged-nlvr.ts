@@ -13,16 +13,16 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { ChoiceScorer, type ScorerImage } from '../../gpu-backend/engine/choice-scorer.ts';
-import { evaluateNlvr } from '../../gpu-backend/eval/nlvr.ts';
-import { readNlvrBoxes, readNlvrExamples } from '../../gpu-backend/io/nlvr.ts';
+import { EngineEvalModel } from '../../gpu-backend/engine/eval-model.ts';
+import { taskNamed } from '../../gpu-backend/eval/registry.ts';
+import { runEval } from '../../gpu-backend/eval/run/run.ts';
+import { clusteredMean } from '../../gpu-backend/eval/statistics/clustered.ts';
 import { checkpointName } from '../../gpu-backend/train/checkpoint.ts';
 import { runFineTune } from '../../gpu-backend/train/finetune.ts';
 import type { FineTuneMetrics, FineTuneSpec } from '../../gpu-backend/train/finetune-spec.ts';
 import { loadRealData } from '../../gpu-backend/train/nano/real.ts';
 import { NanoStream } from '../../gpu-backend/train/nano/samples.ts';
 import { decodeImage } from '../../gpu-backend/vision/decode.ts';
-import { preprocessImage } from '../../gpu-backend/vision/preprocess.ts';
 import type { Stage } from '../../shared/contract/training.ts';
 import { NAMES, STATEMENTS, writeBlindNano, writeDialogues } from './nano-dialogues.ts';
 
@@ -51,17 +51,24 @@ mkdirSync(out, { recursive: true });
 const threads = Number(values.threads);
 
 async function accuracy(base: string, overlay: string | null): Promise<{ accuracy: number; standardError: number }> {
-  const [boxes, examples] = await Promise.all([
-    readNlvrBoxes(values.data, 'dev'),
-    readNlvrExamples(values.data, 'dev'),
-  ]);
-  const scorer = await ChoiceScorer.create(base, overlay, threads);
-  const chosen = values.limit === undefined ? examples : examples.slice(0, Number(values.limit));
-  const report = await evaluateNlvr<ScorerImage>(chosen, {
-    image: (box) => ({ key: String(box), picture: () => preprocessImage(boxes.png(box), scorer.front.recipe) }),
-    score: (questions) => scorer.score(questions),
+  const task = taskNamed('nlvr');
+  const limit = values.limit === undefined ? {} : { limit: Number(values.limit) };
+  const records = await task.open({ paths: [values.data], ...limit });
+  const model = await EngineEvalModel.open({
+    dir: base,
+    threads,
+    ...(overlay === null ? {} : { overlayDir: overlay }),
   });
-  return { accuracy: report.accuracy, standardError: report.accuracyStandardError };
+  try {
+    const { items } = await runEval({ task, records, model });
+    const { mean, standardError } = clusteredMean(
+      items.map(({ group, score }) => ({ cluster: group, category: null, value: score })),
+    );
+    return { accuracy: mean, standardError: standardError ?? Number.NaN };
+  } finally {
+    await model.close();
+    await records.close();
+  }
 }
 
 const stage = (options: Partial<Stage> & Pick<Stage, 'train' | 'data'>): Stage => ({

@@ -1,4 +1,4 @@
-import type { PromptPart } from '../scoring.ts';
+import type { PromptPart } from '../task.ts';
 
 const MARKER = /<image (\d{1,3})>/g;
 
