@@ -2,6 +2,7 @@ import { eachQuestion } from './each.ts';
 import { randomScatter, randomSet, randomTower } from './generate.ts';
 import { BalancedClaims } from './grammar.ts';
 import { towerShare, trainedSetSizes } from './heldout.ts';
+import { paraphrased } from './language.ts';
 import { firstImageNumber, numberedFrom } from './numbering.ts';
 import { describeQuestion, perceptionQuestion, type Question, tallyQuestion, truthText } from './perception.ts';
 import { Rng } from './random.ts';
@@ -114,10 +115,10 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
     },
     {
       until: Infinity,
-      mix: { perception: 0.6, statements: 4, skills: 2.8, temporal: 1.5, real: 2, blind: 0.3 },
-      towerShare: 0.5,
-      eachShare: 0.2,
-      describeChance: 0.03,
+      mix: { perception: 1, statements: 4.5, skills: 2.5, temporal: 1.2, real: 1.5, blind: 0.25 },
+      towerShare: 0.4,
+      eachShare: 0.25,
+      describeChance: 0.04,
       tallyChance: 0.2,
       describeWeight: 0.3,
       ...common,
@@ -134,6 +135,9 @@ export interface NanoStreamOptions {
   /** Share of sets that are real training pictures where there are any. Default 0.5. */
   realPictureShare?: number;
 }
+
+/** Share of the statements that are told in other words than the grammar's and the training sentences'. */
+const paraphraseShare = 0.2;
 
 /** Share of the dialogues about several images whose images come in turn by turn. */
 const turnByTurnShare = 0.2;
@@ -263,7 +267,8 @@ export class NanoStream {
   #judged(rng: Rng, boxes: readonly Box[], peopleShare: number): Question {
     const people = boxes.length === 3 && rng.chance(peopleShare) ? this.#options.real?.people : undefined;
     const { text, truth } = people?.statement(rng, boxes, this.#claims) ?? this.#claims.statement(rng, boxes);
-    return { user: text, answer: truthText(truth) };
+    const user = rng.chance(paraphraseShare) ? paraphrased(rng, text) : text;
+    return { user, answer: truthText(truth) };
   }
 
   #skills(rng: Rng, phase: Phase): NanoDialogue {
