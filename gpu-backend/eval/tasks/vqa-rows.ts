@@ -29,8 +29,16 @@ export async function* vqaRecords(
   const tables: SourceFile[] = [];
   const documents: (readonly [SourceFile, Readonly<Record<string, unknown>>])[] = [];
   for (const file of files) {
-    if (await isDocument(file.path)) documents.push([file, await readDocument(file.path, file.label)]);
-    else tables.push(file);
+    if (!(await isDocument(file.path))) {
+      tables.push(file);
+      continue;
+    }
+    const document = await readDocument(file.path, file.label);
+    if (!['questions', 'annotations', 'data'].some((key) => Object.hasOwn(document, key)))
+      throw new Error(
+        `${file.label}: expected a document with \`questions\`, \`annotations\` or \`data\`, received one with ${Object.keys(document).slice(0, 6).join(', ') || 'nothing'}`,
+      );
+    documents.push([file, document]);
   }
   for await (const { row, folder } of tableRows(tables)) yield await recordOf(row, folder, row, form, split, pictures);
 
@@ -109,6 +117,7 @@ async function pictureOf(
   pictures: PictureReader,
 ): Promise<StoredImage> {
   if (row.has('image')) return await pictures.take(row.values.image, folder, row.where('image'));
+  if (!row.has('image_id')) row.fail('image', 'a picture, or an `image_id` that names its file');
   return await firstPicture(form.picturePaths(row, split), folder, row.where('image_id'), pictures);
 }
 

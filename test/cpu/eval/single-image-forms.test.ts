@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, test } from 'node:test';
@@ -170,6 +170,51 @@ test('VQAv2: Parquet and the pair of JSON files give the same records', async ()
     read('vqav2', { paths: [join(root, 'vqav2-bad')], imageFolder: join(root, 'vqav2-json') }),
     /v2_OpenEnded_mscoco_val2014_questions\.json `questions`, row 1, column `image_id`: expected its picture as COCO_val2014_000000000007\.jpg/,
   );
+});
+
+test('what is wrong with a file is said with its name, row and column', async () => {
+  const complaint = async (name: string, content: string | Uint8Array): Promise<string> => {
+    const opened = read('textvqa', { paths: [await put(`wrong/${name}`, content)] });
+    return await opened.then(
+      () => 'nothing',
+      (error: unknown) => (error instanceof Error ? error.message : String(error)),
+    );
+  };
+  const parquet = await readFile(join(root, 'textvqa/data/validation-00000-of-00001.parquet'));
+  const row = { question_id: 1, question: 'q', image: `data:image/png;base64,${P0.toString('base64')}` };
+  for (const [name, content, said] of [
+    ['cut.parquet', parquet.subarray(0, parquet.length - 9), /^cut\.parquet: expected a whole Parquet file/],
+    ['empty.parquet', '', /expected at least one record in .*empty\.parquet, there is none/],
+    ['cut.json', '{"data": [{"question_id": 1', /^cut\.json: expected a JSON object, received text that is not JSON/],
+    [
+      'other.json',
+      '{"rows": []}',
+      /^other\.json: expected a document with `questions`, `annotations` or `data`, received one with rows/,
+    ],
+    ['map.json', '{"data": {"a": 1}}', /^map\.json: expected a list `data`, received \{"a":1\}/],
+    [
+      'blind.jsonl',
+      JSON.stringify({ question_id: 1, question: 'q' }),
+      /^blind\.jsonl, row 1, column `image`: expected a picture/,
+    ],
+    [
+      'text.jsonl',
+      JSON.stringify({ ...row, question: 7 }),
+      /^text\.jsonl, row 1, column `question`: expected text, received 7/,
+    ],
+    [
+      'answer.jsonl',
+      JSON.stringify({ ...row, answers: ['a', 1] }),
+      /^answer\.jsonl, row 1, column `answers`, element 2: expected text/,
+    ],
+    [
+      'out.jsonl',
+      JSON.stringify({ ...row, image: '../../../etc/hosts' }),
+      /^out\.jsonl, row 1, column `image`: .*(leads out of|there is no such file)/,
+    ],
+    ['twice.jsonl', `${JSON.stringify(row)}\n${JSON.stringify(row)}`, /two records have the id "1"/],
+  ] as const)
+    assert.match(await complaint(name, content), said);
 });
 
 test('OK-VQA: Parquet and the pair of JSON files; the pair without its questions is refused', async () => {
