@@ -4,6 +4,7 @@ import { MissingValue, type TemplateData } from '../../../shared/contract/evalTe
 import { conversationIn, conversationOf, type WriteConversation } from '../../eval/graders/conversation.ts';
 import { type Grade, graderOf } from '../../eval/graders/grade.ts';
 import { taskFactories, taskNamed } from '../../eval/registry.ts';
+import type { EvalImage } from '../../eval/task.ts';
 import { type Answered, type Asker, ItemError } from './evaluate-ask.ts';
 import { usageOf } from './evaluate-benchmark.ts';
 import type { ReadLine } from './evaluate-lines.ts';
@@ -83,12 +84,24 @@ export class ItemJudge {
     return { ...base, status, results, sample: this.#shown(answered, sample, sampling), usage };
   }
 
+  /** Pictures of a line's question, in order; none where it cannot be asked (any more). */
+  async pictures(line: ReadLine): Promise<EvalImage[]> {
+    try {
+      const references = (this.#write?.({ item: line.item }) ?? []).flatMap(({ parts }) =>
+        parts.flatMap((part) => (part.type === 'image' ? [part.reference] : [])),
+      );
+      const found = await Promise.all(references.map((reference) => this.#asker.picture(reference)));
+      return found.map(({ sha256, bytes }) => ({ sha256, bytes: async () => bytes }));
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      if (error instanceof ItemError || error instanceof MissingValue) return [];
+      throw error;
+    }
+  }
+
   async #answer(line: ReadLine, requestId: string): Promise<Answered | null> {
     const { model } = this.#spec;
-    if (this.#write === null || model === null) {
-      if (line.sample === null) return null;
-      return null;
-    }
+    if (this.#write === null || model === null) return null;
     const messages = this.#write({ item: line.item });
     const { sampling } = this.#source;
     const constraint = constraintOf(sampling);

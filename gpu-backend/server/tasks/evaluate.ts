@@ -5,7 +5,10 @@ import type { EvalItemReport, EvalItemsPage, EvaluateResult, EvaluateTask } from
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import type { ModelService } from '../../engine/service.ts';
 import { buildReport, reportJson } from '../../eval/report/build.ts';
-import { recordsOf } from '../../eval/report/items.ts';
+import { renderHtml } from '../../eval/report/html/report.ts';
+import { type ReportRecord, recordsOf } from '../../eval/report/items.ts';
+import type { EvalReport } from '../../eval/report/schema.ts';
+import { makeThumbnails, picturesOf, type Thumbnails } from '../../eval/report/thumbnails.ts';
 import type { EvalItem, EvalSpec, Json } from '../../eval/task.ts';
 import type { TaskContext, TaskHandler } from '../task-runner.ts';
 import { Asker } from './evaluate-ask.ts';
@@ -47,7 +50,11 @@ export function evaluateHandler(service: ModelService): TaskHandler<EvaluateTask
             items: itemsOf(written),
             records: recordsOf(benchmark.records, benchmark.spec().data.records),
           });
-          return await stageReports(id, context, report);
+          const pictures = await makeThumbnails(
+            picturesOf(report),
+            recordsOf(benchmark.records, benchmark.spec().data.records),
+          );
+          return await stageReports(id, context, report, pictures);
         } finally {
           await benchmark.close();
         }
@@ -68,14 +75,14 @@ export function evaluateHandler(service: ModelService): TaskHandler<EvaluateTask
         title: spec.evalName === '' ? spec.evalId : spec.evalName,
         model: { name: model === '' ? 'given answers' : model, identity: spec.models[model] ?? model },
         items,
-        records: written.map((one) => ({
-          id: `item ${one.line + 1}`,
-          question: questionOf(one),
-          options: [],
-          images: [],
-        })),
+        records: written.map(recordOf),
       });
-      return await stageReports(id, context, report);
+      const shown = picturesOf(report);
+      const wanted = new Set(
+        written.filter((one) => recordOf(one).images.some(({ sha256 }) => shown.has(sha256))).map(({ line }) => line),
+      );
+      const pictures = await makeThumbnails(shown, picturesIn(path, judge, wanted, signal));
+      return await stageReports(id, context, report, pictures);
     } finally {
       results.close();
     }
@@ -152,33 +159,49 @@ function plainSpec(
   };
 }
 
-/** Passed or not, clustered by `item.group` and split by `item.category` where items have these. */
+/** Passed or not, clustered by `item.group`, split by `item.category`, shown beside `item.answer`, where items have these. */
 function plainItem({ line, status, datasourceItem: item, results, sample }: Written): EvalItem {
   const failed = results.filter(({ passed }) => !passed).map(({ name }) => name);
+  const answer = sample.output[0]?.content ?? '';
   const error = sample.error?.message ?? results.find((result) => result.error !== undefined)?.error;
   return {
     record: `item ${line + 1}`,
     group: typeof item.group === 'string' ? item.group : `item ${line + 1}`,
     category: typeof item.category === 'string' ? item.category : null,
     variant: { control: 'none' },
-    answer: sample.output[0]?.content ?? '',
-    parsed: null,
+    answer,
+    parsed: status === 'error' ? null : answer,
     rule: failed.length === 0 ? 'all criteria' : `not ${failed.join(', ')}`,
     score: status === 'pass' ? 1 : 0,
-    reference: 'all criteria',
+    reference: typeof item.answer === 'string' && item.answer !== '' ? item.answer : `the criteria of item ${line + 1}`,
     ...(error === undefined ? {} : { error }),
   };
 }
 
-function questionOf({ datasourceItem: item, sample }: Written): string {
+/** The question as it was asked; its pictures by the marks that stand for them, which words of an item may look like: those are found nowhere. */
+function recordOf({ line, datasourceItem: item, sample }: Written): ReportRecord {
   const asked = sample.input.filter(({ role }) => role === 'user').map(({ content }) => content);
-  return asked.length > 0 ? asked.join('\n') : JSON.stringify(item);
+  const images = sample.error === null ? [...asked.join('').matchAll(/\[image sha256:([0-9a-f]{64})\]/g)] : [];
+  return {
+    id: `item ${line + 1}`,
+    question: asked.length > 0 ? asked.join('\n') : JSON.stringify(item),
+    options: [],
+    images: images.map(([, sha256 = '']) => ({ sha256 })),
+  };
+}
+
+/** Pictures of some lines. The engine has read each of them: what it could not read is no picture of an answered item. */
+async function* picturesIn(path: string, judge: ItemJudge, wanted: ReadonlySet<number>, signal: AbortSignal) {
+  if (wanted.size === 0) return;
+  for await (const line of readLines(path, signal))
+    if (wanted.has(line.index)) yield { images: await judge.pictures(line) };
 }
 
 async function stageReports(
   taskId: string,
   { edge, workDir }: Pick<TaskContext, 'edge' | 'workDir'>,
-  report: Awaited<ReturnType<typeof buildReport>>,
+  report: EvalReport,
+  pictures: Thumbnails,
 ): Promise<EvaluateResult> {
   const stage = async (name: string, text: string) => {
     if (Buffer.byteLength(text) > LIMITS.evals.maxReportBytes) return null;
@@ -186,5 +209,8 @@ async function stageReports(
     await writeFile(path, text);
     return StagedObject.parse(await edge.putFile(`/internal/tasks/${encodeURIComponent(taskId)}/problems`, path));
   };
-  return { reportJson: await stage('report.json', reportJson(report)), reportHtml: null };
+  return {
+    reportJson: await stage('report.json', reportJson(report)),
+    reportHtml: await stage('report.html', renderHtml(report, pictures)),
+  };
 }

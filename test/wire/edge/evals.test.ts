@@ -154,6 +154,9 @@ describe('an evaluation by the official client', () => {
     const report = await fetch(`${done.report_url}?format=json`, { headers: { authorization: `Bearer ${API_KEY}` } });
     assert.equal(report.status, 200);
     assert.equal(((await report.json()) as { object: string }).object, 'mantis.eval_report');
+    const page = await fetch(done.report_url, { headers: { authorization: `Bearer ${API_KEY}` } });
+    assert.match(page.headers.get('content-security-policy') ?? '', /default-src 'none'.*sandbox/);
+    assert.match(await page.text(), /^<!doctype html>/i);
     // What it used is in the tenant's usage, once.
     const { body } = await door.call('GET', `/v1/usage/records?request_id=${run.id}`);
     assert.equal((body as { data: unknown[] }).data.length, 6);
