@@ -7,7 +7,7 @@ import type { EvalModel } from '../eval/task.ts';
 import { CliError } from './error.ts';
 import { evalModel, judgeModel } from './eval-model.ts';
 import { addEvalOptions, type EvalFlags } from './eval-options.ts';
-import { writeResults } from './eval-report.ts';
+import { finishRun, type ShowFlags, showRun } from './eval-report.ts';
 import { byImages, summaryOf } from './eval-summary.ts';
 import { openTask, promptForm, SKILLS, taskTitles } from './eval-task.ts';
 import { ProgressBar } from './progress.ts';
@@ -37,6 +37,17 @@ Examples:
         taskTitles().map(({ name, title }) => [name, title]),
       );
     }),
+  );
+  command.addCommand(
+    new Command('show')
+      .description('the report of a run again, or what changed from another run to it')
+      .argument('<folder>', 'what --out named')
+      .option('--compare <report>', 'another run of the same questions: its folder or report.json')
+      .option('--force', 'compare runs that did different things')
+      .option('--html <file>', 'as one HTML file')
+      .option('--json', 'as one line of JSON')
+      // The command above has options of the same names, and takes them first.
+      .action((folder: string, _: ShowFlags, show: Command) => showRun(folder, show.optsWithGlobals<ShowFlags>())),
   );
   return command;
 }
@@ -68,12 +79,13 @@ async function runTask(name: string, flags: EvalFlags): Promise<void> {
       ...(flags.out === undefined ? {} : { out: flags.out }),
       ...(cache === undefined ? {} : { cache }),
     }).finally(() => bar.end());
-    const report = await writeResults({ task, records, model, result }, flags);
+    const { report, comparison } = await finishRun({ task, records, model, result }, flags);
     tellCounts(result);
     const summary = {
       ...summaryOf(report),
       ...(name === SKILLS ? { byImages: await byImages(result.items, records) } : {}),
       model: model.name,
+      ...(comparison === null ? {} : { change: comparison.change, verdict: comparison.verdict }),
     };
     if (flags.json === true) process.stdout.write(`${JSON.stringify(summary)}\n`);
   } catch (error) {
