@@ -62,6 +62,8 @@ export interface EvalPrompt {
   readonly images: readonly EvalImage[];
   /** Longest answer, tokens. */
   readonly maxTokens: number;
+  /** What a model that takes one picture is asked (`merge`), where it is not the texts of the parts joined by newlines. */
+  readonly mergedText?: string;
   /** Present: the answer is the choice that the model finds most likely, where it can be asked for likelihoods; else it is generated. */
   readonly choices?: readonly string[];
 }

@@ -26,7 +26,10 @@ export function formPrompt(prompt: EvalPrompt, form: PromptForm): EvalPrompt {
   if (form.mode === 'merge') {
     // The one picture, then all text, as the paper's wrappers of single-image models.
     if (images.length > 1) images = [mergedImage(images)];
-    const text = parts.filter((part) => typeof part === 'string').join('\n');
+    const shot = form.oneShot === undefined ? [] : [form.oneShot.text];
+    const texts =
+      prompt.mergedText === undefined ? parts.filter((part) => typeof part === 'string') : [...shot, prompt.mergedText];
+    const text = texts.join('\n');
     parts = [...images.map((_, image) => ({ image })), ...(text === '' ? [] : [text])];
   }
   return {

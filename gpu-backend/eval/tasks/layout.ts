@@ -15,6 +15,15 @@ export function interleave(text: string, images: number): PromptPart[] {
   ]);
 }
 
+/** The text for a single picture, as the Mantis evaluation writes it: the pieces between placeholders without newlines and spaces around them, joined by a space. */
+export function withoutMarks(text: string): string {
+  return text
+    .split(PLACEHOLDER)
+    .filter((piece) => piece.trim() !== '')
+    .map((piece) => piece.replace(/^[ \n]+|[ \n]+$/g, ''))
+    .join(' ');
+}
+
 /** All pictures, then the text as one piece. */
 export function picturesFirst(text: string, images: number): PromptPart[] {
   return [...Array.from({ length: images }, (_, image) => ({ image })), text];

@@ -5,7 +5,7 @@ import { pictureGroup } from '../source/collect.ts';
 import type { PictureReader } from '../source/pictures.ts';
 import type { Row } from '../source/row.ts';
 import type { EvalPrompt, EvalRecord, EvalSource, EvalTask } from '../task.ts';
-import { interleave } from './layout.ts';
+import { interleave, withoutMarks } from './layout.ts';
 
 const MULTI_CHOICE_INSTRUCTION = "Answer with the option's letter from the given choices directly.";
 const SHORT_ANSWER_HEAD = 'Given the images, answer the following short answer vqa question:';
@@ -84,6 +84,7 @@ function promptOf(record: EvalRecord, answerBy: AnswerBy): EvalPrompt {
     parts: interleave(text, record.images.length),
     images: record.images,
     maxTokens: MAX_TOKENS,
+    mergedText: withoutMarks(text),
     ...(answerBy === 'likelihood' && !isShort ? { choices: letters(record.options.length) } : {}),
   };
 }

@@ -8,6 +8,7 @@ import { applyVariant } from '../../../gpu-backend/eval/controls.ts';
 import { layOut, wrapTask } from '../../../gpu-backend/eval/options.ts';
 import { afterMarker, referenceLetter } from '../../../gpu-backend/eval/parsers/mantis.ts';
 import { taskNamed } from '../../../gpu-backend/eval/registry.ts';
+import { formPrompt } from '../../../gpu-backend/eval/run/prompt-form.ts';
 import { canonicalJson, type EvalPrompt, type EvalRecord, type Json } from '../../../gpu-backend/eval/task.ts';
 import { interleave } from '../../../gpu-backend/eval/tasks/layout.ts';
 import { sha256Hex } from '../../../gpu-backend/io/digest.ts';
@@ -131,6 +132,19 @@ test('placeholders that are too few stand in front, those that are too many vani
   assert.deepEqual(interleave('a <image> b', 3), [{ image: 0 }, { image: 1 }, 'a ', { image: 2 }, ' b']);
   assert.deepEqual(interleave('<image>a<image>b<image>', 1), [{ image: 0 }, 'a', 'b']);
   assert.deepEqual(interleave('<image>\n <image>', 2), [{ image: 0 }, { image: 1 }]);
+});
+
+test('a model of one picture is asked without marks, and other tasks as one text', () => {
+  const [mantis, blink] = ['mantis-eval', 'blink'].map((name) => {
+    const found = tables.find((table) => table.name === name);
+    const [id = ''] = name === 'blink' ? ['depth'] : ['dots'];
+    return formPrompt(taskNamed(name).prompt(found?.records.get(id) as EvalRecord), { mode: 'merge' });
+  });
+  assert.deepEqual(mantis?.parts, [
+    { image: 0 },
+    "Between and , what changed?\n A. Colour\n B. Shape\n C. Size\n D. Nothing\nAnswer with the option's letter from the given choices directly.",
+  ]);
+  assert.match(String(blink?.parts[1]), /\(B\) B is closer\n$/);
 });
 
 test('layouts: a space after every picture, or all pictures first and texts joined by newlines', () => {
