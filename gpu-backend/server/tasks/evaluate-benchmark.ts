@@ -66,6 +66,7 @@ export class Benchmark {
         paths: [folder],
         imageFolder: folder,
         ...(options.split === undefined ? {} : { split: options.split }),
+        ...(options.max_items === undefined ? {} : { limit: options.max_items }),
       });
       const limit = Math.min(options.max_items ?? records.length, records.length);
       const strangers = asked.controls.includes('shuffled') ? await Strangers.read(records, limit) : null;
@@ -75,7 +76,7 @@ export class Benchmark {
       const message = error instanceof Error ? error.message : String(error);
       throw new TaskFailure(
         'invalid_eval_items',
-        `${source.benchmark}: ${message.replaceAll(`${folder}/`, '')}`,
+        `${source.benchmark}: ${message.replaceAll(`${folder}/`, '').replaceAll(folder, 'the uploaded files')}`,
         'data_source.file_ids',
       );
     }

@@ -207,6 +207,78 @@ describe('an evaluation by the official client', () => {
     await assert.rejects(openai.evals.runs.retrieve(failed.id, { eval_id: made.id }), OpenAI.NotFoundError);
   });
 
+  it('runs a benchmark as it was published, with its controls, over uploaded files and nothing else', async () => {
+    const made = await openai.evals.create({
+      data_source_config: { type: 'mantis.benchmark', benchmark: 'mantis-eval' },
+      testing_criteria: [],
+    } as unknown as OpenAI.EvalCreateParams);
+    const row = {
+      question_type: 'multi-choice',
+      question: 'Which has a circle?',
+      options: ['(A) Image 1', '(B) Image 2'],
+      data_source: 'own',
+      category: 'shapes',
+    };
+    const started = async (rows: object[], name: string) => {
+      const file = await openai.files.create({
+        file: await toFile(Buffer.from(JSON.stringify(rows)), name),
+        purpose: 'evals',
+      });
+      const source = {
+        type: 'mantis.benchmark',
+        file_ids: [file.id],
+        model: MODEL,
+        controls: ['text-only'],
+        rotate_options: true,
+      };
+      return await openai.evals.runs.create(made.id, {
+        data_source: source,
+      } as unknown as OpenAI.Evals.RunCreateParams);
+    };
+    const rows = [0, 1].map((i) => ({
+      ...row,
+      id: `q${i}`,
+      images: i === 0 ? PICTURES : PICTURES.toReversed(),
+      answer: i === 0 ? 'A' : 'B',
+    }));
+    const done = await ended(made.id, (await started(rows, 'test.json')).id);
+    assert.equal(done.status, 'completed', JSON.stringify(done.error));
+    // Each as published, with the options rotated, and without pictures.
+    assert.equal(done.result_counts.total, 6);
+    const items = await openai.evals.runs.outputItems.list(done.id, { eval_id: made.id });
+    assert.deepEqual(
+      items.data.map(({ datasource_item: item }) => [item.record, item.variant]),
+      ['q0', 'q1'].flatMap((id) => [
+        [id, 'none'],
+        [id, 'none, rotated 1'],
+        [id, 'text-only'],
+      ]),
+    );
+    assert.match(items.data[0]!.sample.input[0]!.content, /^\[image sha256:.*Which has a circle\?/s);
+    assert.doesNotMatch(items.data[2]!.sample.input[0]!.content, /image sha256/);
+    const report = await fetch(`${done.report_url}?format=json`, { headers: { authorization: `Bearer ${API_KEY}` } });
+    const { counts, controls } = (await report.json()) as { counts: object; controls: { control: string }[] };
+    assert.deepEqual(counts, {
+      records: 2,
+      items: 6,
+      scored: 2,
+      errors: 0,
+      unparsed: (counts as { unparsed: number }).unparsed,
+      withoutReference: 0,
+    });
+    assert.deepEqual(
+      controls.map(({ control }) => control),
+      ['text-only'],
+    );
+    const escaped = await ended(
+      made.id,
+      (await started([{ ...rows[0], images: ['/etc/hostname', '../../x.png'] }], 'test.json')).id,
+    );
+    assert.equal(escaped.error?.code, 'invalid_eval_items');
+    assert.match(escaped.error.message, /^mantis-eval: test\.json, row 1, column `images`, picture 1: /);
+    assert.doesNotMatch(escaped.error.message, /tasks\//);
+  });
+
   it('is canceled at once, keeps what was judged, and goes on after a kill without asking again', async () => {
     const items = Array.from({ length: 60 }, (_, i) => ({
       item: { images: PICTURES, question: `describe image ${1 + (i % 2)}, ${i}`, answer: 'circle' },
