@@ -20,7 +20,7 @@ const form: TableForm = {
 export function mathVistaTask({ answerBy = 'generation' }: TaskOptions = {}): EvalTask {
   return {
     name: 'mathvista',
-    title: 'MathVista (Lu et al. 2023), testmini',
+    title: 'MathVista (Lu et al. 2023)',
     version: 1,
     protocol: {
       split: form.split,

@@ -25,7 +25,7 @@ const form: TableForm = {
 
 const mmBench: LetterBenchmark = {
   name: 'mmbench',
-  title: 'MMBench-EN (Liu et al. 2023), test',
+  title: 'MMBench-EN (Liu et al. 2023)',
   version: 1,
   split: form.split,
   maxTokens: 1024,

@@ -47,7 +47,7 @@ const form: TableForm = {
 export function mmiuTask(): EvalTask {
   return {
     name: 'mmiu',
-    title: 'MMIU (Meng et al. 2024), test',
+    title: 'MMIU (Meng et al. 2024)',
     version: 1,
     protocol: {
       split: form.split,

@@ -23,7 +23,7 @@ const form: TableForm = {
 export function mmmuTask({ answerBy = 'generation' }: TaskOptions = {}): EvalTask {
   return {
     name: 'mmmu',
-    title: 'MMMU (Yue et al. 2023), validation',
+    title: 'MMMU (Yue et al. 2023)',
     version: 1,
     protocol: {
       split: form.split,

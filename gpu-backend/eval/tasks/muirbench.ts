@@ -12,7 +12,7 @@ const form: TableForm = { split: 'test', expected: 'MuirBench (the Parquet files
 
 const muirBench: LetterBenchmark = {
   name: 'muirbench',
-  title: 'MuirBench (Wang et al. 2024), test',
+  title: 'MuirBench (Wang et al. 2024)',
   version: 1,
   split: form.split,
   maxTokens: 16,

@@ -5,7 +5,7 @@ import { SHORT_ANSWER, type VqaBenchmark, vqaTask } from './vqa-task.ts';
 
 const okVqa: VqaBenchmark = {
   name: 'okvqa',
-  title: 'OK-VQA (Marino et al. 2019), val2014',
+  title: 'OK-VQA (Marino et al. 2019)',
   version: 1,
   form: {
     split: 'val2014',

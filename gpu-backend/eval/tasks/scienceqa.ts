@@ -19,7 +19,7 @@ const form: TableForm = {
 
 const scienceQa: LetterBenchmark = {
   name: 'scienceqa',
-  title: 'ScienceQA-IMG (Lu et al. 2022), test',
+  title: 'ScienceQA-IMG (Lu et al. 2022)',
   version: 1,
   split: form.split,
   maxTokens: 16,

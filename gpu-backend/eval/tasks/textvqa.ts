@@ -5,7 +5,7 @@ import { SHORT_ANSWER, type VqaBenchmark, vqaTask } from './vqa-task.ts';
 
 const textVqa: VqaBenchmark = {
   name: 'textvqa',
-  title: 'TextVQA (Singh et al. 2019), validation, without OCR hints',
+  title: 'TextVQA (Singh et al. 2019)',
   version: 1,
   form: {
     split: 'validation',

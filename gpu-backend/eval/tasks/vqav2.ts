@@ -5,7 +5,7 @@ import { SHORT_ANSWER, type VqaBenchmark, vqaTask } from './vqa-task.ts';
 
 const vqaV2: VqaBenchmark = {
   name: 'vqav2',
-  title: 'VQAv2 (Goyal et al. 2017), validation',
+  title: 'VQAv2 (Goyal et al. 2017)',
   version: 1,
   form: {
     split: 'validation',
