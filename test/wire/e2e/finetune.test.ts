@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type OpenAI from 'openai';
 import { toFile } from 'openai';
+import type { CheckpointMetrics, JobCheckpoint } from '../../../shared/contract/jobs.ts';
 import { LESSON, lessonFile } from './dataset.ts';
 import { createEndpoint, waitForEnd } from './jobs.ts';
 import { imagePart, textPart } from './pictures.ts';
@@ -45,6 +46,7 @@ test('upload, tune, be called back, ask the tuned model', async () => {
 
   const file = await client.files.create({ file: await toFile(lessonFile(24), 'lesson.jsonl'), purpose: 'fine-tune' });
   assert.equal(file.purpose, 'fine-tune');
+  const heldOut = await client.files.create({ file: await toFile(lessonFile(6), 'held.jsonl'), purpose: 'fine-tune' });
   const created = await client.fineTuning.jobs.create({
     model,
     training_file: file.id,
@@ -52,7 +54,13 @@ test('upload, tune, be called back, ask the tuned model', async () => {
     seed: 1,
     method: {
       type: 'supervised',
-      supervised: { hyperparameters: { n_epochs: 8, batch_size: 4, learning_rate_multiplier: 5 } },
+      supervised: {
+        hyperparameters: { n_epochs: 8, batch_size: 4, learning_rate_multiplier: 5 },
+        // Ours: after each checkpoint it is asked what it has learned, and the best one is kept.
+        ...{
+          mantis: { checkpoint_every: 16, evaluation: { held_out_file: heldOut.id, text_only: true, keep_best: true } },
+        },
+      },
     },
   });
   assert.match(created.status, /^(validating_files|queued|running)$/);
@@ -66,7 +74,7 @@ test('upload, tune, be called back, ask the tuned model', async () => {
 
   const events = await client.fineTuning.jobs.listEvents(job.id, { limit: 100 });
   const losses = events.data
-    .filter((event) => event.type === 'metrics')
+    .filter((event) => event.type === 'metrics' && 'train_loss' in (event.data as object))
     .map((event) => (event.data as { train_loss?: number }).train_loss)
     .reverse();
   assert.ok(losses.length > 0, 'training reports its loss');
@@ -77,6 +85,23 @@ test('upload, tune, be called back, ask the tuned model', async () => {
   const steps = checkpoints.data.map((checkpoint) => checkpoint.step_number);
   assert.ok(steps.length > 0, 'a job leaves checkpoints');
   assert.equal(Math.max(...steps), (24 / 4) * 8);
+  const asked = checkpoints.data.map(({ metrics }) => metrics as CheckpointMetrics).reverse();
+  assert.deepEqual(
+    asked.map(({ eval_examples, eval_base_accuracy }) => [eval_examples, eval_base_accuracy]),
+    steps.map(() => [6, 0]),
+  );
+  const best = Math.max(...asked.map(({ eval_accuracy }) => eval_accuracy ?? -1));
+  assert.equal(best, 1, 'what was taught is answered right');
+  const said = events.data.map(({ message }) => message).join('\n');
+  const bestStep = asked.find(({ eval_accuracy }) => eval_accuracy === best)?.step;
+  assert.match(said, new RegExp(`The checkpoint of step ${bestStep} has the highest accuracy`));
+  assert.match(
+    said,
+    /6 held-out pictures? .*are in the training data too|held-out examples are in the training data too/,
+  );
+  const answers = (checkpoints.data[0] as unknown as JobCheckpoint).evaluation_file ?? '';
+  const lines = (await (await client.files.content(answers)).text()).trim().split('\n');
+  assert.equal(lines.length, 2 * 6, 'each question with and without its pictures');
 
   const delivery = await receiver.waitFor(2, 30_000);
   const [first] = receiver.deliveries;

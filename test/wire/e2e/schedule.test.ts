@@ -31,6 +31,8 @@ after(async () => {
 const upload = async (bytes: Buffer, name: string) =>
   (await api.files.create(new Blob([new Uint8Array(bytes)]), name, 'fine-tune')).id;
 
+const contentOf = async (file: string) => new TextDecoder().decode(await api.files.content(file));
+
 async function ask(id: string): Promise<{ text: string | null; model: string }> {
   const answer = await api.chat.create({
     model: id,
@@ -118,6 +120,16 @@ test('data of two files, run now, gate, promote, keep, roll back', async () => {
   assert.equal(promoted.gate?.comparison.current, model);
   assert.equal(promoted.gate?.comparison.candidate_right, 6);
   assert.equal((await api.jobs.retrieve(promoted.fine_tuning_job ?? '')).schedule, schedule.id);
+  // Each question with both answers, and a report to look at.
+  const [answers = '', page = ''] = promoted.result_files;
+  assert.match(await contentOf(page), /<!doctype html>.*Gate of ft:/is);
+  const lines = (await contentOf(answers))
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  assert.equal(lines.length, 6);
+  assert.equal(lines[0]?.candidate.right, true);
+  assert.match(promoted.note ?? '', /Promoted: /);
   const tuned = promoted.fine_tuned_model ?? assert.fail('a promoted run names its model');
 
   const alias = await api.aliases.retrieve('assistant');
@@ -134,6 +146,15 @@ test('data of two files, run now, gate, promote, keep, roll back', async () => {
   assert.equal(kept.gate?.comparison.current, tuned);
   assert.match(kept.note ?? '', /Kept: /);
   assert.equal((await api.aliases.retrieve('assistant')).model, tuned);
+
+  // What cannot be read is found out before anything is trained.
+  const broken = await upload(Buffer.concat([lessonFile(3), Buffer.from('{"messages": 3}\n')]), 'broken.jsonl');
+  await api.schedules.update(schedule.id, { gate: { held_out_file: broken } });
+  const unread = await ended(schedule.id, (await api.schedules.run(schedule.id)).id);
+  assert.deepEqual([unread.status, unread.error?.code], ['failed', 'invalid_training_file'], JSON.stringify(unread));
+  assert.match(unread.error?.message ?? '', /Held-out file refused: 1 of its lines is bad.*line 4/);
+  const untrained = await api.jobs.retrieve(unread.fine_tuning_job ?? '');
+  assert.deepEqual([untrained.trained_tokens, untrained.error?.param], [null, 'gate.held_out_file']);
 
   const other = kept.fine_tuned_model ?? assert.fail('a kept run names its model');
   const forced = await api.aliases.promote('assistant', other, 'to see it');
@@ -156,7 +177,7 @@ test('data of two files, run now, gate, promote, keep, roll back', async () => {
   const runs = await api.schedules.runs(schedule.id);
   assert.deepEqual(
     runs.data.map(({ status }) => status),
-    ['kept', 'promoted'],
+    ['failed', 'kept', 'promoted'],
   );
   await assert.rejects(api.aliases.delete('assistant'), refused('invalid_state'));
   assert.equal((await api.schedules.pause(schedule.id)).next_runs.length, 0);
@@ -167,11 +188,13 @@ test('data of two files, run now, gate, promote, keep, roll back', async () => {
   await assert.rejects(ask('assistant'), (error: ClientError) => error.status === 404);
 
   const types = () => receiver.deliveries.map(({ body }) => (JSON.parse(body) as { type: string }).type).sort();
-  await receiver.waitFor(7, 20_000);
+  await receiver.waitFor(9, 20_000);
   assert.deepEqual(types(), [
     'alias.promoted',
     'alias.promoted',
     'alias.rolled_back',
+    'schedule.run.failed',
+    'schedule.run.started',
     'schedule.run.started',
     'schedule.run.started',
     'schedule.run.succeeded',
