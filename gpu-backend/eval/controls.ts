@@ -1,5 +1,3 @@
-import sharp from 'sharp';
-import { sha256Hex } from '../io/digest.ts';
 import { RandomStream } from './statistics/random.ts';
 import type {
   EvalControl,
@@ -14,8 +12,6 @@ import type {
 
 /** Orders of more than four pictures are sampled: so many at most are asked, whatever was asked for. */
 export const MAX_IMAGE_ORDERS = 24;
-/** Every channel of a blanked picture, 0 … 255. */
-export const BLANK_LEVEL = 128;
 
 /** Controls that can be asked for beside the questions themselves. */
 export const evalControls = [
@@ -246,19 +242,8 @@ function samePromptText(a: EvalPrompt, b: EvalPrompt): boolean {
   return JSON.stringify([a.parts, a.choices ?? []]) === JSON.stringify([b.parts, b.choices ?? []]);
 }
 
-/** A grey picture of the size that a person sees (EXIF orientation applied), as PNG. */
+/** Loaded where it is needed: everything else here works without a codec. */
 async function blankOf(image: EvalImage, recordId: string): Promise<EvalImage> {
-  let size: { width: number; height: number };
-  try {
-    size = (await sharp(await image.bytes()).metadata()).autoOrient;
-  } catch (error) {
-    throw new Error(
-      `record ${recordId}: picture ${image.sha256} cannot be blanked, its size is unreadable (${error instanceof Error ? error.message : String(error)})`,
-    );
-  }
-  const background = { r: BLANK_LEVEL, g: BLANK_LEVEL, b: BLANK_LEVEL };
-  const bytes = await sharp({ create: { ...size, channels: 3, background } })
-    .png()
-    .toBuffer();
-  return { sha256: sha256Hex(bytes), bytes: async () => bytes };
+  const { blankImage } = await import('./blank-image.ts');
+  return blankImage(image, `record ${recordId}`);
 }

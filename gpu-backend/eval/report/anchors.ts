@@ -5,6 +5,7 @@ type Anchor = EvalReport['anchors'][number];
 const PAPER = 'Jiang et al. 2024, arXiv 2405.01483v2';
 /** Printed rows of BLINK whose published prediction files lack most items of one of the 14 tasks. */
 const INCOMPLETE = ['Idefics2', 'VILA'];
+const INCOMPLETE_SOURCE = `there, ${INCOMPLETE.join(' and ')} from incomplete predictions`;
 
 /** Table of multi-image results, percent. Single-image models with pictures merged into one, as the paper ran them. */
 const MULTI_TASKS = ['nlvr2', 'qbench2', 'mantis-eval', 'blink', 'mvbench'] as const;
@@ -84,6 +85,6 @@ function columnOf(
     name,
     value: Number(((scores[column] ?? 0) / 100).toFixed(4)),
     kind: name === 'Random' ? 'random' : name.startsWith('Mantis') ? 'mantis' : 'model',
-    source: task === 'blink' && INCOMPLETE.includes(name) ? `${PAPER}; from incomplete predictions` : PAPER,
+    source: task === 'blink' && INCOMPLETE.includes(name) ? INCOMPLETE_SOURCE : PAPER,
   }));
 }

@@ -9,7 +9,7 @@ const MAX_LABEL = 30;
 /** A report for a terminal: what a person wants to see when a run ends. Control characters of models and data sets do not reach the terminal. */
 export function renderText(report: EvalReport): string {
   const { headline: own, counts, baseline, anchors } = report;
-  const lines = [`${plain(report.title)} · ${plain(report.model.name)}`, ''];
+  const lines = [`${report.title} · ${report.model.name}`, ''];
   if (own === null) lines.push('  no reference is published for these questions: nothing to score');
   else {
     const interval = own.method === 'none' ? 'one group only: no interval' : range(own.interval);
@@ -59,15 +59,15 @@ export function renderText(report: EvalReport): string {
       `  Differences below ${points(smallestDifference)} to another model on these questions are likely to stay unseen.`,
     );
   }
-  return `${lines.join('\n')}\n`;
+  return `${lines.map(plain).join('\n')}\n`;
 }
 
 /** A comparison for a terminal. */
 export function renderComparisonText(comparison: EvalComparison): string {
   const { first, second, change, counts, pairs, clusters, categories, specDifferences, power } = comparison;
-  const lines = [`${plain(comparison.title)}`, ''];
+  const lines = [comparison.title, ''];
   for (const { path, first: before, second: after } of specDifferences)
-    lines.push(`  the runs differ in ${path}: ${plain(before)} and ${plain(after)}`);
+    lines.push(`  the runs differ in ${path}: ${before} and ${after}`);
   lines.push(
     ...table([first, second].map(({ model, mean, interval }) => ({ label: model.name, value: mean, interval }))),
     `  second less first ${signed(change.difference)} points (${signed(change.interval[0])} … ${signed(change.interval[1])}), ${written(change.pValue)} (${change.test}), ${pairs} pairs in ${clusters} groups`,
@@ -83,9 +83,9 @@ export function renderComparisonText(comparison: EvalComparison): string {
         `  ${fit(name)} ${signed(difference).padStart(6)}  (${signed(interval[0])} … ${signed(interval[1])}) ${stars(adjustedPValue)}`.trimEnd(),
       );
   }
-  lines.push('', `  ${plain(comparison.verdict.words)}`);
+  lines.push('', `  ${comparison.verdict.words}`);
   lines.push(`  Differences below ${points(power.smallestDifference)} are likely to stay unseen by so many.`);
-  return `${lines.join('\n')}\n`;
+  return `${lines.map(plain).join('\n')}\n`;
 }
 
 const MARKS = { yes: '✓', no: '✗', unclear: '–' } as const;
@@ -126,6 +126,7 @@ function fit(label: string): string {
   ).padEnd(MAX_LABEL);
 }
 
+/** Of one line: nothing in it moves the cursor or turns the direction of reading. */
 function plain(text: string): string {
   return text.replace(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, '�');
 }

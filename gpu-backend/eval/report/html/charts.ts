@@ -21,7 +21,6 @@ export interface BarsOptions {
   readonly marks?: readonly number[];
   /** An upright line at 0 of a difference. */
   readonly hasZero?: boolean;
-  readonly isCaptionHidden?: boolean;
 }
 
 /** Values on one scale, a row each: a table to screen readers, dots with their intervals to eyes. */
@@ -33,9 +32,10 @@ export function bars(
     `${(100 * Math.max(0, Math.min(1, (value - from) / (to - from)))).toFixed(2)}%`;
   const width = (low: number, high: number): string =>
     `${(100 * Math.max(0, Math.min(1, (Math.min(high, to) - Math.max(low, from)) / (to - from)))).toFixed(2)}%`;
+  const isMixed = rows.some(({ kind }) => kind !== 'own');
   return html`<table class="bars"><caption>${caption}</caption><tbody>${rows.map(
     ({ label, value, interval, kind, text, note }) =>
-      html`<tr class="${kind}"><th scope="row" title="${note ?? label}">${label}</th><td class="t"><div class="track" aria-hidden="true">${
+      html`<tr class="${kind === 'own' && isMixed ? 'lead' : ''}"><th scope="row" title="${note ?? label}">${label}</th><td class="t"><div class="track" aria-hidden="true">${
         hasZero ? html`<i class="zero" style="left:${place(0)}"></i>` : null
       }${marks.map((mark) => html`<i class="mark" style="left:${place(mark)}"></i>`)}${
         interval === undefined

@@ -65,7 +65,7 @@ ${bars(rows, { caption: 'Both runs on the same questions' })}
 ${
   counts === null
     ? null
-    : html`<div class="gap"></div><table class="heat"><caption>Who was right</caption><thead><tr><td></td><th scope="col">second right</th><th scope="col">second wrong</th></tr></thead><tbody><tr><th scope="row">first right</th><td>${counts.both}</td><td>${counts.onlyFirst}</td></tr><tr><th scope="row">first wrong</th><td>${counts.onlySecond}</td><td>${counts.neither}</td></tr></tbody></table>`
+    : html`<div class="gap"></div><div class="scroll"><table class="heat"><caption>Who was right</caption><thead><tr><td></td><th scope="col">second right</th><th scope="col">second wrong</th></tr></thead><tbody><tr><th scope="row">first right</th><td>${counts.both}</td><td>${counts.onlyFirst}</td></tr><tr><th scope="row">first wrong</th><td>${counts.onlySecond}</td><td>${counts.neither}</td></tr></tbody></table></div>`
 }</section>`;
 }
 

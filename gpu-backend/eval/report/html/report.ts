@@ -207,7 +207,7 @@ function power({ power: found, headline: own }: EvalReport): Markup | null {
   return html`<section><h2>What so many questions can tell</h2>
 <p>Differences below <strong>${points(sameQuestions.smallestDifference)}</strong> to a model asked the same questions, or below ${points(otherQuestions.smallestDifference)} to a score on other questions, are likely to stay unseen (power 80 %, level 5 %).</p>
 ${powerTable(sameQuestions, otherQuestions)}
-<p class="soft small">Same questions: correlation of the two means assumed 0.5; --compare measures it. One answer here is worth 1/${found.designEffect.toFixed(2)} of an independent one${
+<p class="soft small">Same questions: correlation of the two means assumed 0.5; --compare measures it. ${own.items} answers are worth ${Math.round(own.effectiveItems)} independent ones${
     found.intraclassCorrelation === null
       ? null
       : html` (correlation within groups ${found.intraclassCorrelation.toFixed(2)})`

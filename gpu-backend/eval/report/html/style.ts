@@ -11,7 +11,7 @@ h1{font-size:26px;line-height:1.2;margin:0;overflow-wrap:anywhere}h2{font-size:1
 p{margin:6px 0}.gap{height:16px}.soft{color:var(--soft)}.small{font-size:13px}
 .top{margin-bottom:20px}.top p{overflow-wrap:anywhere}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;margin:0 0 16px}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}.two>section{margin:0}.two{margin-bottom:16px}
+.two{columns:420px 2;column-gap:16px;margin-bottom:16px}.two>section{break-inside:avoid}.two table+table,.two .scroll+table{margin-top:14px}
 .big{font-size:54px;line-height:1;font-weight:650;letter-spacing:-1px;color:var(--own)}
 .head{display:flex;gap:16px 48px;flex-wrap:wrap;align-items:flex-end;margin-bottom:14px}
 .facts{display:flex;gap:8px 28px;flex-wrap:wrap;margin:0}.facts div{min-width:0}.facts dt{font-size:12px;color:var(--soft)}.facts dd{margin:0;font-weight:600}
@@ -19,8 +19,8 @@ table{border-collapse:collapse;width:100%}caption{text-align:left;font-weight:60
 th,td{text-align:left;padding:3px 10px 3px 0;vertical-align:middle;font-weight:400}td.n,th.n{text-align:right;padding-right:0;padding-left:10px;white-space:nowrap}
 thead th{font-size:12px;color:var(--soft);border-bottom:1px solid var(--line)}
 .plain td,.plain th{border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-.bars th{width:1%;white-space:nowrap;max-width:260px;overflow:hidden;text-overflow:ellipsis}.bars td.t{min-width:110px}
-.bars .own th,.bars .own td{font-weight:650}
+.bars th{width:1%;white-space:nowrap;max-width:260px;overflow:hidden;text-overflow:ellipsis}.bars td.t{min-width:110px}.bars td.n{width:1%}
+.bars .lead th,.bars .lead td{font-weight:650}
 .track{position:relative;height:16px;background:linear-gradient(var(--track),var(--track)) center/100% 6px no-repeat}
 .track i{position:absolute;display:block;top:0;bottom:0}
 .track .fill{left:0;top:5px;bottom:5px;background:var(--own-soft)}.track .range{top:4px;bottom:4px;background:var(--own-soft);border-radius:4px;min-width:2px}
@@ -45,14 +45,14 @@ article p{white-space:pre-wrap;unicode-bidi:isolate}article .chips{margin:0 0 6p
 .pictures{display:flex;gap:6px;flex-wrap:wrap;margin:8px 0}.pictures figure{margin:0}.pictures figcaption{font-size:11px;color:var(--soft);text-align:center}
 .pictures svg{display:block;max-width:100%;height:auto;border-radius:4px;background:var(--track)}
 .none{display:grid;place-items:center;width:96px;height:72px;background:var(--track);color:var(--soft);font-size:11px;text-align:center;border-radius:4px}
-.answers{display:grid;grid-template-columns:max-content 1fr;gap:2px 10px;margin:8px 0 0}.answers dt{color:var(--soft);font-size:13px}.answers dd{margin:0;white-space:pre-wrap;unicode-bidi:isolate;min-width:0}
+.answers{display:grid;grid-template-columns:fit-content(36%) 1fr;gap:2px 10px;margin:8px 0 0}.answers dt{color:var(--soft);font-size:13px;min-width:0}.answers dd{margin:0;white-space:pre-wrap;unicode-bidi:isolate;min-width:0}
 .answers .bad{color:var(--bad);font-weight:600}.answers .good{color:var(--good);font-weight:600}
 ol.options{margin:6px 0;padding-left:24px;list-style:upper-alpha}ol.options li{unicode-bidi:isolate}
 pre{font-size:12.5px;white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border-radius:8px;padding:12px;margin:8px 0 0}
 summary{cursor:pointer;font-weight:600}code{font-size:.92em;overflow-wrap:anywhere}[hidden]{display:none!important}
 .plot{max-width:340px;width:100%;height:auto}.plot text{fill:var(--soft);font-size:11px}.plot .axis{stroke:var(--line);fill:none}.plot .ideal{stroke:var(--soft);stroke-dasharray:4 4}.plot .own{fill:var(--own);fill-opacity:.8}
 footer{color:var(--soft);font-size:12px;margin-top:24px;overflow-wrap:anywhere}
-@media (max-width:560px){main{padding:18px 10px 40px}section{padding:14px 12px}.big{font-size:44px}.bars th{max-width:118px}.bars td.t{min-width:70px}.wide{display:none}}
+@media (max-width:560px){main{padding:18px 10px 40px}section{padding:14px 12px}.big{font-size:44px}.bars{table-layout:fixed}.bars th{width:33%;max-width:none;white-space:normal;overflow-wrap:anywhere;line-height:1.2}.bars td.n{width:29%;white-space:normal}.bars td.t{min-width:0}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--line:#bbb;--page:#fff;--card:#fff;--track:#eee;--own:#0b6e5f;--own-soft:#0b6e5f38;--dot:#777;--mantis:#b8860b;--good:#0b6e5f;--bad:#b3362c;--guess:#b3362c;--chip:#eee}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}.filters{display:none}section{border:0;border-top:1px solid #bbb;border-radius:0;padding:12px 0;break-inside:auto}main{max-width:none;padding:0}
 table,.verdict,.head{break-inside:avoid}.gallery{grid-template-columns:1fr 1fr}details>*{display:block}}
