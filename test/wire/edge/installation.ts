@@ -30,6 +30,12 @@ export type Installation = {
   close(): Promise<void>;
 };
 
+/**
+ * Each call has a connection of its own: the door closes one that was idle for some seconds, on a busy machine in the very moment in which a test that was
+ * held up uses it again.
+ */
+const OWN_CONNECTION = { connection: 'close' };
+
 /** @param options.models id → folder of the models that the backend serves; default one tiny random nano, with `backend: true` */
 export async function startInstallation(
   options: {
@@ -56,9 +62,20 @@ export async function startInstallation(
     const named = Object.entries(models).map(([id, dir]) => `${id}=${dir}`);
     const env = { MANTIS_MODELS: named.join(','), MANTIS_LOG_LEVEL: 'warn' };
     backend = new BackendProcess({ edgeUrl: edge.url, secret: SECRET, dataDir, env });
-    await until(async () => (await fetch(`${edge.url}/health/ready`)).ok, 60_000, 'the backend is ready');
+    const ready = until(async () => (await fetch(`${edge.url}/health/ready`)).ok, 60_000, 'the backend is ready');
+    // What was started would keep the file running until its time is up.
+    await ready.catch(async (error: unknown) => {
+      await backend?.stop(15_000);
+      await edge.dispose();
+      throw error;
+    });
   }
-  const openai = new OpenAI({ apiKey: API_KEY, baseURL: `${edge.url}/v1`, maxRetries: 0 });
+  const openai = new OpenAI({
+    apiKey: API_KEY,
+    baseURL: `${edge.url}/v1`,
+    maxRetries: 0,
+    defaultHeaders: OWN_CONNECTION,
+  });
   return {
     url: edge.url,
     dataDir,
@@ -70,6 +87,7 @@ export async function startInstallation(
         method,
         headers: {
           authorization: `Bearer ${API_KEY}`,
+          ...OWN_CONNECTION,
           ...(body === undefined ? {} : { 'content-type': 'application/json' }),
           ...headers,
         },
@@ -88,7 +106,7 @@ export async function startInstallation(
       });
       const response = await fetch(edge.url + path, {
         method,
-        headers: { ...headers, 'content-type': 'application/json' },
+        headers: { ...headers, ...OWN_CONNECTION, 'content-type': 'application/json' },
         body: text,
       });
       return { status: response.status, body: parse(await response.text()) };
