@@ -90,7 +90,7 @@ async function endOf(env: Env, task: TaskRow): Promise<{ error: JobError | null;
     error: {
       code: 'invalid_training_file',
       message: `${summary(result)}${where} ${task.id} has the whole report.`,
-      param: fieldOf(task, first?.data ?? 0),
+      param: fieldOf(task, first?.data ?? 0, result),
     },
     result,
   };
@@ -106,10 +106,11 @@ function columns(job: JobRow, result: ValidateResult): ValidatedColumns {
 const sentence = (text: string) => (text.endsWith('.') ? text : `${text}.`);
 
 /** The field that names the data of a problem. */
-function fieldOf(task: TaskRow, data: DataName): string {
+function fieldOf(task: TaskRow, data: DataName, { report }: ValidateResult): string {
   if (data === 'validation') return 'validation_file';
   if (data !== 'held_out') return 'training_file';
-  return (JSON.parse(task.spec) as ValidateTask).heldOut?.[0]?.param ?? 'held_out_file';
+  const wrong = (report.held_out ?? []).findIndex(({ usable, bad }) => usable === 0 || bad > 0);
+  return (JSON.parse(task.spec) as ValidateTask).heldOut?.[Math.max(0, wrong)]?.param ?? 'held_out_file';
 }
 
 /** Else a refusal is about what the job asks for. */

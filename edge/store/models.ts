@@ -67,6 +67,7 @@ export async function deleteModel(
       .bind(row.job_id, actor.tenant),
     auditEntry(db, actor, { action: 'model.deleted', object: row.id }, IF_CHANGED),
     db.prepare(`DELETE FROM checkpoints WHERE job_id = ?1 AND ${isGone}`).bind(row.job_id),
+    db.prepare(`DELETE FROM checkpoint_evals WHERE job_id = ?1 AND ${isGone}`).bind(row.job_id),
     ...releaseFiles(
       db,
       { jobId: row.job_id, throughStep: null },

@@ -25,6 +25,7 @@ import { size } from './table.ts';
 interface ValidateOptions extends ApiOptions, SourceOptions {
   readonly model: string;
   readonly validation?: string;
+  readonly heldOut?: string;
   readonly stage: 'projector' | 'lora' | 'full';
   readonly epochs?: number;
   readonly batchSize?: number;
@@ -45,6 +46,7 @@ export function validateCommand(): Command {
     )
     .option('-m, --model <id>', 'base model; with --local the folder of a checkpoint', 'mantis-nano')
     .option('--validation <file>', 'file to measure on: looked at too, and for what is in both')
+    .option('--held-out <file>', 'file that checkpoints or a gate will be asked: no line of it may be wrong')
     .addOption(
       new Option('--stage <stage>', 'which weights would move').choices(['projector', 'lora', 'full']).default('lora'),
     )
@@ -79,6 +81,7 @@ async function remotely(inputs: readonly string[], options: ValidateOptions): Pr
   return await withApi(options, async (api) => {
     const training_file = await idOf(api, inputs);
     const validation_file = options.validation === undefined ? null : await idOf(api, [options.validation]);
+    const held_out_file = options.heldOut === undefined ? null : await idOf(api, [options.heldOut]);
     const { stage, epochs, batchSize, maxTokens, maxBadShare } = options;
     const asked = await api.datasetValidations.create({
       model: options.model,
@@ -88,6 +91,7 @@ async function remotely(inputs: readonly string[], options: ValidateOptions): Pr
         stage,
         ...(maxTokens === undefined ? {} : { max_tokens: maxTokens }),
         ...(maxBadShare === undefined ? {} : { max_bad_share: maxBadShare }),
+        ...(held_out_file === null ? {} : { evaluation: { held_out_file } }),
       },
       hyperparameters: {
         ...(epochs === undefined ? {} : { n_epochs: epochs }),
@@ -159,6 +163,8 @@ async function locally(inputs: readonly string[], options: ValidateOptions): Pro
   const plan = await planOf(inputs, options);
   for (const note of plan.notes) process.stderr.write(`note: ${note}\n`);
   const held = options.validation === undefined ? null : await planOf([options.validation], options);
+  const heldOut = options.heldOut === undefined ? null : await planOf([options.heldOut], options);
+  const plans = { validation: held, held_out: heldOut };
   const stage: StageDraft = {
     train: options.stage,
     n_epochs: options.epochs ?? 3,
@@ -176,12 +182,15 @@ async function locally(inputs: readonly string[], options: ValidateOptions): Pro
         training: [{ spec: plan.spec, paths: plan.paths }],
         groups: plan.groups,
         ...(held === null ? {} : { validation: { spec: held.spec, paths: held.paths } }),
+        ...(heldOut === null
+          ? {}
+          : { heldOut: [{ data: { spec: heldOut.spec, paths: heldOut.paths }, param: '--held-out' }] }),
         stages: [stage],
         maxBadShare: options.maxBadShare ?? LIMITS.jobs.defaultMaxBadShare,
         workDir,
       },
       {
-        imageRoot: (data, file) => (data === 'validation' ? held : plan)?.imageRoots[file],
+        imageRoot: (data, file) => (typeof data === 'number' ? plan : plans[data])?.imageRoots[file],
         fetchImage: (reference) =>
           Promise.reject(
             new CliError(`${reference.slice(0, 80)} is not in the files: without a server nothing is fetched`),
