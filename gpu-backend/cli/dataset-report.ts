@@ -26,7 +26,7 @@ const number = (value: number): string => Math.round(value).toLocaleString('en-U
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 const counted = (n: number, what: string): string => `${number(n)} ${what}${n === 1 ? '' : 's'}`;
 
-function verdict({ verdict: what, training, bad_share, max_bad_share }: DatasetReport): string {
+function verdict({ verdict: what, training, held_out = [], bad_share, max_bad_share }: DatasetReport): string {
   const sum = (count: (summary: DataSummary) => number): number => training.reduce((total, s) => total + count(s), 0);
   const bad = sum((s) => s.bad);
   const usable = `${number(sum((s) => s.usable))} of ${counted(
@@ -34,7 +34,9 @@ function verdict({ verdict: what, training, bad_share, max_bad_share }: DatasetR
     'example',
   )} can be trained on`;
   const share = `${percent(bad_share)} of the lines are bad, at most ${percent(max_bad_share)} may be`;
-  if (what === 'refused') return `REFUSED: ${usable}; ${share}`;
+  const heldOut = held_out.reduce((total, { bad: n }) => total + n, 0);
+  const held = heldOut === 0 ? '' : `; of what is held out ${counted(heldOut, 'line')} bad, where none may be`;
+  if (what === 'refused') return `REFUSED: ${usable}; ${share}${held}`;
   return bad === 0 ? `accepted: ${usable}` : `accepted: ${usable}; ${share}, and these are left out`;
 }
 
