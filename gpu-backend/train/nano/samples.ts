@@ -51,6 +51,8 @@ export interface Phase {
   tallyChance?: number;
   /** Share of the dialogues whose images are numbered from another number than 1 (numbering.ts). Default 0. */
   shiftedShare?: number;
+  /** Share of the sets of three that are real training pictures where there are any. Default 0.5. */
+  realPictureShare?: number;
   /** Share of towers among the sets of images. Default: about that of NLVR. */
   towerShare?: number;
   /** Share of the statements about three images that are people's sentences with a computed truth (people.ts). Default 0. */
@@ -114,7 +116,7 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
       ...(continued ? scattersFirst : {}),
     },
     {
-      until: Infinity,
+      until: upTo(0.68),
       mix: { perception: 1, statements: 4.5, skills: 2.5, temporal: 1.2, real: 1.5, blind: 0.25 },
       towerShare: 0.4,
       eachShare: 0.25,
@@ -124,6 +126,20 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
       ...common,
       ...fullSets,
     },
+    {
+      until: Infinity,
+      mix: { perception: 0.6, statements: 5, skills: 2.2, temporal: 1.2, real: 2, blind: 0.3 },
+      towerShare: 0.5,
+      eachShare: 0.15,
+      describeChance: 0.03,
+      tallyChance: 0.15,
+      describeWeight: 0.3,
+      ...common,
+      ...fullSets,
+      statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 3, 4],
+      realPictureShare: 0.7,
+      peopleShare: 0.7,
+    },
   ];
 }
 
@@ -132,8 +148,6 @@ export interface NanoStreamOptions {
   phases: readonly Phase[];
   /** Absent: generated pictures and sentences only. */
   real?: RealData;
-  /** Share of sets that are real training pictures where there are any. Default 0.5. */
-  realPictureShare?: number;
 }
 
 /** Share of the statements that are told in other words than the grammar's and the training sentences'. */
@@ -193,9 +207,9 @@ export class NanoStream {
     );
   }
 
-  #set(rng: Rng, kind: Box['kind'], count: number): readonly Box[] {
-    const { real, realPictureShare = 0.5 } = this.#options;
-    if (count === 3 && real && real.sets.length > 0 && rng.chance(realPictureShare)) {
+  #set(rng: Rng, phase: Phase, kind: Box['kind'], count: number): readonly Box[] {
+    const { real } = this.#options;
+    if (count === 3 && real && real.sets.length > 0 && rng.chance(phase.realPictureShare ?? 0.5)) {
       for (let attempt = 0; attempt < 8; attempt++) {
         const set = rng.pick(real.sets);
         if (set.every((box) => box.kind === kind)) return rng.shuffle(set);
@@ -255,7 +269,7 @@ export class NanoStream {
   }
 
   #statements(rng: Rng, phase: Phase): NanoDialogue {
-    const boxes = this.#set(rng, this.#kind(rng, phase), rng.pick(phase.statementSets));
+    const boxes = this.#set(rng, phase, this.#kind(rng, phase), rng.pick(phase.statementSets));
     const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () => {
       if (rng.chance(0.12)) return coreference(rng, boxes, this.#claims);
       return this.#judged(rng, boxes, phase.peopleShare ?? 0);
@@ -272,7 +286,7 @@ export class NanoStream {
   }
 
   #skills(rng: Rng, phase: Phase): NanoDialogue {
-    const boxes = this.#set(rng, this.#kind(rng, phase), rng.pick(phase.skillSets));
+    const boxes = this.#set(rng, phase, this.#kind(rng, phase), rng.pick(phase.skillSets));
     const ask = (shown: readonly Box[]): Question => {
       const skill = shown.length === 1 ? coreference : rng.pick([coreference, comparison, comparison, reasoning]);
       return skill(rng, shown, this.#claims);
