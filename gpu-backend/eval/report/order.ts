@@ -9,9 +9,18 @@ export function imageOrderOf(items: readonly EvalItem[], spec: Pick<EvalSpec, 'v
   const first = records[0]?.[0];
   if (first === undefined) return null;
   const compared = records.flat();
-  const orders = [...groupBy(compared, orderName)]
-    .sort(([a], [b]) => (a === AS_PUBLISHED ? -1 : b === AS_PUBLISHED ? 1 : a < b ? -1 : 1))
-    .map(([order, own]) => ({ order, ...estimateFrom(observationsOf(own, 'records')) }));
+  const named = new Set(compared.map(orderName)).size <= MAX_ORDERS ? compared.map(orderName) : pictureNames(records);
+  const orders = [...groupBy(compared.keys(), (i) => named[i] as string)]
+    .sort(([a], [b]) => compareNames(a, b))
+    .map(([order, own]) => ({
+      order,
+      ...estimateFrom(
+        observationsOf(
+          own.map((i) => compared[i] as EvalItem),
+          'records',
+        ),
+      ),
+    }));
   // Orders of which each was asked of a few questions only differ by those questions; compared are those that all were asked in.
   const common = orders.filter((order) => order.items === records.length).map(({ mean }) => mean);
   const facts = (is: (own: readonly EvalItem[]) => boolean) =>
@@ -33,6 +42,24 @@ export function imageOrderOf(items: readonly EvalItem[], spec: Pick<EvalSpec, 'v
 }
 
 const AS_PUBLISHED = 'as published';
+/** More than so many orders are not shown one by one: each would stand for a few questions. */
+const MAX_ORDERS = 8;
+
+/** `3 pictures, as published` and `3 pictures, another order` of the items of each record, one record after another. */
+function pictureNames(records: readonly (readonly EvalItem[])[]): string[] {
+  return records.flatMap((own) => {
+    const pictures = own.find(({ variant }) => variant.imageOrder !== undefined)?.variant.imageOrder?.length ?? 0;
+    return own.map(
+      ({ variant }) => `${pictures} pictures, ${variant.imageOrder === undefined ? AS_PUBLISHED : 'another order'}`,
+    );
+  });
+}
+
+/** The published order first, fewer pictures before more. */
+function compareNames(a: string, b: string): number {
+  const isPublished = (name: string) => Number(name.endsWith(AS_PUBLISHED));
+  return Number.parseInt(a, 10) - Number.parseInt(b, 10) || isPublished(b) - isPublished(a) || (a < b ? -1 : 1);
+}
 
 function orderName({ variant: { imageOrder } }: EvalItem): string {
   return imageOrder === undefined ? AS_PUBLISHED : imageOrder.map((picture) => picture + 1).join(' ');

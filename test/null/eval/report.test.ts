@@ -197,6 +197,26 @@ test('orders of the protocol all count, and groups must be right throughout', as
   assert.deepEqual([report.wrong.total, report.wrong.shown[1]?.wrong, report.wrong.shown[1]?.asked], [30, 1, 2]);
 });
 
+test('many orders are shown by the number of pictures', async () => {
+  const { items, records } = run({ records: 40, isRight: (i) => i % 2 === 0 });
+  const three = ['021', '102', '120', '201', '210'];
+  const four = ['0132', '0213', '0231', '0312', '3210'];
+  const asked = items.flatMap((item, i): EvalItem[] => {
+    const order = (i % 2 === 0 ? four : three)[Math.floor(i / 2) % 5] as string;
+    return [item, { ...item, variant: { control: 'none', imageOrder: order.split('').map(Number) }, score: 0 }];
+  });
+  const report = await buildReport({ spec, model, items: asked, records });
+  assert.deepEqual(
+    report.imageOrder?.orders.map(({ order, mean, items: count }) => [order, mean, count]),
+    [
+      ['3 pictures, as published', 0, 20],
+      ['3 pictures, another order', 0, 20],
+      ['4 pictures, as published', 1, 20],
+      ['4 pictures, another order', 0, 20],
+    ],
+  );
+});
+
 test('two runs are compared answer by answer', async () => {
   const first = { spec, model: { name: 'old', identity: '1' }, items: run({ isRight: (i) => i % 3 === 0 }).items };
   const second = { spec, model: { name: 'new', identity: '2' }, items: run({ isRight: (i) => i % 3 !== 2 }).items };

@@ -56,7 +56,7 @@ type Question = Pick<WrongAnswer, 'record' | 'category' | 'question' | 'options'
 function questionParts({ record, category, question, options, images }: Question, sprites: Sprites): Markup {
   return html`<p class="chips">${category === null ? null : html`<span class="chip">${category}</span>`}<code class="soft small">${record}</code></p>
 ${images.length === 0 ? null : html`<div class="pictures">${images.map((sha256, i) => sprites.show(sha256, i + 1, images.length))}</div>`}
-<p dir="auto">${question}</p>
+${question === '' ? null : html`<p dir="auto">${question}</p>`}
 ${options.length === 0 ? null : html`<ol class="options">${options.map((option) => html`<li dir="auto">${option}</li>`)}</ol>`}`;
 }
 

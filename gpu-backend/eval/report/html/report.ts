@@ -137,7 +137,7 @@ function categories({ categories: all, headline: own }: EvalReport): Markup | nu
   return html`<section><h2>Categories</h2>${bars(rows, { caption: 'Mean score and 95 % interval', marks: own === null ? [] : [own.mean] })}<ul class="key"><li><i class="mark"></i>over all</li></ul></section>`;
 }
 
-function order({ imageOrder: found }: EvalReport): Markup | null {
+function order({ imageOrder: found, spec }: EvalReport): Markup | null {
   if (found === null) return null;
   const rows = found.orders.map(({ order: name, mean, interval, items }) => ({
     label: name,
@@ -154,7 +154,11 @@ function order({ imageOrder: found }: EvalReport): Markup | null {
   ];
   return html`<section><h2>Order of the pictures</h2>${bars(rows, { caption: 'Accuracy by order' })}
 <table class="plain"><caption>Consistency</caption><tbody>${facts.map(([name, { mean, interval }]) => html`<tr><th scope="row">${name}</th><td class="n">${withInterval(mean, interval)}</td></tr>`)}
-<tr><th scope="row">Best order less worst</th><td class="n">${(100 * found.spread).toFixed(1)} points</td></tr></tbody></table></section>`;
+${found.spread === 0 ? null : html`<tr><th scope="row">Best order less worst</th><td class="n">${(100 * found.spread).toFixed(1)} points</td></tr>`}</tbody></table>${
+    spec.variants.protocolOrders === true
+      ? null
+      : html`<p class="soft small">Of questions that name pictures by their place or tell a story, another order is another question.</p>`
+  }</section>`;
 }
 
 function rotation({ optionRotation: found }: EvalReport): Markup | null {

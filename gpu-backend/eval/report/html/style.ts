@@ -52,7 +52,7 @@ pre{font-size:12.5px;white-space:pre-wrap;overflow-wrap:anywhere;background:var(
 summary{cursor:pointer;font-weight:600}code{font-size:.92em;overflow-wrap:anywhere}[hidden]{display:none!important}
 .plot{max-width:340px;width:100%;height:auto}.plot text{fill:var(--soft);font-size:11px}.plot .axis{stroke:var(--line);fill:none}.plot .ideal{stroke:var(--soft);stroke-dasharray:4 4}.plot .own{fill:var(--own);fill-opacity:.8}
 footer{color:var(--soft);font-size:12px;margin-top:24px;overflow-wrap:anywhere}
-@media (max-width:560px){main{padding:18px 10px 40px}section{padding:14px 12px}.big{font-size:44px}.bars{table-layout:fixed}.bars th{width:33%;max-width:none;white-space:normal;overflow-wrap:anywhere;line-height:1.2}.bars td.n{width:29%;white-space:normal}.bars td.t{min-width:0}}
+@media (max-width:560px){main{padding:18px 10px 40px}section{padding:14px 12px}.big{font-size:44px}.bars{table-layout:fixed}.bars th{width:39%;max-width:none;white-space:normal;overflow-wrap:anywhere;hyphens:auto;line-height:1.2;font-size:13px}.bars td.n{width:31%;white-space:normal;font-size:13px}.bars td.t{min-width:0}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--line:#bbb;--page:#fff;--card:#fff;--track:#eee;--own:#0b6e5f;--own-soft:#0b6e5f38;--dot:#777;--mantis:#b8860b;--good:#0b6e5f;--bad:#b3362c;--guess:#b3362c;--chip:#eee}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}.filters{display:none}section{border:0;border-top:1px solid #bbb;border-radius:0;padding:12px 0;break-inside:auto}main{max-width:none;padding:0}
 table,.verdict,.head{break-inside:avoid}.gallery{grid-template-columns:1fr 1fr}details>*{display:block}}
