@@ -194,9 +194,9 @@ export function checkContent(
   return found;
 }
 
-/** Bytes of an item as JSON, pictures in data URLs not counted. */
-export function itemBytes(item: unknown): number {
-  const text = JSON.stringify(item, (_, value: unknown) =>
+/** Bytes of a line as JSON, pictures in data URLs not counted. */
+export function lineBytes(line: unknown): number {
+  const text = JSON.stringify(line, (_, value: unknown) =>
     typeof value === 'string' && value.startsWith('data:image/') ? '' : value,
   );
   return new TextEncoder().encode(text).length;

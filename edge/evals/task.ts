@@ -10,7 +10,7 @@ import { servedModels } from '../fleet/pick.ts';
 import { knownModels, liveBackends } from '../fleet/registry.ts';
 import type { EvalRow, EvalSource } from '../store/evals.ts';
 import { type FileRow, filePrefix, getFiles } from '../store/files.ts';
-import { checkContent, checkPrompt, itemBytes, judgesOf } from './check.ts';
+import { checkContent, checkPrompt, judgesOf, lineBytes } from './check.ts';
 
 const E = LIMITS.evals;
 
@@ -214,12 +214,12 @@ async function evalFiles(
 }
 
 async function stageLines(env: Env, tenant: string, lines: readonly EvalLine[]) {
-  const tooLarge = lines.findIndex(({ item }) => itemBytes(item) > E.maxItemBytes);
+  const tooLarge = lines.findIndex((line) => lineBytes(line) > E.maxItemBytes);
   if (tooLarge >= 0)
     throw ApiError.from([
-      violation('request_too_large', `data_source.source.content[${tooLarge}].item`, {
+      violation('request_too_large', `data_source.source.content[${tooLarge}]`, {
         expected: `at most ${E.maxItemBytes} bytes as JSON, pictures in data URLs not counted`,
-        received: itemBytes(lines[tooLarge]?.item),
+        received: lineBytes(lines[tooLarge]),
       }),
     ]);
   const stage = new Stage(

@@ -109,21 +109,52 @@ export function getItem(db: D1Database, runId: string, id: string): Promise<Eval
   return db.prepare('SELECT * FROM eval_items WHERE run_id = ? AND id = ?').bind(runId, id).first<EvalItemRow>();
 }
 
+/** Of items together in one answer: they may be a megabyte each, and mostly are a thousandth of it. */
+const MAX_PAGE_BYTES = 8 * 1024 * 1024;
+
+type Range = { limit: number; order: 'asc' | 'desc'; status: EvalItemStatus | null };
+
+/** Items behind one, in the order of lines; fewer than asked for where more would be too much for one answer. @param where SQL over `?3` */
+async function itemsBehind(
+  db: D1Database,
+  runId: string,
+  { limit, order, status }: Range,
+  where: string,
+  after: string | number | null,
+): Promise<{ rows: EvalItemRow[]; hasMore: boolean }> {
+  const { results } = await db
+    .prepare(
+      `SELECT line, length(body) AS chars FROM eval_items WHERE run_id = ?1 AND (?2 IS NULL OR status = ?2) AND ${where}
+       ORDER BY line ${order} LIMIT ?4`,
+    )
+    .bind(runId, status, after, limit + 1)
+    .all<{ line: number; chars: number }>();
+  const lines: number[] = [];
+  let chars = 0;
+  for (const one of results.slice(0, limit)) {
+    chars += one.chars;
+    if (lines.length > 0 && chars > MAX_PAGE_BYTES) break;
+    lines.push(one.line);
+  }
+  const found = await db
+    .prepare(
+      `SELECT * FROM eval_items WHERE run_id = ? AND line IN (SELECT value FROM json_each(?)) ORDER BY line ${order}`,
+    )
+    .bind(runId, JSON.stringify(lines))
+    .all<EvalItemRow>();
+  return { rows: found.results, hasMore: results.length > lines.length };
+}
+
 /** In the order of the lines. @param query.status null: all of them */
 export async function listItems(
   db: D1Database,
   run: Pick<WholeRun, 'id' | 'eval_id'>,
-  query: { limit: number; after: string | null; order: 'asc' | 'desc'; status: EvalItemStatus | null },
+  query: Range & { after: string | null },
 ) {
   const past = query.order === 'desc' ? '<' : '>';
-  const { results } = await db
-    .prepare(
-      `SELECT * FROM eval_items WHERE run_id = ?1 AND (?2 IS NULL OR status = ?2)
-         AND (?3 IS NULL OR line ${past} (SELECT line FROM eval_items WHERE id = ?3 AND run_id = ?1)) ORDER BY line ${query.order} LIMIT ?4`,
-    )
-    .bind(run.id, query.status, query.after, query.limit + 1)
-    .all<EvalItemRow>();
-  return page(results, query.limit, (row) => showItem(row, run.eval_id));
+  const where = `(?3 IS NULL OR line ${past} (SELECT line FROM eval_items WHERE id = ?3 AND run_id = ?1))`;
+  const { rows, hasMore } = await itemsBehind(db, run.id, query, where, query.after);
+  return { ...page(rows, rows.length, (row) => showItem(row, run.eval_id)), has_more: hasMore };
 }
 
 export function showItem(row: EvalItemRow, evalId: string): EvalOutputItem {
@@ -140,15 +171,13 @@ export function showItem(row: EvalItemRow, evalId: string): EvalOutputItem {
   };
 }
 
-const PAGE_ITEMS = 64;
+const PAGE_ITEMS = 256;
 
 /** Items behind a line, in order, as they were reported. */
 export async function pageOfItems(db: D1Database, runId: string, after: number): Promise<EvalItemsPage['items']> {
-  const { results } = await db
-    .prepare('SELECT * FROM eval_items WHERE run_id = ? AND line > ? ORDER BY line LIMIT ?')
-    .bind(runId, after, PAGE_ITEMS)
-    .all<EvalItemRow>();
-  return results.map(({ line, status, body }) => {
+  const range = { limit: PAGE_ITEMS, order: 'asc', status: null } as const;
+  const { rows } = await itemsBehind(db, runId, range, 'line > ?3', after);
+  return rows.map(({ line, status, body }) => {
     const { datasource_item, results: verdicts, sample } = JSON.parse(body) as Body;
     return { line, status, datasourceItem: datasource_item, results: verdicts, sample };
   });

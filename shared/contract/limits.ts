@@ -251,8 +251,10 @@ export const LIMITS = {
     maxItems: 50_000,
     maxFileBytes: 200 * MIB,
     maxLineBytes: 20 * MIB,
-    /** One item as JSON, pictures in data URLs not counted: so much of it is kept with its result. */
+    /** One line (item and given answer) as JSON, pictures in data URLs not counted: it is kept with its result. */
     maxItemBytes: 65_536,
+    /** All text of one question, once its templates are filled in: likewise. */
+    maxPromptChars: 262_144,
     maxBenchmarkFiles: 64,
     /** Orders of pictures in which a question is asked. */
     maxVariants: 24,

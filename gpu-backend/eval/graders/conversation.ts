@@ -116,10 +116,8 @@ function checked(messages: AskedMessage[]): AskedMessage[] {
       else if (role !== 'user')
         throw new MissingValue(`expected pictures in messages of the user only, received one of the role ${role}`);
       else images++;
-  if (chars > LIMITS.request.maxTotalTextChars)
-    throw new MissingValue(
-      `expected at most ${LIMITS.request.maxTotalTextChars} characters of text, received ${chars}`,
-    );
+  if (chars > LIMITS.evals.maxPromptChars)
+    throw new MissingValue(`expected at most ${LIMITS.evals.maxPromptChars} characters of text, received ${chars}`);
   if (images > LIMITS.images.maxPerRequest)
     throw new MissingValue(`expected at most ${LIMITS.images.maxPerRequest} pictures, received ${images}`);
   return messages;

@@ -209,33 +209,35 @@ async function dataUrl(image: EvalImage | undefined): Promise<string> {
   return `data:image/any;base64,${Buffer.from(await image.bytes()).toString('base64')}`;
 }
 
-/** Items of a report, from what was written of them. */
-export function itemsOf(reports: Iterable<Pick<EvalItemReport, 'datasourceItem' | 'results' | 'sample'>>): EvalItem[] {
-  return [...reports].map(({ datasourceItem: item, results, sample }) => {
-    const [result] = results;
-    const { parsed, rule, logprobs } = (result?.sample ?? {}) as {
-      parsed?: string | null;
-      rule?: string;
-      logprobs?: number[] | null;
-    };
-    const { control, leftOut, imageOrder, optionRotation } = item as unknown as EvalVariant;
-    return {
-      record: String(item.record),
-      group: String(item.group),
-      category: typeof item.category === 'string' ? item.category : null,
-      variant: {
-        control,
-        ...(leftOut === undefined ? {} : { leftOut }),
-        ...(imageOrder === undefined ? {} : { imageOrder }),
-        ...(optionRotation === undefined ? {} : { optionRotation }),
-      },
-      answer: sample.output[0]?.content ?? '',
-      parsed: parsed ?? null,
-      rule: rule ?? 'no answer',
-      score: result?.score ?? 0,
-      reference: String(item.reference),
-      ...(logprobs == null ? {} : { logprobs }),
-      ...(sample.error === null ? {} : { error: sample.error.message }),
-    };
-  });
+/** An item of the report, from what was written of it. */
+export function itemOf({
+  datasourceItem: item,
+  results,
+  sample,
+}: Pick<EvalItemReport, 'datasourceItem' | 'results' | 'sample'>): EvalItem {
+  const [result] = results;
+  const { parsed, rule, logprobs } = (result?.sample ?? {}) as {
+    parsed?: string | null;
+    rule?: string;
+    logprobs?: number[] | null;
+  };
+  const { control, leftOut, imageOrder, optionRotation } = item as unknown as EvalVariant;
+  return {
+    record: String(item.record),
+    group: String(item.group),
+    category: typeof item.category === 'string' ? item.category : null,
+    variant: {
+      control,
+      ...(leftOut === undefined ? {} : { leftOut }),
+      ...(imageOrder === undefined ? {} : { imageOrder }),
+      ...(optionRotation === undefined ? {} : { optionRotation }),
+    },
+    answer: sample.output[0]?.content ?? '',
+    parsed: parsed ?? null,
+    rule: rule ?? 'no answer',
+    score: result?.score ?? 0,
+    reference: String(item.reference),
+    ...(logprobs == null ? {} : { logprobs }),
+    ...(sample.error === null ? {} : { error: sample.error.message }),
+  };
 }

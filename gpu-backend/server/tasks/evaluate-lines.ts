@@ -25,12 +25,12 @@ export interface ReadLine {
  */
 export async function countLines(path: string, lines: EvalLines, signal: AbortSignal): Promise<number> {
   let count = 0;
-  for await (const { item, line } of readLines(path, signal)) {
-    const bytes = itemBytes(item);
+  for await (const { item, sample, line } of readLines(path, signal)) {
+    const bytes = lineBytes({ item, sample });
     if (bytes > E.maxItemBytes)
       throw wrong(
         line,
-        `item: expected at most ${E.maxItemBytes} bytes as JSON, pictures in data URLs not counted, received ${bytes}`,
+        `expected at most ${E.maxItemBytes} bytes as JSON, pictures in data URLs not counted, received ${bytes}`,
       );
     const mismatch = schemaMismatch(lines.schema, item, 'item');
     if (mismatch !== null) throw wrong(line, `${mismatch.path}: ${mismatch.message}`);
@@ -62,8 +62,8 @@ function wrong(line: number, message: string): TaskFailure {
   return new TaskFailure(CODE, `Line ${line}: ${message}.`, 'data_source');
 }
 
-function itemBytes(item: unknown): number {
-  const text = JSON.stringify(item, (_, value: unknown) =>
+function lineBytes(whole: unknown): number {
+  const text = JSON.stringify(whole, (_, value: unknown) =>
     typeof value === 'string' && value.startsWith('data:image/') ? '' : value,
   );
   return Buffer.byteLength(text);

@@ -12,12 +12,15 @@ import { makeThumbnails, picturesOf, type Thumbnails } from '../../eval/report/t
 import type { EvalItem, EvalSpec, Json } from '../../eval/task.ts';
 import type { TaskContext, TaskHandler } from '../task-runner.ts';
 import { Asker } from './evaluate-ask.ts';
-import { Benchmark, itemsOf } from './evaluate-benchmark.ts';
+import { Benchmark, itemOf } from './evaluate-benchmark.ts';
 import { ItemJudge } from './evaluate-items.ts';
 import { countLines, readLines } from './evaluate-lines.ts';
 import { Results } from './evaluate-results.ts';
 
 type Written = EvalItemsPage['items'][number];
+
+/** Of an answer, for a report, which shows no more. */
+const MAX_SHOWN_CHARS = 2_000;
 
 /** One question of a run: its number, and how its result comes to be. */
 interface Work {
@@ -42,12 +45,12 @@ export function evaluateHandler(service: ModelService): TaskHandler<EvaluateTask
           results.count(await benchmark.count());
           const model = spec.model ?? '';
           await answerAll(questionsOf(benchmark, model, id, asker), results, signal);
-          const written = await collect(results);
+          const items = await collect(results, itemOf);
           const report = await buildReport({
             spec: benchmark.spec(),
             title: benchmark.task.title,
             model: { name: model, identity: spec.models[model] ?? model },
-            items: itemsOf(written),
+            items,
             records: recordsOf(benchmark.records, benchmark.spec().data.records),
           });
           const pictures = await makeThumbnails(
@@ -67,21 +70,17 @@ export function evaluateHandler(service: ModelService): TaskHandler<EvaluateTask
       log.info({ items: total, model: spec.model }, 'evaluation begins');
       const judge = new ItemJudge(spec, source, asker, signal);
       await answerAll(linesOf(path, judge, id, signal), results, signal);
-      const written = await collect(results);
       const model = spec.model ?? '';
-      const items = written.map((one) => plainItem(one));
+      const items = await collect(results, plainItem);
       const report = await buildReport({
         spec: plainSpec(spec, source, total),
         title: spec.evalName === '' ? spec.evalId : spec.evalName,
         model: { name: model === '' ? 'given answers' : model, identity: spec.models[model] ?? model },
         items,
-        records: written.map(recordOf),
+        records: plainRecords(results),
       });
-      const shown = picturesOf(report);
-      const wanted = new Set(
-        written.filter((one) => recordOf(one).images.some(({ sha256 }) => shown.has(sha256))).map(({ line }) => line),
-      );
-      const pictures = await makeThumbnails(shown, picturesIn(path, judge, wanted, signal));
+      const shown = new Set(report.wrong.shown.map(({ record }) => record));
+      const pictures = await makeThumbnails(picturesOf(report), picturesIn(path, judge, shown, signal));
       return await stageReports(id, context, report, pictures);
     } finally {
       results.close();
@@ -135,10 +134,22 @@ async function answerAll(questions: AsyncGenerator<Work>, results: Results, sign
   await results.flush();
 }
 
-async function collect(results: Results): Promise<Written[]> {
-  const written: Written[] = [];
-  for await (const one of results.all()) written.push(one);
-  return written;
+/** Items of the report, in order. What is long stays at the edge: a report shows the beginning of an answer, and of few questions. */
+async function collect(results: Results, itemOf: (one: Written) => EvalItem): Promise<EvalItem[]> {
+  const items: EvalItem[] = [];
+  for await (const one of results.all()) {
+    const item = itemOf(one);
+    items.push({
+      ...item,
+      answer: item.answer.slice(0, MAX_SHOWN_CHARS),
+      parsed: item.parsed?.slice(0, MAX_SHOWN_CHARS) ?? null,
+    });
+  }
+  return items;
+}
+
+async function* plainRecords(results: Results): AsyncGenerator<ReportRecord> {
+  for await (const one of results.all()) yield recordOf(one);
 }
 
 /** What the run did, as far as two runs must agree in it to be compared. */
@@ -165,8 +176,8 @@ function plainItem({ line, status, datasourceItem: item, results, sample }: Writ
   const answer = sample.output[0]?.content ?? '';
   const error = sample.error?.message ?? results.find((result) => result.error !== undefined)?.error;
   return {
-    record: `item ${line + 1}`,
-    group: typeof item.group === 'string' ? item.group : `item ${line + 1}`,
+    record: nameOf(line),
+    group: typeof item.group === 'string' ? item.group : nameOf(line),
     category: typeof item.category === 'string' ? item.category : null,
     variant: { control: 'none' },
     answer,
@@ -183,19 +194,21 @@ function recordOf({ line, datasourceItem: item, sample }: Written): ReportRecord
   const asked = sample.input.filter(({ role }) => role === 'user').map(({ content }) => content);
   const images = sample.error === null ? [...asked.join('').matchAll(/\[image sha256:([0-9a-f]{64})\]/g)] : [];
   return {
-    id: `item ${line + 1}`,
+    id: nameOf(line),
     question: asked.length > 0 ? asked.join('\n') : JSON.stringify(item),
     options: [],
     images: images.map(([, sha256 = '']) => ({ sha256 })),
   };
 }
 
-/** Pictures of some lines. The engine has read each of them: what it could not read is no picture of an answered item. */
-async function* picturesIn(path: string, judge: ItemJudge, wanted: ReadonlySet<number>, signal: AbortSignal) {
+/** Pictures of some items, by name. The engine has read each of them: what it could not read is no picture of an answered item. */
+async function* picturesIn(path: string, judge: ItemJudge, wanted: ReadonlySet<string>, signal: AbortSignal) {
   if (wanted.size === 0) return;
   for await (const line of readLines(path, signal))
-    if (wanted.has(line.index)) yield { images: await judge.pictures(line) };
+    if (wanted.has(nameOf(line.index))) yield { images: await judge.pictures(line) };
 }
+
+const nameOf = (line: number): string => `item ${line + 1}`;
 
 async function stageReports(
   taskId: string,
