@@ -38,6 +38,7 @@ export const TIERS: readonly Tier[] = [
     name: 'repo',
     about: 'types, lint, import law, size card, README',
     concurrency: 2,
+    first: ['repo/tooling'],
     fileTimeoutMs: 4 * MINUTE_MS,
   },
   {

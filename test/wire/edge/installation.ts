@@ -62,7 +62,11 @@ export async function startInstallation(
     const named = Object.entries(models).map(([id, dir]) => `${id}=${dir}`);
     const env = { MANTIS_MODELS: named.join(','), MANTIS_LOG_LEVEL: 'warn' };
     backend = new BackendProcess({ edgeUrl: edge.url, secret: SECRET, dataDir, env });
-    const ready = until(async () => (await fetch(`${edge.url}/health/ready`)).ok, 60_000, 'the backend is ready');
+    const ready = until(
+      async () => (await fetch(`${edge.url}/health/ready`, { headers: OWN_CONNECTION })).ok,
+      60_000,
+      'the backend is ready',
+    );
     // What was started would keep the file running until its time is up.
     await ready.catch(async (error: unknown) => {
       await backend?.stop(15_000);

@@ -4,6 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { backendArguments } from '../../../deploy/bundle-backend.ts';
 import type { GenerateEvent, GenerateRequest } from '../../../shared/contract/backend.ts';
 import { encodeFrame, FRAME_TYPE } from '../../../shared/wire/frame.ts';
 import { signatureHeaders } from '../../../shared/wire/signature.ts';
@@ -24,7 +25,10 @@ export class TestBackend {
   static async start(environment: Readonly<Record<string, string>> = {}): Promise<TestBackend> {
     const dir = await mkdtemp(join(tmpdir(), 'mantis-backend-'));
     await writeRandomNano(join(dir, 'nano'));
-    const child = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), MAIN], {
+    // As the product starts it; places where things can be made to fail are in the sources only.
+    const fromSources = environment.MANTIS_FAULT_POINTS !== undefined;
+    const args = fromSources ? ['--import', import.meta.resolve('tsx'), MAIN] : await backendArguments();
+    const child = spawn(process.execPath, args, {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
       env: {
         ...process.env,
