@@ -1,3 +1,4 @@
+import { letterIn } from '../rotation.ts';
 import type { PairedAnswer, WrongAnswer } from '../schema.ts';
 import { html, type Markup } from './markup.ts';
 import type { Sprites } from './page.ts';
@@ -51,13 +52,21 @@ ${questionParts(one, sprites)}
   )}</div></section>`;
 }
 
-type Question = Pick<WrongAnswer, 'record' | 'category' | 'question' | 'options' | 'images'>;
+type Question = Pick<WrongAnswer, 'record' | 'category' | 'question' | 'options' | 'images' | 'reference'>;
 
-function questionParts({ record, category, question, options, images }: Question, sprites: Sprites): Markup {
+function questionParts({ record, category, question, options, images, reference }: Question, sprites: Sprites): Markup {
   return html`<p class="chips">${category === null ? null : html`<span class="chip">${category}</span>`}<code class="soft small">${record}</code></p>
 ${images.length === 0 ? null : html`<div class="pictures">${images.map((sha256, i) => sprites.show(sha256, i + 1, images.length))}</div>`}
 ${question === '' ? null : html`<p dir="auto">${question}</p>`}
-${options.length === 0 ? null : html`<ol class="options">${options.map((option) => html`<li dir="auto">${option}</li>`)}</ol>`}`;
+${optionList(options, reference)}`;
+}
+
+/** With letters where the question is answered by one. */
+function optionList(options: readonly string[], reference: string): Markup | null {
+  if (options.length === 0) return null;
+  if (letterIn(reference) === null)
+    return html`<p class="soft small" dir="auto">${options.map((option) => html`<span class="chip">${option}</span>`)}</p>`;
+  return html`<ol class="options">${options.map((option) => html`<li dir="auto">${option}</li>`)}</ol>`;
 }
 
 function filters(
