@@ -1,12 +1,15 @@
 /** What becomes of a run: conditions, failures, gates, aliases, retention; every change in one transaction with what belongs to it. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { comparisonEnd } from '../../../../edge/schedules/comparison.ts';
 import { startRun } from '../../../../edge/schedules/start.ts';
 import { changeToReturnTo, getAlias, moveAlias } from '../../../../edge/store/aliases.ts';
+import { getFile } from '../../../../edge/store/files.ts';
 import { deleteModel } from '../../../../edge/store/models.ts';
-import { insertManualRun } from '../../../../edge/store/scheduleRuns.ts';
+import { insertManualRun, showRun } from '../../../../edge/store/scheduleRuns.ts';
 import { changeSchedule, getSchedule } from '../../../../edge/store/schedules.ts';
-import type { CompareResult } from '../../../../shared/contract/backend.ts';
+import { findTask } from '../../../../edge/store/tasks.ts';
+import type { CompareResult, CompareTask } from '../../../../shared/contract/backend.ts';
 import { ApiError } from '../../../../shared/contract/errors.ts';
 import { ACTOR, makeWorld, TENANT, type World } from './world.ts';
 
@@ -192,6 +195,79 @@ test('the first model of an alias stands against the base, the next one against 
     events.map(({ action }) => action),
     ['alias.created'],
   );
+});
+
+test('a gate says what so many examples cannot show, and leaves its files with the run', async () => {
+  const world = await makeWorld();
+  const { id } = await gated(world);
+  await train(world, slot(1));
+  const run = world.runs(id)[0] ?? assert.fail('a run');
+  const task = (await findTask(world.env.DB, run.task_id ?? '')) ?? assert.fail('a comparison');
+  const staged = { key: `blobs/${TENANT}/page`, bytes: 3, sha256: 'a'.repeat(64) };
+  const result: CompareResult = {
+    examples: 40,
+    groups: 20,
+    currentRight: 20,
+    candidateRight: 30,
+    onlyCurrent: 0,
+    onlyCandidate: 10,
+    difference: 0.25,
+    interval: [0.1, 0.4],
+    confidence: 0.95,
+    pValue: 0.01,
+    detectableDifference: 0.214,
+    files: [{ filename: 'report.html', mime: 'text/html', staged }],
+  };
+  const finish = { token: 1, status: 'succeeded' as const, result, error: null };
+  const end = comparisonEnd(world.env, task, finish);
+  assert.throws(
+    () => comparisonEnd(world.env, { ...task, tenant: 'another' }, finish),
+    /expected an object of its tenant/,
+  );
+  await world.env.DB.batch(end.along('succeeded', 'TRUE'));
+  await world.blobs.put('result.json', JSON.stringify(end.result));
+  world.sqlite.rows(`UPDATE tasks SET status = 'succeeded', result_key = 'result.json' WHERE id = ?`, task.id);
+  await world.tick(slot(1) + 10);
+  const shown = showRun(world.runs(id)[0] ?? run);
+  assert.equal(shown.status, 'promoted');
+  assert.match(
+    shown.note ?? '',
+    /With 40 examples in 20 groups, a difference under 21\.4 points cannot be seen reliably \(80 % power\)/,
+  );
+  assert.deepEqual([shown.gate?.comparison.groups, shown.gate?.comparison.detectable_difference], [20, 0.214]);
+  const file = await getFile(world.env.DB, TENANT, shown.result_files[0] ?? '');
+  assert.deepEqual([shown.result_files.length, file?.filename, file?.purpose], [1, 'report.html', 'fine-tune-results']);
+});
+
+test('a schedule that was given another held-out file since is judged by that one, else by what was validated with the job', async () => {
+  const world = await makeWorld();
+  const { id } = await gated(world);
+  const asked = async (at: number, file: string) => {
+    await world.tick(slot(at));
+    const job = world.jobs.at(-1) as string;
+    const validated = {
+      file_id: 'file-held-out',
+      file: { id: 'f', bytes: 1, sha256: 'b'.repeat(64) },
+      filename: 'then',
+    };
+    const gate = { file: 'file-held-out', data: { files: [validated], balancing: false } };
+    world.sqlite.rows('UPDATE jobs SET held_out = ? WHERE id = ?', JSON.stringify({ evaluation: null, gate }), job);
+    world.sqlite.rows(
+      'UPDATE schedules SET gate = ? WHERE id = ?',
+      JSON.stringify({ ...GATE, held_out_file: file }),
+      id,
+    );
+    world.endJob(job, 'succeeded', slot(at));
+    await world.tick(slot(at) + 1);
+    const task = await findTask(world.env.DB, world.runs(id).at(-1)?.task_id ?? '');
+    const spec = JSON.parse(task?.spec ?? '{}') as CompareTask;
+    return spec.heldOut.files[0]?.filename;
+  };
+  assert.equal(await asked(1, 'file-held-out'), 'then');
+  await compare(world, world.runs(id)[0]?.id as string, { current: 100, candidate: 120, only: [5, 25] });
+  await world.tick(slot(1) + 10);
+  await world.write(5, 'other', 'file-other');
+  assert.equal(await asked(2, 'file-other'), 'train.jsonl');
 });
 
 test('an alias that somebody changed during the comparison is compared with anew', async () => {
