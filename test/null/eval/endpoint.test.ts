@@ -79,7 +79,15 @@ describe('an endpoint of OpenAI’s form', () => {
     arrivedMs = [];
   });
   const model = (options: Partial<OpenAiModelOptions> = {}) =>
-    openAiModel({ baseUrl, model: 'gpt-4v', apiKey: KEY, firstPauseMs: 5, timeoutMs: 300, maxRetries: 3, ...options });
+    openAiModel({
+      baseUrl,
+      model: 'gpt-4v',
+      apiKey: KEY,
+      firstPauseMs: 5,
+      timeoutMs: 20_000,
+      maxRetries: 3,
+      ...options,
+    });
   const ask = (options: Partial<OpenAiModelOptions> = {}, asked = prompt) =>
     model(options).answer(asked, new AbortController().signal);
 
@@ -112,7 +120,6 @@ describe('an endpoint of OpenAI’s form', () => {
     ['an answer that is no JSON', (response) => response.writeHead(200).end('{"choices":')],
     ['an answer without choices', json(200, { object: 'error' })],
     ['a connection that breaks', (response) => response.destroy()],
-    ['silence', () => {}],
   ];
   for (const [name, fault] of passing)
     it(`is asked again after ${name}`, async () => {
@@ -120,6 +127,12 @@ describe('an endpoint of OpenAI’s form', () => {
       assert.equal((await ask()).text, 'A');
       assert.equal(requests.length, 3);
     });
+
+  it('is asked again after silence', async () => {
+    behaviours = [() => {}, answered('A')];
+    assert.equal((await ask({ timeoutMs: 300 })).text, 'A');
+    assert.ok(requests.length > 1);
+  });
 
   it('is left alone by every question for as long as a 429 says', async () => {
     behaviours = [failed(429, 'slow down', { 'retry-after': '1', 'retry-after-ms': '200' }), answered()];
@@ -156,7 +169,7 @@ describe('an endpoint of OpenAI’s form', () => {
   });
 
   it('is not followed to another address, where the key would go too', async () => {
-    behaviours = [(response) => response.writeHead(307, { location: 'http://127.0.0.1:9/v1/chat/completions' }).end()];
+    behaviours = [(response) => response.writeHead(307, { location: `${baseUrl}/elsewhere` }).end()];
     await assert.rejects(ask({ maxRetries: 0 }));
     assert.equal(requests.length, 1);
   });
