@@ -83,7 +83,7 @@ export function evaluateHandler(service: ModelService): TaskHandler<EvaluateTask
       const pictures = await makeThumbnails(picturesOf(report), picturesIn(path, judge, shown, signal));
       return await stageReports(id, context, report, pictures);
     } finally {
-      results.close();
+      await results.close();
     }
   };
 }
