@@ -51,11 +51,12 @@ describe('fleet', () => {
     const [a, b] = [await join('a'), await join('b')];
     a.behaviour = 'silent';
     b.behaviour = 'silent';
-    setTimeout(() => {
-      for (const backend of [a, b]) backend.behaviour = 'answer';
-    }, 100);
     const startMs = Date.now();
-    const completion = await door.openai.chat.completions.create(ask('hedge'));
+    const asked = door.openai.chat.completions.create(ask('hedge'));
+    // Whoever is asked first stays silent, however long it takes until it is asked.
+    while (a.seen.length + b.seen.length === 0) await sleep(1);
+    for (const backend of [a, b]) backend.behaviour = 'answer';
+    const completion = await asked;
     assert.equal(completion.choices[0]?.message.content, 'Hello');
     assert.ok(Date.now() - startMs >= 150);
     await until(() => a.aborted + b.aborted === 1, 2_000, 'the silent one is let go');
