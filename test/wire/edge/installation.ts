@@ -11,6 +11,8 @@ import { signatureHeaders } from '../../../shared/wire/signature.ts';
 export const API_KEY = 'mk_test_key_of_the_wire_tests';
 export const SECRET = 'a secret between edge and backends';
 export const MODEL = 'mantis-nano';
+/** A start takes two seconds; on a machine with thirty times the work of its cores, a minute. */
+const READY_TIMEOUT_MS = 150_000;
 
 export type Installation = {
   url: string;
@@ -64,7 +66,7 @@ export async function startInstallation(
     backend = new BackendProcess({ edgeUrl: edge.url, secret: SECRET, dataDir, env });
     const ready = until(
       async () => (await fetch(`${edge.url}/health/ready`, { headers: OWN_CONNECTION })).ok,
-      60_000,
+      READY_TIMEOUT_MS,
       'the backend is ready',
     );
     // What was started would keep the file running until its time is up.
