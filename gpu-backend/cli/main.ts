@@ -20,6 +20,7 @@ import { modelsCommand } from './models.ts';
 import { precisionCommand } from './precision.ts';
 import { schedulesCommand } from './schedules.ts';
 import { serveCommand } from './serve.ts';
+import { studyCommand } from './study.ts';
 import { auditCommand, tenantsCommand } from './tenants.ts';
 import { trainCommand } from './train.ts';
 import { verifyCommand } from './verify.ts';
@@ -66,6 +67,7 @@ Examples:
     trainCommand(),
     evalCommand(),
     evalsCommand(),
+    studyCommand(),
     verifyCommand(),
     serveCommand(),
     webhooksCommand(),
