@@ -107,12 +107,20 @@ describe('mantis', () => {
       'own',
       '--model',
       model,
+      '--threads',
+      '1',
+      '--out',
+      join(dir, 'run'),
       '--json',
     );
     assert.equal(code, 0, err);
     const report = lastLine(out);
     assert.deepEqual([report.examples, report.groups, report.answers], [4, 2, 8]);
     assert.ok(typeof report.accuracy === 'number' && typeof report.consistency === 'number');
+    const shown = await mantis('eval', 'show', join(dir, 'run'), '--json');
+    assert.equal(shown.code, 0, shown.err);
+    const whole = lastLine(shown.out) as { specHash?: unknown; headline?: { mean: unknown } };
+    assert.deepEqual([whole.specHash, whole.headline?.mean], [report.specHash, report.accuracy]);
   });
 
   const mistakes: [string, string[], number, RegExp][] = [
