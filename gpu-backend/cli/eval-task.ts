@@ -1,5 +1,4 @@
 import { readFile } from 'node:fs/promises';
-import sharp from 'sharp';
 import type { TaskOptions } from '../eval/options.ts';
 import { taskFactories, taskNamed } from '../eval/registry.ts';
 import { PAPER_DEMONSTRATION, type PromptForm } from '../eval/run/prompt-form.ts';
@@ -8,6 +7,7 @@ import { type SkillItem, skillsTask } from '../eval/tasks/skills.ts';
 import { sha256Hex } from '../io/digest.ts';
 import { heldOutItems, trainedSetSizes } from '../train/nano/heldout.ts';
 import { boxSidePx } from '../train/nano/scene.ts';
+import { encodePng } from '../vision/encode.ts';
 import { CliError } from './error.ts';
 import type { EvalFlags } from './eval-options.ts';
 
@@ -73,8 +73,6 @@ async function generatedSkills({ perSkill, seed, images }: EvalFlags, options: T
 
 /** A generated picture as the file that any model could be sent. */
 async function pngOf(rgb_HWC: Uint8Array): Promise<EvalImage> {
-  const bytes = await sharp(rgb_HWC, { raw: { width: boxSidePx, height: boxSidePx, channels: 3 } })
-    .png({ compressionLevel: 1 })
-    .toBuffer();
+  const bytes = await encodePng({ width: boxSidePx, height: boxSidePx, pixels_HWC: rgb_HWC }, 1);
   return { sha256: sha256Hex(bytes), bytes: async () => bytes };
 }

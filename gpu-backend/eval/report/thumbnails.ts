@@ -1,14 +1,8 @@
-import sharp from 'sharp';
 import { decodeImage } from '../../vision/decode.ts';
+import { encodeThumbnail, type Thumbnail } from '../../vision/encode.ts';
+import type { RgbImage } from '../../vision/resample.ts';
 import type { EvalRecord } from '../task.ts';
 import type { EvalComparison, EvalReport } from './schema.ts';
-
-/** A small picture to put into a page. */
-export interface Thumbnail {
-  readonly width: number;
-  readonly height: number;
-  readonly webp: Uint8Array;
-}
 
 /** By the SHA-256 of the picture's file. */
 export type Thumbnails = ReadonlyMap<string, Thumbnail>;
@@ -19,7 +13,7 @@ const QUALITY = 62;
 /** All thumbnails of a page; what comes after is left out, and the page says so. */
 const MAX_BYTES = 3_500_000;
 
-type Decode = (bytes: Uint8Array) => Promise<{ width: number; height: number; pixels_HWC: Uint8Array }>;
+type Decode = (bytes: Uint8Array) => Promise<RgbImage>;
 
 /** Digests of the pictures that a page shows. */
 export function picturesOf(shown: EvalReport | EvalComparison): Set<string> {
@@ -56,10 +50,5 @@ export async function makeThumbnails(
 }
 
 async function shrink(file: Uint8Array, decode: Decode): Promise<Thumbnail> {
-  const { width, height, pixels_HWC } = await decode(file);
-  const { data, info } = await sharp(pixels_HWC, { raw: { width, height, channels: 3 } })
-    .resize({ width: SIDE_PX, height: SIDE_PX, fit: 'inside', withoutEnlargement: true })
-    .webp({ quality: QUALITY })
-    .toBuffer({ resolveWithObject: true });
-  return { width: info.width, height: info.height, webp: data };
+  return await encodeThumbnail(await decode(file), SIDE_PX, QUALITY);
 }

@@ -2,9 +2,9 @@
  * Several pictures as one, as the paper showed them to models that take a single picture: each scaled to the average height and laid
  * beside the one before it, with a divider between.
  */
-import sharp from 'sharp';
 import { sha256Hex } from '../../io/digest.ts';
 import { decodeImage } from '../../vision/decode.ts';
+import { encodePng } from '../../vision/encode.ts';
 import { type RgbImage, resizeRgb } from '../../vision/resample.ts';
 import type { EvalImage } from '../task.ts';
 
@@ -62,11 +62,8 @@ export function mergedImage(images: readonly EvalImage[]): EvalImage {
       const pictures: RgbImage[] = [];
       for (const image of images)
         pictures.push(await decodeImage(await image.bytes(), { alpha: 'drop', orient: false, colour: 'stored' }));
-      const { width, height, pixels_HWC } = mergePictures(pictures);
       // The least effort: it is read once, in this process or by an endpoint.
-      return await sharp(pixels_HWC, { raw: { width, height, channels: 3 } })
-        .png({ compressionLevel: 1 })
-        .toBuffer();
+      return await encodePng(mergePictures(pictures), 1);
     },
   };
 }
