@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { JobEvaluation } from '../../shared/contract/backend.ts';
 import type { EvaluationMetrics } from '../../shared/contract/jobs.ts';
 import type { ModelService } from '../engine/service.ts';
@@ -5,6 +6,7 @@ import { compareHeldOut, outcomeLines } from '../eval/held-out.ts';
 import type { EvalItem, EvalRecord } from '../eval/task.ts';
 import type { EdgeClient } from './edge-client.ts';
 import { HeldOut } from './evaluate-held-out.ts';
+import { TaskFailure } from './task-runner.ts';
 
 /** What an evaluation of a checkpoint found; crosses the channel to the process that trains. */
 export interface Evaluated {
@@ -21,6 +23,10 @@ export interface CheckpointEvaluatorOptions {
   /** Folder of the job; what is held out lies in one of its own. */
   readonly workDir: string;
 }
+
+/** What fails for a reason that may pass is made again, after this pause, doubled each time. */
+const MAX_TRIES = 6;
+const PAUSE_MS = 1_000;
 
 interface Asked {
   readonly heldOut: HeldOut;
@@ -48,6 +54,19 @@ export class CheckpointEvaluator {
    * @throws TaskFailure where a question cannot be asked; the signal's reason after `stop`
    */
   async evaluate(model: string): Promise<Evaluated> {
+    for (let attempt = 1; ; attempt++) {
+      this.#stop.signal.throwIfAborted();
+      try {
+        return await this.#evaluate(model);
+      } catch (error) {
+        // The edge may be restarting, the engine be replaced.
+        if (error instanceof TaskFailure || attempt === MAX_TRIES) throw error;
+        await sleep(PAUSE_MS * 2 ** (attempt - 1), undefined, { signal: this.#stop.signal });
+      }
+    }
+  }
+
+  async #evaluate(model: string): Promise<Evaluated> {
     const { evaluation } = this.#o;
     this.#asked ??= this.#open();
     // A failure that may pass is not remembered.

@@ -37,6 +37,8 @@ export class JobWork {
   #lines = 0;
   /** Accuracies of evaluated checkpoints, in the order of the steps. */
   #history: { step: number; accuracy: number }[] = [];
+  /** An evaluation was, since the job is to stop. */
+  #isBrokenOff = false;
   #asked: { readonly step: number; readonly resolve: (result: EvaluationOutcome) => void } | null = null;
 
   constructor(start: ChildStart, hooks: JobWorkHooks) {
@@ -166,6 +168,9 @@ export class JobWork {
     );
     if (this.#reason !== 'cancel') await link.flush();
     await rm(outDir, { recursive: true, force: true });
+    // Trained to the end, but which checkpoint is the best is not known yet: the next try finds out.
+    if (this.#isBrokenOff && result.outcome === 'succeeded')
+      return { status: STOPPED[this.#reason ?? 'drain'], trainedTokens: result.trainedTokens };
     return outcomeOf(result, this.#reason);
   }
 
@@ -188,7 +193,11 @@ export class JobWork {
    * @returns whether the job has had its best
    */
   async #evaluate({ id, evaluation }: JobSpec, step: number, model: string, totalSteps: number): Promise<boolean> {
-    if (evaluation === null || this.#stop.signal.aborted) return false;
+    if (evaluation === null) return false;
+    if (this.#stop.signal.aborted) {
+      this.#isBrokenOff = true;
+      return false;
+    }
     const answer = new Promise<EvaluationOutcome>((resolve) => {
       this.#asked = { step, resolve };
     });
@@ -198,7 +207,10 @@ export class JobWork {
     await this.#hooks.tell({ type: 'evaluate', jobId: id, step, model });
     const result = await Promise.race([answer, stopped]);
     this.#asked = null;
-    if (result === null || this.#stop.signal.aborted) return false;
+    if (result === null || this.#stop.signal.aborted) {
+      this.#isBrokenOff = true;
+      return false;
+    }
     if ('error' in result) {
       this.#say('warn', `The checkpoint of step ${step} could not be evaluated: ${result.error}`);
       await this.#link.evaluation(step, totalSteps, null, this.#start.workDir);
