@@ -7,7 +7,7 @@ import { makeRequest, TestBackend, textOf } from './backend-process.ts';
 import { FakeEdge, FakeJob, fakeJob, MAX_TRIES } from './fake-edge.ts';
 import { lesson } from './lesson.ts';
 
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 150_000;
 /** Steps of an epoch. */
 const EPOCH = 4;
 
