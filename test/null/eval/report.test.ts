@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { anchorsOf } from '../../../gpu-backend/eval/report/anchors.ts';
 import { buildReport, type ReportInput, reportJson } from '../../../gpu-backend/eval/report/build.ts';
 import { compareReports, NotComparable } from '../../../gpu-backend/eval/report/compare.ts';
 import { renderComparisonHtml } from '../../../gpu-backend/eval/report/html/compare.ts';
@@ -100,6 +101,11 @@ test('a report says what came of a run, in its schema, and the same twice', asyn
   const confusion = report.answers.confusion?.counts.map((row) => row.reduce((sum, count) => sum + count, 0));
   assert.deepEqual(confusion, [15, 15, 15, 15]);
   assert.equal(report.anchors.find(({ name }) => name === 'Mantis-SigLIP')?.value, 0.5945);
+  assert.deepEqual(
+    anchorsOf('scienceqa').map(({ value }) => value),
+    [0.865, 0.813, 0.749, 0.738, 0.717, 0.706, 0.704, 0.682, 0.656, 0.653, 0.516, 0.457],
+  );
+  assert.deepEqual([anchorsOf('blink').length, anchorsOf('unknown')], [21, []]);
   const confidence = Math.exp(-0.2) / [-0.2, -1.8, -4, -5].reduce((sum, x) => sum + Math.exp(x), 0);
   assert.ok(Math.abs((report.calibration?.meanConfidence ?? 0) - confidence) < 1e-6);
   assert.ok(Math.abs((report.calibration?.expectedError ?? 0) - Math.abs(confidence - right / 60)) < 1e-5);
