@@ -99,7 +99,7 @@ describe('an evaluation by the official client', () => {
   it('is what the client’s types say', async () => {
     assert.match(evaluation.id, /^eval_/);
     assert.equal(evaluation.object, 'eval');
-    const { schema } = evaluation.data_source_config as { schema: { required: string[] } };
+    const { schema } = evaluation.data_source_config as unknown as { schema: { required: string[] } };
     assert.deepEqual(schema.required, ['item', 'sample']);
     const renamed = await openai.evals.update(evaluation.id, { name: 'renamed' });
     assert.equal(renamed.name, 'renamed');
