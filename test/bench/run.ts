@@ -26,6 +26,7 @@ const BENCHMARKS: Readonly<Record<string, string>> = {
   chaos: 'backends that come, go and are killed under load: answers, errors, orphans',
   'cold-start': 'from no backend to the first token, by phase',
   eval: 'nano on NLVR dev through the evaluation runner, against one request at a time',
+  learned: 'the bundled model against its bars: NLVR dev with controls, the four skills on few and many pictures',
   generated: 'requests made from the OpenAPI document: no fault of ours, and refusals that help',
   'slow-clients': 'a thousand clients that take their time, and whether others notice',
   'import-large': 'importing a checkpoint of several gigabytes: rate and memory',
