@@ -5,21 +5,29 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { mergePictures } from '../../../gpu-backend/eval/run/merge.ts';
+import type { Form } from '../../../gpu-backend/train/studies/forms.ts';
 import { STUDIES } from '../../../gpu-backend/train/studies/questions.ts';
 import { STUDY_RECIPE } from '../../../gpu-backend/train/studies/recipe.ts';
 import { runStudy, type StudyOptions, type StudyResult } from '../../../gpu-backend/train/studies/run.ts';
-import type { Study } from '../../../gpu-backend/train/studies/study.ts';
+import type { Arm, Study } from '../../../gpu-backend/train/studies/study.ts';
 
 const modelDir = fileURLToPath(new URL('../../../gpu-backend/models/nano', import.meta.url));
+const BARE: Form = { pictures: 'sequence', denotation: 'bare' };
 const recipe = {
   ...STUDY_RECIPE,
   model: { hidden: 16, layers: 1, heads: 2, kvHeads: 2, intermediate: 32 },
 };
 
+/** The first step about single pictures: what is behind a stop inside the second part must be that part's. */
+const inTwoParts = (arm: Arm): Arm => ({
+  ...arm,
+  parts: (steps) => [{ steps: 1, mix: { caption: 1 }, form: BARE, moves: 'all' }, ...arm.parts(steps - 1)],
+});
+
 /** A study of the product at a budget of seconds. */
 function small(out: string, study: Study): StudyOptions {
   return {
-    study: { ...study, stepSize: { dialogues: 2 } },
+    study: { ...study, stepSize: { dialogues: 2 }, arms: study.arms.map(inTwoParts) },
     out,
     modelDir,
     budget: { steps: 4, startSteps: 1, items: 3 },
@@ -66,19 +74,18 @@ test('a study that was stopped inside an arm goes on to the same answers, and do
 
   await assert.rejects(runStudy({ ...cut, budget: { ...cut.budget, steps: 5 } }), /other settings .*"steps":4/);
 
-  // The projector's stage moves nothing else: with no second stage both arms differ exactly there.
-  const parts = (moves: 'all' | 'projector') => (): ReturnType<Study['arms'][number]['parts']> => [
-    { steps: 2, mix: { caption: 1 }, form: { pictures: 'sequence', denotation: 'bare' }, moves },
-  ];
+  // The projector's stage moves nothing else: without a second stage all others are the start's.
   const moved = new Map<string, boolean>();
   const stages = STUDIES.get('stages') as Study;
+  const alone: Arm = {
+    id: 'two',
+    title: 'two',
+    parts: () => [{ steps: 2, mix: { caption: 1 }, form: BARE, moves: 'projector' }],
+  };
+  const options = small(join(dir, 'whole'), stages);
   await runStudy({
-    ...small(join(dir, 'whole'), {
-      ...stages,
-      arms: [{ id: 'two', title: 'two', parts: parts('projector') }],
-      rows: stages.rows.slice(0, 1),
-      comparisons: [],
-    }),
+    ...options,
+    study: { ...options.study, arms: [alone], rows: stages.rows.slice(0, 1), comparisons: [] },
     onTrained: (start, state) => {
       for (const { name, value } of state.parameters)
         moved.set(
