@@ -117,6 +117,8 @@ const STREAMS: Partial<Record<SchemaName, string>> = {
     'The completion, or (`stream: true`) server-sent events: each `data:` a ChatChunk, comments (`: ping`) while nothing happens, `data: [DONE]` at the end. What goes wrong on the way is an event with an ErrorEnvelope, and then nothing more comes.',
   Batch:
     'The batch, or (`accept: text/event-stream`) server-sent events: each `data:` a Batch whenever it has gone on, the last one when it has ended.',
+  EvalRun:
+    'The run, or (`accept: text/event-stream`) server-sent events: each `data:` an EvalRun whenever it has gone on, the last one when it has ended.',
   JobEvent:
     'The list, or (`accept: text/event-stream`) server-sent events: each `data:` a JobEvent, its `id:` to be sent as `last-event-id` to go on after a break, and `event: end` with the job’s status as the last one.',
   WebhookEvent:
