@@ -53,7 +53,7 @@ export interface StudyResult {
   readonly study: Study;
   readonly budget: StudyBudget;
   readonly recipe: StudyRecipe;
-  /** SHA-256 over all that the arms have in common. */
+  /** SHA-256 over the start, what the arms are trained on, and what they are asked. */
   readonly digest: string;
   readonly start: TrainTotals;
   /** Arm by arm, seed by seed. */
@@ -79,18 +79,18 @@ export async function runStudy(options: StudyOptions): Promise<StudyResult | und
   const bench = await openBench(options);
   const start = await commonStart(bench);
   if (start === undefined) return undefined;
+  const folder = join(options.out, study.id);
+  const items = new Map(study.groups.map((group) => [group.id, itemsOf(bench.questions, group, budget.items)]));
   const digest = sha256Hex(
     JSON.stringify({
-      study: study.id,
-      arms: armSettings(study, budget),
-      budget,
-      recipe: bench.recipe,
       start: start.digest,
+      newProjector: study.start === 'new projector',
+      arms: study.arms.map((arm) => armSettings(bench, arm)),
+      rows: study.rows.map(({ id, arm, form }) => ({ id, arm, form })),
+      items: [...items],
     }),
   );
-  const folder = join(options.out, study.id);
   await openFolder(folder, { study: study.id, budget, recipe: bench.recipe, digest });
-  const items = new Map(study.groups.map((group) => [group.id, itemsOf(bench.questions, group, budget.items)]));
   const weights = study.start === 'captions' ? start.weights : withNewProjector(start.weights, bench);
   const arms: ArmResult[] = [];
   for (const seed of seeds) {
@@ -103,9 +103,17 @@ export async function runStudy(options: StudyOptions): Promise<StudyResult | und
   return { study, budget, recipe: bench.recipe, digest, start: start.totals, arms };
 }
 
+/** So many dialogues of each part stand for what the generator makes: arms of a folder were trained by one generator. */
+const DIGESTED_DIALOGUES = 16;
+
 /** What decides an arm's training, as data. */
-const armSettings = (study: Study, { steps }: StudyBudget): unknown =>
-  study.arms.map((arm) => [arm.id, arm.parts(steps), arm.pool?.(steps), study.stepSize]);
+function armSettings({ options: { study, budget }, questions }: Bench, arm: Arm): unknown {
+  const parts = arm.parts(budget.steps);
+  const dialogues = parts.map(({ mix }) =>
+    Array.from({ length: DIGESTED_DIALOGUES }, (_, i) => questions.dialogue(ARM_SEEDS, i, mix)),
+  );
+  return { id: arm.id, parts, dialogues, pool: arm.pool?.(budget.steps), stepSize: study.stepSize };
+}
 
 async function openBench(options: StudyOptions): Promise<Bench> {
   const { modelDir, recipe = STUDY_RECIPE } = options;
