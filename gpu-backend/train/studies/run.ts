@@ -1,44 +1,14 @@
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sha256Hex } from '../../io/digest.ts';
-import { readSafetensors } from '../../io/safetensors.ts';
-import { replaceFile, writeSafetensors } from '../../io/safetensors-write.ts';
-import { toFloat32 } from '../../io/tensor.ts';
-import type { VlmConfig } from '../../models/config.ts';
-import { loadCheckpoint } from '../../models/load.ts';
-import { initWeights } from '../../models/presets.ts';
-import type { LayoutOptions } from '../../text/layout.ts';
-import { bindTemplate, templateByName } from '../../text/templates.ts';
-import { parseTokenizer } from '../../text/tokenizer.ts';
-import type { ParameterState } from '../state.ts';
-import { type Item, Questions } from './dialogues.ts';
-import { Encoder, formName, type MergePictures } from './forms.ts';
-import { STUDY_RECIPE, type StudyRecipe, studyConfig } from './recipe.ts';
+import { type Bench, openBench, readJson, type StudyOptions, trainOne, writeJson } from './bench.ts';
+import type { Item, Questions } from './dialogues.ts';
+import { formName } from './forms.ts';
+import type { StudyRecipe } from './recipe.ts';
 import { Scorer } from './score.ts';
-import { type Arm, type Group, START_MIX, START_STEP, type Study, type StudyBudget } from './study.ts';
-import { type StepSize, type TrainTotals, trainRun } from './training.ts';
-
-export interface StudyOptions {
-  readonly study: Study;
-  /** Folder that studies share: common starts are made once. */
-  readonly out: string;
-  /** Model whose vision tower, vocabulary and chat template all arms start from. */
-  readonly modelDir: string;
-  readonly budget: StudyBudget;
-  /** Training data of an arm, one run each; below 2^32. */
-  readonly seeds: readonly number[];
-  readonly threads: number;
-  readonly merge: MergePictures;
-  readonly recipe?: StudyRecipe;
-  readonly checkpointS?: number;
-  /** Aborting ends the run with a checkpoint; the same call goes on from it. */
-  readonly signal?: AbortSignal;
-  /** @param what the run under way, e.g. `merged, seed 1` */
-  readonly onStep?: (what: string, step: number, totalSteps: number, loss: number) => void;
-  /** Told of each arm when its training is complete, before it is asked. */
-  readonly onTrained?: (start: ReadonlyMap<string, Float32Array>, state: ParameterState) => void;
-  readonly onMessage?: (message: string) => void;
-}
+import { commonStart, withNewProjector } from './start.ts';
+import type { Arm, Group, Study, StudyBudget } from './study.ts';
+import type { TrainTotals } from './training.ts';
 
 /** What one run of an arm gave; written when it is complete. */
 export interface ArmResult {
@@ -58,15 +28,6 @@ export interface StudyResult {
   readonly start: TrainTotals;
   /** Arm by arm, seed by seed. */
   readonly arms: readonly ArmResult[];
-}
-
-/** What all runs of a study share. */
-interface Bench {
-  readonly options: StudyOptions;
-  readonly recipe: StudyRecipe;
-  readonly config: VlmConfig;
-  readonly encoder: Encoder;
-  readonly questions: Questions;
 }
 
 /**
@@ -113,122 +74,6 @@ function armSettings({ options: { study, budget }, questions }: Bench, arm: Arm)
     Array.from({ length: DIGESTED_DIALOGUES }, (_, i) => questions.dialogue(ARM_SEEDS, i, mix)),
   );
   return { id: arm.id, parts, dialogues, pool: arm.pool?.(budget.steps), stepSize: study.stepSize };
-}
-
-async function openBench(options: StudyOptions): Promise<Bench> {
-  const { modelDir, recipe = STUDY_RECIPE } = options;
-  const json = async (name: string): Promise<unknown> => JSON.parse(await readFile(join(modelDir, name), 'utf8'));
-  const tokenizer = parseTokenizer(await json('tokenizer.json'));
-  const { mantis_template: name } = (await json('tokenizer_config.json')) as { mantis_template?: unknown };
-  if (typeof name !== 'string')
-    throw new Error(
-      `${modelDir}: expected a model made by mantis train nano (mantis_template in tokenizer_config.json)`,
-    );
-  const config = studyConfig(recipe, loadCheckpoint(modelDir).config, tokenizer);
-  const layout: LayoutOptions = {
-    tokenizer,
-    template: bindTemplate(templateByName(name), tokenizer),
-    tokensPerImage: config.tokensPerImage,
-    imageTokenId: config.imageToken,
-  };
-  const encoder = new Encoder(layout, config.vision.imageSize, options.merge);
-  return { options, recipe, config, encoder, questions: new Questions() };
-}
-
-interface CommonStart {
-  readonly digest: string;
-  readonly weights: ReadonlyMap<string, Float32Array>;
-  readonly totals: TrainTotals;
-}
-
-/** The weights all arms begin with: the model's tower and a decoder that was taught single pictures; trained once a folder. */
-async function commonStart(bench: Bench): Promise<CommonStart | undefined> {
-  const { options, recipe, config } = bench;
-  const { startSteps } = options.budget;
-  const { weights: model } = loadCheckpoint(options.modelDir);
-  const tower = [...model].filter(([name]) => name.startsWith('vision_tower.'));
-  const weights = new Map<string, Float32Array>();
-  for (const [name, { data }] of initWeights(config, recipe.seed)) weights.set(name, data as Float32Array);
-  for (const [name, { data }] of tower) if (weights.has(name)) weights.set(name, data as Float32Array);
-  const towerBytes = tower.map(([name, { data }]) => [name, sha256Hex(bytesOf(data as Float32Array))]);
-  const digest = sha256Hex(
-    JSON.stringify({ towerBytes, recipe, startSteps, mix: START_MIX, step: START_STEP, config }),
-  );
-  const out = join(options.out, 'starts', digest.slice(0, 16));
-  await mkdir(out, { recursive: true });
-  const path = join(out, 'weights.safetensors');
-  const kept = await readJson<TrainTotals>(join(out, 'totals.json'));
-  if (kept !== undefined) {
-    const stored = await readSafetensors(path);
-    return { digest, totals: kept, weights: new Map([...stored].map(([name, tensor]) => [name, toFloat32(tensor)])) };
-  }
-  const form = { pictures: 'sequence', denotation: 'numbered' } as const;
-  const parts = [{ steps: startSteps, mix: START_MIX, form, moves: 'all' as const }];
-  const trained = await trainOne(bench, {
-    out,
-    start: weights,
-    parts,
-    stepSize: START_STEP,
-    seed: recipe.seed,
-    what: 'common start',
-  });
-  if (trained === undefined) return undefined;
-  const { state, totals } = trained;
-  await writeSafetensors(
-    path,
-    state.parameters.map(({ name, shape, value }) => [name, { dtype: 'f32', shape, data: value }]),
-  );
-  await writeJson(join(out, 'totals.json'), totals);
-  await rm(join(out, 'checkpoints'), { recursive: true, force: true });
-  return {
-    digest,
-    totals,
-    weights: new Map(state.parameters.map(({ name, value }) => [name, Float32Array.from(value)])),
-  };
-}
-
-const bytesOf = (data: Float32Array): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-
-/** Projector weights as before any training, of a seed of their own. */
-function withNewProjector(weights: CommonStart['weights'], { config, recipe }: Bench): Map<string, Float32Array> {
-  const fresh = initWeights(config, recipe.seed + 1);
-  return new Map(
-    [...weights].map(([name, data]) => [
-      name,
-      name.startsWith('multi_modal_projector.') ? (fresh.get(name)?.data as Float32Array) : data,
-    ]),
-  );
-}
-
-interface OneRun {
-  readonly out: string;
-  readonly start: ReadonlyMap<string, Float32Array>;
-  readonly parts: ReturnType<Arm['parts']>;
-  readonly pool?: number | undefined;
-  readonly stepSize: StepSize;
-  readonly seed: number;
-  readonly what: string;
-}
-
-function trainOne({ options, recipe, config, encoder, questions }: Bench, run: OneRun): ReturnType<typeof trainRun> {
-  const { out, start, parts, stepSize, pool, seed, what } = run;
-  return trainRun({
-    out,
-    config,
-    recipe,
-    encoder,
-    questions,
-    start,
-    parts,
-    stepSize,
-    ...(pool === undefined ? {} : { pool }),
-    seed,
-    threads: options.threads,
-    padId: config.text.padToken ?? 0,
-    ...(options.signal === undefined ? {} : { signal: options.signal }),
-    ...(options.checkpointS === undefined ? {} : { checkpointS: options.checkpointS }),
-    onStep: (step, totalSteps, loss) => options.onStep?.(what, step, totalSteps, loss),
-  });
 }
 
 interface ArmRun {
@@ -303,17 +148,4 @@ async function openFolder(folder: string, settings: StudyFile): Promise<void> {
     throw new Error(
       `${folder} holds this study with other settings (${JSON.stringify(kept.budget)}); give the same, another --out, or remove the folder`,
     );
-}
-
-async function readJson<T>(path: string): Promise<T | undefined> {
-  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined;
-    throw error;
-  });
-  return text === undefined ? undefined : (JSON.parse(text) as T);
-}
-
-/** Whole or not at all, whenever the process ends. */
-async function writeJson(path: string, value: unknown): Promise<void> {
-  await replaceFile(path, (file) => file.writeFile(`${JSON.stringify(value)}\n`));
 }

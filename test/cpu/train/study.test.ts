@@ -5,10 +5,11 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { mergePictures } from '../../../gpu-backend/eval/run/merge.ts';
+import type { StudyOptions } from '../../../gpu-backend/train/studies/bench.ts';
 import type { Form } from '../../../gpu-backend/train/studies/forms.ts';
 import { STUDIES } from '../../../gpu-backend/train/studies/questions.ts';
 import { STUDY_RECIPE } from '../../../gpu-backend/train/studies/recipe.ts';
-import { runStudy, type StudyOptions, type StudyResult } from '../../../gpu-backend/train/studies/run.ts';
+import { runStudy, type StudyResult } from '../../../gpu-backend/train/studies/run.ts';
 import type { Arm, Study } from '../../../gpu-backend/train/studies/study.ts';
 
 const modelDir = fileURLToPath(new URL('../../../gpu-backend/models/nano', import.meta.url));
