@@ -65,20 +65,11 @@ import { createFile, fileContent, listAllFiles, removeFile, retrieveFile } from 
 import { health, live, ready, version } from './routes/health.ts';
 import { countInputTokens } from './routes/inputTokens.ts';
 import { reportBackend } from './routes/internalBackends.ts';
+import { addCheckpoint, addEvaluation, getCheckpointFile, putCheckpointFile } from './routes/internalCheckpoints.ts';
 import { addEvalItems, evalItems, evalLines } from './routes/internalEvals.ts';
 import { getFeatures, putFeatures } from './routes/internalFeatures.ts';
 import { jobImage, taskImage } from './routes/internalImages.ts';
-import {
-  addCheckpoint,
-  addEvaluation,
-  addEvents,
-  claimJob,
-  finishJob,
-  getCheckpointFile,
-  heartbeatJob,
-  putCheckpointFile,
-  stageJobFile,
-} from './routes/internalJobs.ts';
+import { addEvents, claimJob, finishJob, heartbeatJob, stageJobFile } from './routes/internalJobs.ts';
 import { announceCheckpointFile, outsideDue, outsideGone } from './routes/internalOutside.ts';
 import { internalFileContent, modelFile, modelManifest } from './routes/internalStore.ts';
 import { claimTask, finishTask, heartbeatTask, putTaskProblems, reportProgress } from './routes/internalTasks.ts';

@@ -1,64 +1,34 @@
 /** What a training backend calls: claim, heartbeat, events, checkpoints, finish. Every write carries the fencing token of its lease. */
 import type { Context } from 'hono';
 import {
-  CheckpointRequest,
   ClaimRequest,
   type ClaimResponse,
   type DataSpec,
-  EvaluationRequest,
   FinishRequest,
   type JobEvaluation,
   JobHeartbeatRequest,
-  type JobHeartbeatResponse,
   type JobSpec,
-  LEASE_HEADER,
   type LeftOut,
   TrainerEventsRequest,
 } from '../../shared/contract/backend.ts';
 import { ApiError, errorMessage } from '../../shared/contract/errors.ts';
-import type { EvaluationMetrics } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Stage } from '../../shared/contract/training.ts';
-import { newId } from '../../shared/wire/ids.ts';
-import { hex, UNSIGNED_PAYLOAD } from '../../shared/wire/signature.ts';
 import { nowMs } from '../clock.ts';
 import { type AppEnv, type Env, scheduler } from '../env.ts';
 import { stageBody } from '../files/stageBody.ts';
 import { servedModels } from '../fleet/pick.ts';
 import { liveBackends } from '../fleet/registry.ts';
-import { checkpointModelName, tunedModelName } from '../jobs/names.ts';
+import { heardBy, jobId, must, unknownJob } from '../jobs/leased.ts';
+import { tunedModelName } from '../jobs/names.ts';
 import { estimatedFinish, PACE_EVENTS } from '../jobs/pace.ts';
 import { resultFiles } from '../jobs/results.ts';
-import { LEASED, TERMINAL } from '../jobs/state.ts';
+import { LEASED } from '../jobs/state.ts';
 import { readSignedJson } from '../middleware/signed.ts';
-import { resultFile } from '../schedules/comparison.ts';
-import {
-  bestCheckpoint,
-  deletePendingEval,
-  evalsOf,
-  getEval,
-  insertEvaluation,
-  insertPendingEval,
-  kindOfStep,
-} from '../store/checkpointEvals.ts';
-import {
-  checkpointKey,
-  getCheckpoint,
-  insertCheckpoint,
-  insertModel,
-  manifestOf,
-  newestCheckpoints,
-  noteUpload,
-  pruneCheckpoints,
-  recordCheckpointFile,
-  releaseFiles,
-  strikeOwned,
-  uploadedFiles,
-} from '../store/checkpoints.ts';
+import { bestCheckpoint, evalsOf, kindOfStep } from '../store/checkpointEvals.ts';
+import { getCheckpoint, insertModel, manifestOf, newestCheckpoints, releaseFiles } from '../store/checkpoints.ts';
 import { insertEvent, recentEvents } from '../store/events.ts';
-import { auditFile, insertFile } from '../store/files.ts';
 import {
-  type Applied,
   applyToJob,
   type EndColumns,
   findJob,
@@ -69,7 +39,6 @@ import {
   setEstimatedFinish,
 } from '../store/jobs.ts';
 import { findModel } from '../store/models.ts';
-import { insertDeliveries } from '../store/webhooks.ts';
 
 /** `POST /internal/jobs/claim`: the oldest queued job this backend can train, or 204. */
 export async function claimJob(c: Context<AppEnv>): Promise<Response> {
@@ -160,15 +129,6 @@ export async function heartbeatJob(c: Context<AppEnv>): Promise<Response> {
   return c.json(heardBy(job ?? row));
 }
 
-/** What a worker hears with every answer. */
-function heardBy(job: JobRow): JobHeartbeatResponse {
-  return {
-    cancel: TERMINAL.has(job.status),
-    pause: job.status === 'pausing' || job.status === 'paused',
-    expiresAt: job.lease_expires_at ?? 0,
-  };
-}
-
 /** `POST /internal/jobs/{id}/events`. Checked and written under the lease; repeats are dropped by their keys. */
 export async function addEvents(c: Context<AppEnv>): Promise<Response> {
   const { token, events } = await readSignedJson(c, TrainerEventsRequest);
@@ -198,191 +158,6 @@ export async function addEvents(c: Context<AppEnv>): Promise<Response> {
     ],
   });
   const { job, row } = must(c, applied);
-  return c.json(heardBy(job ?? row));
-}
-
-/** `PUT /internal/jobs/{id}/checkpoints/{step}/{name}`: one blob, streamed to the store and hashed on the way. */
-export async function putCheckpointFile(c: Context<AppEnv>): Promise<Response> {
-  const token = Number(c.req.header(LEASE_HEADER) ?? Number.NaN);
-  const { id, step, name } = checkpointPath(c);
-  const row = await findJob(c.env.DB, id);
-  if (row === null) throw unknownJob(id);
-  if (row.lease_token !== token || !LEASED.has(row.status)) throw staleLease(id);
-  const bytes = Number(c.req.header('content-length') ?? Number.NaN);
-  if (!Number.isInteger(bytes) || bytes < 1 || bytes > LIMITS.jobs.maxCheckpointFileBytes || c.req.raw.body === null) {
-    throw new ApiError(
-      'request_too_large',
-      errorMessage('content-length', {
-        expected: `1 to ${LIMITS.jobs.maxCheckpointFileBytes} bytes`,
-        received: c.req.header('content-length') ?? 'nothing',
-      }),
-    );
-  }
-  const [stored, hashed] = c.req.raw.body.tee();
-  const hasher = new crypto.DigestStream('SHA-256');
-  const sized = new FixedLengthStream(bytes);
-  const key = checkpointKey(id, step, token, name);
-  // Written down before the bytes are: whatever breaks in between is found and deleted.
-  await noteUpload(c.env.DB, { jobId: id, step, token, name }, key, nowMs()).run();
-  await Promise.all([stored.pipeTo(sized.writable), hashed.pipeTo(hasher), c.env.BLOBS.put(key, sized.readable)]);
-  const sha256 = hex(new Uint8Array(await hasher.digest));
-  const signedDigest = c.req.header('x-mantis-body-sha256');
-  if (signedDigest !== UNSIGNED_PAYLOAD && signedDigest !== sha256) {
-    await c.env.BLOBS.delete(key);
-    throw new ApiError(
-      'digest_mismatch',
-      errorMessage(name, { expected: `sha256 ${signedDigest}`, received: sha256, remedy: 'Send it again.' }),
-    );
-  }
-  const [recorded] = await c.env.DB.batch([
-    recordCheckpointFile(c.env.DB, { jobId: id, step, token, name, bytes, sha256 }),
-    strikeOwned(c.env.DB, { jobId: id, step, token, name }, key),
-  ]);
-  // The lease may have gone while the bytes came.
-  if ((recorded?.meta.changes ?? 0) === 0) throw staleLease(id);
-  return c.json({ name, bytes, sha256 });
-}
-
-/** `GET` of the same path: for a resume. The newest complete checkpoint of that step is served. */
-export async function getCheckpointFile(c: Context<AppEnv>): Promise<Response> {
-  const { id, step, name } = checkpointPath(c);
-  return checkpointFile(c.env, id, step, name);
-}
-
-export async function checkpointFile(env: Env, id: string, step: number, name: string): Promise<Response> {
-  const row = await getCheckpoint(env.DB, id, step);
-  const outside = row === null ? undefined : manifestOf(row).files.find((file) => file.name === name)?.location;
-  if (outside !== undefined)
-    throw new ApiError(
-      'not_found',
-      `Job ${id}: ${JSON.stringify(name)} of step ${step} is not here but at ${outside}. Fetch it from there.`,
-    );
-  const object = row === null ? null : await env.BLOBS.get(checkpointKey(id, step, row.token, name));
-  if (object === null)
-    throw new ApiError('not_found', `Job ${id}: no file ${JSON.stringify(name)} in a checkpoint of step ${step}.`);
-  return new Response(object.body, {
-    headers: { 'content-type': 'application/octet-stream', 'content-length': String(object.size) },
-  });
-}
-
-/** `POST /internal/jobs/{id}/checkpoints`: the manifest, last. Makes the checkpoint visible and servable in one transaction with the lease. */
-export async function addCheckpoint(c: Context<AppEnv>): Promise<Response> {
-  const body = await readSignedJson(c, CheckpointRequest);
-  const id = jobId(c);
-  const row = await findJob(c.env.DB, id);
-  if (row === null) throw unknownJob(id);
-  const stored = new Map((await uploadedFiles(c.env.DB, id, body.step, body.token)).map((file) => [file.name, file]));
-  for (const { name, bytes, sha256, location } of body.files) {
-    const file = stored.get(name);
-    if (file?.bytes !== bytes || file.sha256 !== sha256 || file.location !== location) {
-      const received = file === undefined ? 'nothing' : `${file.bytes} bytes, sha256 ${file.sha256}`;
-      throw new ApiError(
-        'digest_mismatch',
-        errorMessage(name, { expected: `${bytes} bytes, sha256 ${sha256} uploaded before`, received }),
-        { param: 'files' },
-      );
-    }
-  }
-  const atMs = nowMs();
-  const checkpoint = newId('ftckpt_');
-  const { checkpoints_kept: kept } = JSON.parse(row.mantis) as StoredMantisOptions;
-  const model = checkpointModelName(tunedModelName(row, c.env.ORGANIZATION), body.step);
-  const applied = await applyToJob(c.env.DB, id, { type: 'checkpoint', token: body.token }, atMs, {
-    along: ({ sql }) => [
-      insertCheckpoint(
-        c.env.DB,
-        {
-          id: checkpoint,
-          job_id: id,
-          step: body.step,
-          token: body.token,
-          created_at: atMs,
-          metrics: JSON.stringify(body.metrics),
-          files: JSON.stringify(body.files),
-          model,
-        },
-        sql,
-      ),
-      insertModel(
-        c.env.DB,
-        {
-          id: model,
-          base: row.base_model,
-          kind: body.kind,
-          jobId: id,
-          step: body.step,
-          createdAtMs: atMs,
-          listed: false,
-        },
-        sql,
-      ),
-      // Receivers fetch its metrics: they hear of it when all of them are there.
-      ...(body.evaluates === true
-        ? [insertPendingEval(c.env.DB, { jobId: id, step: body.step, checkpoint, model, createdAtMs: atMs }, sql)]
-        : checkpointEvent(c.env, row, checkpoint, sql, atMs)),
-      ...(kept === undefined ? [] : pruneCheckpoints(c.env.DB, { id, step: body.step, keep: kept }, sql, atMs)),
-    ],
-  });
-  must(c, applied);
-  return c.json({ model });
-}
-
-function checkpointEvent(env: Env, job: JobRow, checkpoint: string, guard: string, atMs: number) {
-  const event = {
-    id: newId('evt_'),
-    tenant: job.tenant,
-    type: 'fine_tuning.job.checkpoint' as const,
-    objectId: job.id,
-    createdAtMs: atMs,
-    data: { checkpoint },
-  };
-  return insertDeliveries(env.DB, event, guard, atMs);
-}
-
-/** `POST /internal/jobs/{id}/checkpoints/{step}/evaluation`: what a checkpoint answered right, for its metrics, the events, and receivers. */
-export async function addEvaluation(c: Context<AppEnv>): Promise<Response> {
-  const body = await readSignedJson(c, EvaluationRequest);
-  const { id, step } = checkpointPath(c, 'evaluation');
-  const row = await findJob(c.env.DB, id);
-  if (row === null) throw unknownJob(id);
-  const pending = await getEval(c.env.DB, id, step);
-  // The answer to the first report may have been lost.
-  if (pending === null && body.metrics === null) return c.json(heardBy(row));
-  if (pending === null)
-    throw new ApiError('not_found', `Job ${id}: no checkpoint of step ${step} waits for an evaluation.`);
-  const atMs = nowMs();
-  const { metrics } = body;
-  const file = body.outcomes === null ? null : resultFile(row.tenant, id, body.outcomes);
-  const applied = await applyToJob(c.env.DB, id, { type: 'heartbeat', token: body.token }, atMs, {
-    along: ({ sql, revision }) => [
-      ...(file === null
-        ? []
-        : [
-            ...insertFile(c.env.DB, file, sql),
-            auditFile(c.env.DB, { tenant: row.tenant, keyId: 'system', requestId: null }, file, sql),
-          ]),
-      ...(metrics === null
-        ? [deletePendingEval(c.env.DB, id, step, sql)]
-        : [
-            ...insertEvaluation(c.env.DB, { jobId: id, step, metrics, fileId: file?.id ?? null, atMs }, sql),
-            insertEvent(
-              c.env.DB,
-              {
-                jobId: id,
-                key: `eval-${step}`,
-                createdAtMs: atMs,
-                level: 'info',
-                message: evaluationMessage(step, metrics),
-                type: 'metrics',
-                data: { step, total_steps: body.totalSteps, ...metrics },
-              },
-              revision,
-            ),
-          ]),
-      ...(pending.evaluated_at === null ? checkpointEvent(c.env, row, pending.checkpoint, sql, atMs) : []),
-    ],
-  });
-  const { job } = must(c, applied);
   return c.json(heardBy(job ?? row));
 }
 
@@ -456,10 +231,6 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
   return c.json({ status: (done.job ?? done.row).status });
 }
 
-function jobId(c: Context<AppEnv>): string {
-  return c.req.param('id') ?? '';
-}
-
 /** Which checkpoint the job's model is made of, where the best one was asked for. */
 function keptEvent(
   db: D1Database,
@@ -478,22 +249,7 @@ function keptEvent(
   return insertEvent(db, { ...event, message, type: 'message', data }, revision);
 }
 
-const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
-
-function evaluationMessage(step: number, metrics: EvaluationMetrics): string {
-  const [low, high] = metrics.eval_interval;
-  const [worst, most] = metrics.eval_difference_interval;
-  const points = (share: number) => `${share < 0 ? '−' : '+'}${Math.abs(100 * share).toFixed(1)}`;
-  const groups = metrics.eval_groups === metrics.eval_examples ? '' : ` in ${metrics.eval_groups} groups`;
-  const textOnly =
-    metrics.eval_text_only_accuracy === undefined
-      ? ''
-      : ` Without pictures ${percent(metrics.eval_text_only_accuracy)}.`;
-  return (
-    `Step ${step}: ${percent(metrics.eval_accuracy)} of ${metrics.eval_examples} held-out examples${groups} right (${percent(low)} … ${percent(high)}), ` +
-    `${points(metrics.eval_difference)} points (${points(worst)} … ${points(most)}) to the model before it.${textOnly}`
-  );
-}
+export const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
 /** `PUT /internal/jobs/{id}/staged`: a stream under the lease; its bytes belong to nobody until a call names them. */
 export async function stageJobFile(c: Context<AppEnv>): Promise<Response> {
@@ -501,36 +257,4 @@ export async function stageJobFile(c: Context<AppEnv>): Promise<Response> {
   const row = await findJob(c.env.DB, id);
   if (row === null) throw unknownJob(id);
   return c.json(await stageBody(c, row.tenant, 'outcomes'));
-}
-
-function checkpointPath(c: Context<AppEnv>, fixedName?: string): { id: string; step: number; name: string } {
-  const step = Number(c.req.param('step'));
-  const name = fixedName ?? c.req.param('name') ?? '';
-  if (!Number.isInteger(step) || step < 0)
-    throw new ApiError(
-      'invalid_value',
-      errorMessage('step', { expected: 'an integer from 0', received: c.req.param('step') ?? '' }),
-    );
-  if (!/^[A-Za-z0-9_][\w.-]{0,127}$/.test(name))
-    throw new ApiError(
-      'invalid_value',
-      errorMessage('name', { expected: 'a plain file name', received: JSON.stringify(name.slice(0, 64)) }),
-    );
-  return { id: jobId(c), step, name };
-}
-
-function must(c: Context<AppEnv>, applied: Applied | null): Applied {
-  if (applied === null) throw unknownJob(jobId(c));
-  if (applied.outcome.kind === 'stale') throw staleLease(jobId(c));
-  if (applied.outcome.kind === 'refused')
-    throw new ApiError('invalid_state', `Job ${jobId(c)}: ${applied.outcome.reason}.`);
-  return applied;
-}
-
-function unknownJob(id: string): ApiError {
-  return new ApiError('job_not_found', `No job ${JSON.stringify(id.slice(0, 64))}.`);
-}
-
-function staleLease(id: string): ApiError {
-  return new ApiError('stale_lease', `Job ${id}: the lease is not the newest one. Stop working on it.`);
 }

@@ -6,7 +6,7 @@ import type { AppEnv } from '../env.ts';
 import { findFile } from '../store/files.ts';
 import { findModel, findModelRow } from '../store/models.ts';
 import { contentOf, fileNotFound } from './files.ts';
-import { checkpointFile } from './internalJobs.ts';
+import { checkpointFile } from './internalCheckpoints.ts';
 
 /** `GET /internal/files/{id}/content`. */
 export async function internalFileContent(c: Context<AppEnv>): Promise<Response> {
