@@ -15,7 +15,7 @@ const RUN = 'evalrun_1';
 const NOW = 1_000_000;
 
 let db: Awaited<ReturnType<typeof openD1>>;
-const d1 = () => db as unknown as D1Database;
+const d1 = () => db as unknown as Parameters<typeof insertEval>[0];
 before(async () => {
   db = await openD1();
 });
