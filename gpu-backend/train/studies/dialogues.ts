@@ -1,14 +1,14 @@
 import { eachQuestion } from '../nano/each.ts';
 import { randomSet } from '../nano/generate.ts';
 import { BalancedClaims } from '../nano/grammar.ts';
-import { describeQuestion, perceptionQuestion, type Question, truthChoices, truthText } from '../nano/perception.ts';
+import { describeQuestion, perceptionQuestion, type Question } from '../nano/perception.ts';
 import { Rng } from '../nano/random.ts';
 import type { Box } from '../nano/scene.ts';
 import { randomSequence } from '../nano/sequence.ts';
 import { comparison, coreference, reasoning, type Skill, temporal } from '../nano/skills.ts';
 import type { Dialogue } from './forms.ts';
 
-/** What a dialogue is about: what is in one picture, statements about one picture, or one of the four skills over two or three. */
+/** What a dialogue is about: what is in one picture, told or asked, or one of the four skills over two or three. */
 export type Topic = 'caption' | 'single' | Skill;
 
 /** Topics and how often each is drawn. */
@@ -22,6 +22,9 @@ const setSizes = [2, 3, 3] as const;
 const questionsPerDialogue = 6;
 /** Share of a skill's questions that are answered image by image, which teaches attributes far quicker than true or false (each.ts). */
 const eachShare = 0.35;
+
+/** So often a question is drawn again that is answered with true or false. */
+const directTries = 16;
 
 /** Held-out questions come from seeds above all training seeds, which are below 2^32. */
 const heldOutSeed = 0x57ed_0000_0001;
@@ -38,6 +41,16 @@ interface Scene {
   readonly ask: (rng: Rng) => Question;
   /** Questions there are to ask; fewer for what happens in one sequence. */
   readonly count: number;
+}
+
+/**
+ * A question that is answered with a count, a color or the number of an image wherever there is one: true or false is one bit a
+ * question, and in the minutes of a study no arm would learn anything from it.
+ */
+function direct(ask: () => Question): Question {
+  let question = ask();
+  for (let i = 0; i < directTries && question.choices?.[0] === 'true'; i++) question = ask();
+  return question;
 }
 
 /** Draws dialogues and held-out questions; each depends on its seed and number alone. */
@@ -73,7 +86,7 @@ export class Questions {
   private scene(rng: Rng, topic: Topic): Scene {
     if (topic === 'temporal') {
       const sequence = randomSequence(rng, rng.pick(setSizes), 'tower');
-      return { boxes: sequence.frames, ask: (r) => temporal(r, sequence), count: questionsPerDialogue };
+      return { boxes: sequence.frames, ask: (r) => direct(() => temporal(r, sequence)), count: questionsPerDialogue };
     }
     const isOne = topic === 'caption' || topic === 'single';
     const boxes = randomSet(rng, 'tower', isOne ? 1 : rng.pick(setSizes));
@@ -86,21 +99,16 @@ export class Questions {
               ? eachQuestion(r, boxes)
               : perceptionQuestion(r, boxes);
         case 'single':
-          return r.chance(0.5) ? this.statement(r, boxes) : perceptionQuestion(r, boxes);
+          return perceptionQuestion(r, boxes);
         case 'coreference':
-          return coreference(r, boxes, this.claims);
+          return direct(() => coreference(r, boxes, this.claims));
         case 'comparison':
-          return comparison(r, boxes, this.claims);
+          return direct(() => comparison(r, boxes, this.claims));
         case 'reasoning':
-          return reasoning(r, boxes, this.claims);
+          return direct(() => reasoning(r, boxes, this.claims));
       }
     };
     return { boxes, ask, count: questionsPerDialogue };
-  }
-
-  private statement(rng: Rng, boxes: readonly Box[]): Question {
-    const { text, truth } = this.claims.statement(rng, boxes);
-    return { user: text, answer: truthText(truth), choices: truthChoices };
   }
 }
 

@@ -26,7 +26,7 @@ const arm = (id: string, title: string, mix: Mix, form: Form = SEQUENCE): Arm =>
 /** A row that asks an arm in the form it was trained in. */
 const rowOf = ({ id, title }: Arm, form: Form = SEQUENCE): Row => ({ id, title, arm: id, form });
 
-const DEFAULT_BUDGET = { steps: 600, startSteps: 600, items: 500 } as const;
+const DEFAULT_BUDGET = { steps: 1000, startSteps: 400, items: 500 } as const;
 
 function interleaved(): Study {
   const sequence = arm('sequence', 'one by one', SETS, SEQUENCE);
