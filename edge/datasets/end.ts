@@ -1,5 +1,6 @@
 /** The end of a validation: its result as it is stored, and what is written in the same transaction. */
-import { type TaskFinishRequest, ValidateResult, type ValidateTask } from '../../shared/contract/backend.ts';
+import type { TaskFinishRequest, ValidateTask } from '../../shared/contract/backend.ts';
+import { ValidateResult } from '../../shared/contract/taskResults.ts';
 import { nowMs } from '../clock.ts';
 import type { Env } from '../env.ts';
 import { fileOf } from '../files/adopt.ts';

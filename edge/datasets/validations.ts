@@ -1,7 +1,8 @@
 /** Dataset validations as clients see them: tasks of the kind `validate`, with the report that lies beside them. */
-import { ValidateResult } from '../../shared/contract/backend.ts';
+
 import type { DatasetReport, DatasetValidation, ValidationProgress } from '../../shared/contract/datasets.ts';
 import type { JobError } from '../../shared/contract/jobs.ts';
+import { ValidateResult } from '../../shared/contract/taskResults.ts';
 import type { Env } from '../env.ts';
 import type { TaskRow } from '../store/tasks.ts';
 

@@ -2,9 +2,10 @@
  * Moves jobs on whose validation has ended. The end of a task and the change of its job are two transactions: what is lost between them the sweeper finds,
  * and doing it twice changes nothing.
  */
-import { ValidateResult, type ValidateTask } from '../../shared/contract/backend.ts';
+import type { ValidateTask } from '../../shared/contract/backend.ts';
 import type { DataName, DatasetReport } from '../../shared/contract/datasets.ts';
 import type { Hyperparameters, JobError } from '../../shared/contract/jobs.ts';
+import { ValidateResult } from '../../shared/contract/taskResults.ts';
 import { decideStages, type StageDraft } from '../../shared/contract/training.ts';
 import { nowMs } from '../clock.ts';
 import type { Env } from '../env.ts';

@@ -1,5 +1,6 @@
 /** The end of a comparison: its files come to be with it, and belong to the run that asked for it. */
-import { CompareResult, type StagedFile, type TaskFinishRequest } from '../../shared/contract/backend.ts';
+import type { StagedFile, TaskFinishRequest } from '../../shared/contract/backend.ts';
+import { CompareResult } from '../../shared/contract/taskResults.ts';
 import { nowMs } from '../clock.ts';
 import type { Env } from '../env.ts';
 import { fileOf } from '../files/adopt.ts';

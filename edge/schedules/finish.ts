@@ -1,9 +1,10 @@
 /** A run's end: what follows when its job, and then its comparison, has ended. */
-import { CompareResult, type CompareTask } from '../../shared/contract/backend.ts';
+import type { CompareTask } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { JobError } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Gate, GateDecision } from '../../shared/contract/schedules.ts';
+import { CompareResult } from '../../shared/contract/taskResults.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { forgetAlias } from '../aliases/target.ts';
 import { dataSpecOf } from '../datasets/spec.ts';

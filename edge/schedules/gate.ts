@@ -1,9 +1,9 @@
 /** Whether a new model takes an alias over: a pure rule over a paired comparison, said with its numbers. */
 
 import type { Comparison } from '../../shared/contract/aliases.ts';
-import type { CompareResult } from '../../shared/contract/backend.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Gate, GateDecision } from '../../shared/contract/schedules.ts';
+import type { CompareResult } from '../../shared/contract/taskResults.ts';
 
 /**
  * Promotes where both hold: the interval's lower bound ≥ −margin (the new model is, at that confidence, not worse by more than the margin), and the

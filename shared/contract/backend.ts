@@ -3,7 +3,7 @@
  * camelCase, times Unix milliseconds where named `…At` or `…Ms`.
  */
 import * as z from 'zod/mini';
-import { DataName, DatasetReport, Subset, ValidationProgress } from './datasets.ts';
+import { DataName, Subset, ValidationProgress } from './datasets.ts';
 import { EvaluateTask } from './evalTask.ts';
 import { CheckpointMetrics, EvaluationMetrics, JobError } from './jobs.ts';
 import { LIMITS } from './limits.ts';
@@ -444,7 +444,7 @@ export type TaskSpec = z.infer<typeof TaskSpec>;
 export const TaskClaim = z.object({ id: z.string(), tenant: z.string(), spec: TaskSpec, lease: Lease });
 export type TaskClaim = z.infer<typeof TaskClaim>;
 
-/** `POST /internal/tasks/{id}/finish`. `result` is JSON that the task's kind defines: `ValidateResult`, `CompareResult`. */
+/** `POST /internal/tasks/{id}/finish`. `result` is JSON that the task's kind defines (taskResults.ts). */
 export const TaskFinishRequest = z.object({
   token: z.int(),
   status: z.enum(['succeeded', 'failed', 'released']),
@@ -455,35 +455,3 @@ export type TaskFinishRequest = z.infer<typeof TaskFinishRequest>;
 
 /** `POST /internal/tasks/{id}/progress`. */
 export const TaskProgressRequest = z.object({ token: z.int(), progress: ValidationProgress });
-
-export const ValidateResult = z.object({
-  report: DatasetReport,
-  leftOut: LeftOut,
-  trainingExamples: z.array(z.int()),
-  /** All problems, as JSON Lines, where there are more than the report lists: sent before, becomes a file with the result. */
-  allProblems: z.nullable(StagedObject),
-});
-export type ValidateResult = z.infer<typeof ValidateResult>;
-
-/** Counts of a paired comparison by exact answers. */
-export const CompareResult = z.object({
-  examples: z.int(),
-  /** Groups of questions that depend on each other. */
-  groups: z.optional(z.int()),
-  /** The smallest difference that so many questions show four times of five. */
-  detectableDifference: z.optional(z.nullable(z.number())),
-  /** Every question with both answers, and the report. */
-  files: z.optional(z.array(StagedFile)),
-  currentRight: z.int(),
-  candidateRight: z.int(),
-  /** Right by the one and wrong by the other. */
-  onlyCurrent: z.int(),
-  onlyCandidate: z.int(),
-  /** Accuracy of the candidate less that of the current model, and its interval at the task's confidence. */
-  difference: z.number(),
-  interval: z.tuple([z.number(), z.number()]),
-  confidence: z.number(),
-  /** Exact two-sided sign test (McNemar). */
-  pValue: z.number(),
-});
-export type CompareResult = z.infer<typeof CompareResult>;

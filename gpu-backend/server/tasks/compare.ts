@@ -1,11 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import {
-  type CompareResult,
-  type CompareTask,
-  type StagedFile,
-  StagedObject,
-} from '../../../shared/contract/backend.ts';
+import { type CompareTask, type StagedFile, StagedObject } from '../../../shared/contract/backend.ts';
+import type { CompareResult } from '../../../shared/contract/taskResults.ts';
 import type { ModelService } from '../../engine/service.ts';
 import { compareHeldOut, outcomeLines } from '../../eval/held-out.ts';
 import type { EvalItem } from '../../eval/task.ts';

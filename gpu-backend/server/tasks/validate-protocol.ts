@@ -1,6 +1,7 @@
 /** Messages between the server and the child process that validates data; they cross the IPC channel by structured clone. */
-import type { ValidateResult, ValidateTask } from '../../../shared/contract/backend.ts';
+import type { ValidateTask } from '../../../shared/contract/backend.ts';
 import type { ValidationProgress } from '../../../shared/contract/datasets.ts';
+import type { ValidateResult } from '../../../shared/contract/taskResults.ts';
 
 export interface ValidateStart {
   readonly type: 'start';

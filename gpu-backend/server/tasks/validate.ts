@@ -1,6 +1,7 @@
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import type { ValidateResult, ValidateTask } from '../../../shared/contract/backend.ts';
+import type { ValidateTask } from '../../../shared/contract/backend.ts';
+import type { ValidateResult } from '../../../shared/contract/taskResults.ts';
 import type { TaskHandler } from '../task-runner.ts';
 import type { FromValidator, ValidateStart } from './validate-protocol.ts';
 

@@ -3,10 +3,11 @@
  * take. Constant memory: of an example and of a picture a few bytes stay, pictures and texts lie on disk.
  */
 import { join } from 'node:path';
-import type { LeftOut, ValidateResult } from '../../../shared/contract/backend.ts';
+import type { LeftOut } from '../../../shared/contract/backend.ts';
 import type { DataName, DatasetReport, TrainingEstimate } from '../../../shared/contract/datasets.ts';
 import { errorMessage } from '../../../shared/contract/facts.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
+import type { ValidateResult } from '../../../shared/contract/taskResults.ts';
 import { decideStages, type Stage } from '../../../shared/contract/training.ts';
 import { expectedWeights, readConfig } from '../../models/load.ts';
 import { importData } from '../data/import.ts';

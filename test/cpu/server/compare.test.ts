@@ -10,8 +10,9 @@ import type { ModelService } from '../../../gpu-backend/engine/service.ts';
 import type { EdgeClient } from '../../../gpu-backend/server/edge-client.ts';
 import { TaskFailure } from '../../../gpu-backend/server/task-runner.ts';
 import { compareHandler } from '../../../gpu-backend/server/tasks/compare.ts';
-import type { CompareResult, CompareTask, GenerateRequest } from '../../../shared/contract/backend.ts';
+import type { CompareTask, GenerateRequest } from '../../../shared/contract/backend.ts';
 import { ApiError } from '../../../shared/contract/errors.ts';
+import type { CompareResult } from '../../../shared/contract/taskResults.ts';
 
 const TENANT = 'a'.repeat(32);
 const dir = await mkdtemp(join(tmpdir(), 'mantis-compare-'));

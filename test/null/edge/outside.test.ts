@@ -101,6 +101,6 @@ test('a row says what its event says, and nothing that could break it', () => {
     padding_share: 0,
     total_steps: 9,
   };
-  assert.equal(metricsRow(all), '3,0.25,0.5,0.75,0.125,1,lora,2,0.0001,2,100,40,1234.5,0\n');
+  assert.equal(metricsRow(all), '3,0.25,0.5,0.75,0.125,1,lora,2,0.0001,2,100,40,1234.5,0,,,,,,,\n');
   assert.equal(metricsRow({ train: 'a,b\n', step: '7' }), `${','.repeat(METRIC_COLUMNS.length - 1)}\n`);
 });

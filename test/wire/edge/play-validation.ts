@@ -1,7 +1,8 @@
 /** Plays the backend that validates data, through the inner protocol only: what it finds is what the test says. */
 import assert from 'node:assert/strict';
-import type { TaskClaim, ValidateResult } from '../../../shared/contract/backend.ts';
+import type { TaskClaim } from '../../../shared/contract/backend.ts';
 import type { DataSummary, DatasetProblem } from '../../../shared/contract/datasets.ts';
+import type { ValidateResult } from '../../../shared/contract/taskResults.ts';
 import type { Installation } from './installation.ts';
 
 const spread = { total: 0, min: 0, median: 0, p95: 0, max: 0 };

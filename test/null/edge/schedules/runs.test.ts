@@ -9,8 +9,9 @@ import { deleteModel } from '../../../../edge/store/models.ts';
 import { insertManualRun, showRun } from '../../../../edge/store/scheduleRuns.ts';
 import { changeSchedule, getSchedule } from '../../../../edge/store/schedules.ts';
 import { findTask } from '../../../../edge/store/tasks.ts';
-import type { CompareResult, CompareTask } from '../../../../shared/contract/backend.ts';
+import type { CompareTask } from '../../../../shared/contract/backend.ts';
 import { ApiError } from '../../../../shared/contract/errors.ts';
+import type { CompareResult } from '../../../../shared/contract/taskResults.ts';
 import { ACTOR, makeWorld, TENANT, type World } from './world.ts';
 
 const MINUTE = 60_000;
