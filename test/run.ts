@@ -9,6 +9,7 @@ import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { dirname, join, relative } from 'node:path';
 import { run } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { builtBackend } from '../deploy/bundle-backend.ts';
 import {
@@ -91,7 +92,7 @@ async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSi
   }
   turnTo(undefined);
   console.log(dim(`  ${seconds(performance.now() - startedAt)}`));
-  refuseStrays(tier.name, tally);
+  await refuseStrays(tier.name, tally);
 
   function passed(test: TestEvent): void {
     if (test.nesting === 0) progressOf(test.file ?? test.name).durationMs += test.details.duration_ms;
@@ -143,9 +144,17 @@ function printFile(file: string, seen: FileProgress): void {
   console.log(`  ${mark} ${relative(testRoot, file)} ${dim(counts.join(', '))}`);
 }
 
+/** What a child whose parent has just ended is given to notice it: esbuild's service reads the end of its input. */
+const STRAY_GRACE_MS = 3_000;
+
 /** A tier that leaves a process behind has failed, whatever its tests say. */
-function refuseStrays(tierName: string, tally: Tally): void {
-  const strays = findStrays(mark, new Set([process.pid]));
+async function refuseStrays(tierName: string, tally: Tally): Promise<void> {
+  const untilMs = performance.now() + STRAY_GRACE_MS;
+  let strays = findStrays(mark, new Set([process.pid]));
+  while (strays.length > 0 && performance.now() < untilMs) {
+    await sleep(100);
+    strays = findStrays(mark, new Set([process.pid]));
+  }
   if (strays.length === 0) return;
   killStrays(strays);
   const detail = strays.map(({ pid, command }) => `${pid} ${command.slice(0, 200)}`).join('\n');

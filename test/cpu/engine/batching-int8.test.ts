@@ -50,5 +50,6 @@ it('short rows answer the same beside long ones, where the decoder is another gr
   const { answers, tokensPerRun } = await answersTogether(runner, questions, { classBounds: [] });
   await runner.dispose();
   assert.deepEqual(answers, alone);
-  assert.ok(tokensPerRun > 2, `${tokensPerRun} tokens a run`);
+  // Answers of one word have two tokens, so more than one a run means that rows ran together.
+  assert.ok(tokensPerRun > 1.5, `${tokensPerRun} tokens a run`);
 });
