@@ -18,8 +18,9 @@ const turn = (images, statement) => ({
   content: [...images.map((id) => ({ type: 'image_url', image_url: { url: id } })), { type: 'text', text: statement }],
 });
 const upload = async (facts) => {
-  const lines = facts.map(([images, statement, answer]) =>
-    JSON.stringify({ messages: [turn(images, statement), { role: 'assistant', content: answer }] }),
+  // Lines about the same pictures count as one observation, unless they say that each is a group of its own.
+  const lines = facts.map(([images, statement, answer], i) =>
+    JSON.stringify({ group: `${i}`, messages: [turn(images, statement), { role: 'assistant', content: answer }] }),
   );
   const file = await toFile(Buffer.from(lines.join('\n')), 'facts.jsonl');
   return (await client.files.create({ file, purpose: 'fine-tune' })).id;
@@ -57,7 +58,7 @@ const schedule = await client.post('/schedules', {
       model,
       training_file: dataset.id,
       seed: 1,
-      hyperparameters: { n_epochs: 24, batch_size: 4, learning_rate_multiplier: 2 },
+      hyperparameters: { n_epochs: 24, batch_size: 4 },
     },
     alias: 'facts',
     gate: {

@@ -29,7 +29,7 @@ console.log(
 );
 
 // Several answers to one prompt. The pictures are read once; the same seed gives the same answers.
-const several = { n: 3, seed: 1, temperature: 1.5, min_p: 0.05 };
+const several = { n: 3, seed: 1, temperature: 2 };
 const first = await ask('describe image 1', several);
 const again = await ask('describe image 1', several);
 console.log(new Set(textsOf(first)).size > 1, String(textsOf(first)) === String(textsOf(again)));
