@@ -33,11 +33,16 @@ export function decideGate(gate: Pick<Gate, 'margin' | 'min_difference'>, compar
   };
 }
 
+/** Fewer groups say little about their spread, however many examples they hold. */
+const FEW_GROUPS = 10;
+
 /** What so many questions cannot tell, in words. */
 function power({ examples, groups, detectable_difference: least }: Comparison): string {
-  if (least == null) return '';
   const count =
     groups === undefined || groups === examples ? `${examples} examples` : `${examples} examples in ${groups} groups`;
+  if (groups !== undefined && groups < examples && groups < FEW_GROUPS)
+    return ` ${count} are few observations: lines about the same pictures count as one. Hold out more pictures, or give each line a \`group\` of its own.`;
+  if (least == null) return '';
   return ` With ${count}, a difference under ${(100 * least).toFixed(1)} points cannot be seen reliably (80 % power).`;
 }
 

@@ -153,7 +153,7 @@ export function compareHeldOut(
     : null;
   const { standardError } = run;
   const detectable =
-    standardError === null || standardError === 0
+    standardError === null || standardError < 1e-9
       ? null
       : powerOf({ standardError, items: examples, clusters: groups }, { confidence }).smallestDifference;
   const asked = [...after.values()];

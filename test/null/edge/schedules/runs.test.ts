@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { comparisonEnd } from '../../../../edge/schedules/comparison.ts';
+import { decideGate } from '../../../../edge/schedules/gate.ts';
 import { startRun } from '../../../../edge/schedules/start.ts';
 import { changeToReturnTo, getAlias, moveAlias } from '../../../../edge/store/aliases.ts';
 import { getFile } from '../../../../edge/store/files.ts';
@@ -238,6 +239,28 @@ test('a gate says what so many examples cannot show, and leaves its files with t
   assert.deepEqual([shown.gate?.comparison.groups, shown.gate?.comparison.detectable_difference], [20, 0.214]);
   const file = await getFile(world.env.DB, TENANT, shown.result_files[0] ?? '');
   assert.deepEqual([shown.result_files.length, file?.filename, file?.purpose], [1, 'report.html', 'fine-tune-results']);
+});
+
+test('a gate over a few pictures says that lines about the same ones count as one', () => {
+  const comparison = {
+    current: 'a',
+    candidate: 'b',
+    examples: 8,
+    groups: 2,
+    current_right: 0,
+    candidate_right: 8,
+    only_current: 0,
+    only_candidate: 8,
+    difference: 1,
+    interval: [-0.5, 1] as [number, number],
+    confidence: 0.95,
+    p_value: 0.5,
+    detectable_difference: null,
+  };
+  const { promote, explanation } = decideGate({}, comparison);
+  assert.equal(promote, false);
+  assert.match(explanation, /8 examples in 2 groups are few observations.*give each line a `group` of its own/);
+  assert.doesNotMatch(decideGate({}, { ...comparison, groups: 8 }).explanation, /few observations/);
 });
 
 test('a schedule that was given another held-out file since is judged by that one, else by what was validated with the job', async () => {
