@@ -9,8 +9,8 @@ import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { dirname, join, relative } from 'node:path';
 import { run } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { stop as stopEsbuild } from 'esbuild';
 import { builtBackend } from '../deploy/bundle-backend.ts';
 import {
   describeError,
@@ -92,7 +92,7 @@ async function runTier({ tier, files }: Selection, tally: Tally, signal: AbortSi
   }
   turnTo(undefined);
   console.log(dim(`  ${seconds(performance.now() - startedAt)}`));
-  await refuseStrays(tier.name, tally);
+  refuseStrays(tier.name, tally);
 
   function passed(test: TestEvent): void {
     if (test.nesting === 0) progressOf(test.file ?? test.name).durationMs += test.details.duration_ms;
@@ -144,17 +144,9 @@ function printFile(file: string, seen: FileProgress): void {
   console.log(`  ${mark} ${relative(testRoot, file)} ${dim(counts.join(', '))}`);
 }
 
-/** What a child whose parent has just ended is given to notice it: esbuild's service reads the end of its input. */
-const STRAY_GRACE_MS = 3_000;
-
 /** A tier that leaves a process behind has failed, whatever its tests say. */
-async function refuseStrays(tierName: string, tally: Tally): Promise<void> {
-  const untilMs = performance.now() + STRAY_GRACE_MS;
-  let strays = findStrays(mark, new Set([process.pid]));
-  while (strays.length > 0 && performance.now() < untilMs) {
-    await sleep(100);
-    strays = findStrays(mark, new Set([process.pid]));
-  }
+function refuseStrays(tierName: string, tally: Tally): void {
+  const strays = findStrays(mark, new Set([process.pid]));
   if (strays.length === 0) return;
   killStrays(strays);
   const detail = strays.map(({ pid, command }) => `${pid} ${command.slice(0, 200)}`).join('\n');
@@ -186,7 +178,11 @@ const signal = AbortSignal.timeout(RUN_TIMEOUT_MS);
 setMaxListeners(0, signal);
 const selections = select(testRoot, process.argv.slice(2));
 // Once, before two files need it at the same time: backends and the command line start from it.
-if (selections.some(({ tier }) => tier.name === 'cpu' || tier.name === 'wire')) await builtBackend().catch(() => {});
+if (selections.some(({ tier }) => tier.name === 'cpu' || tier.name === 'wire')) {
+  await builtBackend().catch(() => {});
+  // Its service is a child of this process and would be taken for one that a test has left behind.
+  await stopEsbuild();
+}
 for (const selection of selections) {
   if (signal.aborted) {
     tally.failures.push({

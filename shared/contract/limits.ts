@@ -1,3 +1,5 @@
+import { EVAL_LIMITS } from './evalLimits.ts';
+
 /**
  * Every number that bounds a request, in one place. Edge and backend enforce these, `/openapi.json` and `GET /v1/limits` publish them, tests
  * try each at limit and limit + 1. Bytes are bytes, `…Ms` milliseconds, `…S` seconds. Limits that depend on the model (context, images per
@@ -229,48 +231,7 @@ export const LIMITS = {
     defaultGateMargin: 0.05,
     defaultGateConfidence: 0.95,
   },
-  evals: {
-    maxPerTenant: 1_000,
-    maxNameChars: 256,
-    /** Testing criteria of one evaluation, and graders within a formula. */
-    maxCriteria: 32,
-    maxFormulaGraders: 16,
-    maxFormulaChars: 1_024,
-    /** One text of a template, and the references and texts between them that it may be made of. */
-    maxTemplateChars: 65_536,
-    maxTemplatePieces: 256,
-    maxPromptMessages: 64,
-    maxLabels: 100,
-    maxLabelChars: 256,
-    /** A schema of items as JSON, schemas within each other, and steps in which one item is checked. */
-    maxSchemaBytes: 65_536,
-    maxSchemaDepth: 32,
-    maxSchemaSteps: 100_000,
-    /** Lines of `file_content`, and of a file with the purpose `evals`. */
-    maxInlineItems: 1_000,
-    maxItems: 50_000,
-    maxFileBytes: 200 * MIB,
-    maxLineBytes: 20 * MIB,
-    /** One line (item and given answer) as JSON, pictures in data URLs not counted: it is kept with its result. */
-    maxItemBytes: 65_536,
-    /** All text of one question, once its templates are filled in: likewise. */
-    maxPromptChars: 262_144,
-    maxBenchmarkFiles: 64,
-    /** Orders of pictures in which a question is asked. */
-    maxVariants: 24,
-    /** Runs of one tenant that have not ended. */
-    maxPendingRuns: 20,
-    /** Answers that a run has under way at once in one backend. */
-    itemsInFlight: 16,
-    /** Results go to the edge so many at once, so many bytes at once, and after so long. */
-    maxResultsPerCall: 64,
-    maxResultBytes: MIB,
-    tellEveryMs: 500,
-    /** A report, as JSON or HTML. */
-    maxReportBytes: 64 * MIB,
-    /** Results of a run are kept so long after its end; then the run deletes itself. */
-    keepMs: 180 * 24 * 3_600_000,
-  },
+  evals: EVAL_LIMITS,
   aliases: {
     maxPerTenant: 1_000,
     maxNameChars: 64,
