@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import type { TaskOptions } from '../eval/options.ts';
 import { taskFactories, taskNamed } from '../eval/registry.ts';
 import { PAPER_DEMONSTRATION, type PromptForm } from '../eval/run/prompt-form.ts';
@@ -34,8 +35,9 @@ export async function openTask(
     if (name !== SKILLS && flags.data.length === 0)
       throw new Error(`${task.title} is read from your own files: name them with --data (repeatable)`);
     const records = await task.open({
-      paths: flags.data,
-      ...(flags.imageFolder === undefined ? {} : { imageFolder: flags.imageFolder }),
+      // Readers join names of pictures to these, so they must mean the same wherever they are read.
+      paths: flags.data.map((path) => resolve(path)),
+      ...(flags.imageFolder === undefined ? {} : { imageFolder: resolve(flags.imageFolder) }),
       ...(flags.split === undefined ? {} : { split: flags.split }),
       ...(flags.limit === undefined ? {} : { limit: flags.limit }),
     });
