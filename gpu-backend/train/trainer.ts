@@ -106,14 +106,6 @@ export function countCorrect(logits: Tensor | undefined, targets: Int32Array): n
   return correct;
 }
 
-/** Applies the gradients that a state holds: see `ParameterState.update`. */
-export interface Optimizer {
-  update(
-    learningRate: (name: string) => number,
-    options: { readonly maxNorm: number; readonly decay?: DecayRule },
-  ): Promise<{ norm: number; applied: boolean }>;
-}
-
 export interface TrainOptions {
   readonly state: ParameterState;
   readonly computer: GradientComputer;
@@ -126,8 +118,6 @@ export interface TrainOptions {
   readonly rateFactor?: (name: string) => number;
   readonly adamw?: Partial<AdamWOptions>;
   readonly decay?: DecayRule;
-  /** Makes the updates instead of AdamW (which has its options itself, then). */
-  readonly optimizer?: Optimizer;
   /** Largest global gradient norm. Default 1. */
   readonly maxNorm?: number;
   /** Largest micro-batch, tokens with padding. Default 1500. */
@@ -257,7 +247,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     upcoming?.catch(() => {});
     const { totals, microBatchTokens } = await computing;
     const learningRate = options.learningRate(step) * (progress.rateScale ?? 1);
-    const { norm, applied } = await update(options, totals, learningRate);
+    const { norm, applied } = update(options, totals, learningRate);
     if (applied && options.averageDecay !== undefined) state.updateAverages(options.averageDecay);
     progress = {
       ...progress,
@@ -304,18 +294,13 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
 }
 
 /** One step from the gradients held; none where the loss or a gradient is not finite. */
-async function update(
-  { state, rateFactor, maxNorm = 1, adamw, decay, optimizer }: TrainOptions,
+function update(
+  { state, rateFactor, maxNorm = 1, adamw, decay }: TrainOptions,
   totals: StepTotals,
   learningRate: number,
-): Promise<{ norm: number; applied: boolean }> {
+): { norm: number; applied: boolean } {
   faultPoint('update');
   if (!Number.isFinite(totals.loss)) return { norm: state.gradientNorm(), applied: false };
-  if (optimizer !== undefined)
-    return await optimizer.update((name) => learningRate * (rateFactor?.(name) ?? 1), {
-      maxNorm,
-      ...(decay === undefined ? {} : { decay }),
-    });
   return state.update(rateFactor === undefined ? learningRate : (name) => learningRate * rateFactor(name), {
     maxNorm,
     ...(adamw === undefined ? {} : { adamw }),

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { VlmConfig } from '../../models/config.ts';
 import { trainGraph } from '../../models/train-graph.ts';
 import { loadNewestCheckpoint, type Progress, saveCheckpoint } from '../checkpoint.ts';
-import { MuonState, preparing } from '../nano/muon.ts';
+import { MuonState, preparing } from '../muon.ts';
 import { ParallelComputer } from '../parallel.ts';
 import { learningRateAt, progressOf } from '../schedule.ts';
 import { ParameterState } from '../state.ts';

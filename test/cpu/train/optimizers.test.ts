@@ -6,7 +6,7 @@ import { Graph } from '../../../gpu-backend/graph/graph.ts';
 import { f32, Session, scalarTensor, type Tensor } from '../../../gpu-backend/runtime/session.ts';
 import { ADAMW_DEFAULTS } from '../../../gpu-backend/train/adamw.ts';
 import { appendAdamW } from '../../../gpu-backend/train/adamw-graph.ts';
-import { isHiddenMatrix, MUON_DEFAULTS, Muon } from '../../../gpu-backend/train/muon.ts';
+import { isMuonTensor, MuonState } from '../../../gpu-backend/train/muon.ts';
 import { ParameterState } from '../../../gpu-backend/train/state.ts';
 
 const specs = [
@@ -101,10 +101,10 @@ test('Muon orthogonalises the momentum of hidden matrices and leaves the rest to
     { name: 'model.embed_tokens.weight', shape: [8, 6] },
     { name: 'model.layers.0.input_layernorm.weight', shape: [6] },
   ];
-  assert.deepEqual([...hidden, ...others].map(isHiddenMatrix), [true, true, true, false, false]);
-  const state = new ParameterState([...hidden, ...others]);
+  assert.deepEqual([...hidden, ...others].map(isMuonTensor), [true, true, true, false, false]);
+  const state = await MuonState.create([...hidden, ...others], 1);
   const plain = new ParameterState(others);
-  const muon = await Muon.create(state, { muon: { weightDecay: 0.1 } });
+  const options = { adamw: { weightDecay: 0.1 } };
   for (const [k, p] of state.parameters.entries()) p.value.set(noise(p.value.length, k));
   for (const p of plain.parameters) p.value.set(state.get(p.name).value);
   const moments = new Map<string, number[]>();
@@ -112,9 +112,10 @@ test('Muon orthogonalises the momentum of hidden matrices and leaves the rest to
     const before = new Map(state.parameters.map((p) => [p.name, [...p.value]]));
     for (const [k, p] of state.parameters.entries()) p.grad.set(noise(p.value.length, k + 100 * rate));
     for (const p of plain.parameters) p.grad.set(state.get(p.name).grad);
-    const { applied } = await muon.update(() => rate);
-    assert.ok(applied);
-    plain.update(rate);
+    assert.throws(() => state.update(rate, options), /were not prepared/);
+    await state.prepare(Number.POSITIVE_INFINITY);
+    assert.ok(state.update(rate, options).applied);
+    plain.update(rate, options);
     for (const p of plain.parameters) assert.deepEqual(state.get(p.name).value, p.value, p.name);
     for (const { name, shape } of hidden) {
       const [rows = 0, columns = 0] = shape;
@@ -129,7 +130,7 @@ test('Muon orthogonalises the momentum of hidden matrices and leaves the rest to
       const made = isTall
         ? turn(orthogonalised(turn(ahead, columns), columns, rows), rows)
         : orthogonalised(ahead, rows, columns);
-      const reach = MUON_DEFAULTS.updateRms * Math.sqrt(Math.max(rows, columns));
+      const reach = 0.2 * Math.sqrt(Math.max(rows, columns));
       for (let i = 0; i < value.length; i++) {
         const expected = (before.get(name)?.[i] as number) * (1 - rate * 0.1) - rate * reach * (made[i] as number);
         assert.ok(Math.abs((value[i] as number) - expected) < 1e-5, `${name}[${i}]: ${value[i]}, expected ${expected}`);
@@ -138,6 +139,7 @@ test('Muon orthogonalises the momentum of hidden matrices and leaves the rest to
   }
   state.get('model.embed_tokens.weight').grad[0] = Number.NaN;
   const held = [...state.get('model.layers.0.mlp.up_proj.weight').value];
-  assert.equal((await muon.update(() => 1)).applied, false);
+  await state.prepare(Number.POSITIVE_INFINITY);
+  assert.equal(state.update(1, options).applied, false);
   assert.deepEqual([...state.get('model.layers.0.mlp.up_proj.weight').value], held);
 });
