@@ -1,9 +1,8 @@
 /** A tenant's events as a stream: replay from `Last-Event-ID`, then live until the client hangs up. */
 import { encodeSse, SSE_PING } from '../../shared/wire/sse.ts';
+import { eventStream, PING_EVERY_MS, POLL_MS } from '../eventStream.ts';
 import { webhookEventPosition, webhookEventsSince } from '../store/webhooks.ts';
 
-const POLL_MS = 500;
-const PING_EVERY_MS = 15_000;
 const PAGE = 200;
 
 /** `id:` and the data's `id` are the event's, `event:` is its type. Without `lastEventId` it begins with what happens next. */
@@ -13,22 +12,8 @@ export async function streamWebhookEvents(
   lastEventId: string | null,
   filters: string | null,
 ): Promise<Response> {
-  const encoder = new TextEncoder();
   const from = await webhookEventPosition(db, tenant, lastEventId);
-  const blocks = follow(db, tenant, from, filters);
-  const body = new ReadableStream<Uint8Array>({
-    async pull(controller) {
-      const { done, value } = await blocks.next();
-      if (done) controller.close();
-      else controller.enqueue(encoder.encode(value));
-    },
-    async cancel() {
-      await blocks.return();
-    },
-  });
-  return new Response(body, {
-    headers: { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' },
-  });
+  return eventStream(follow(db, tenant, from, filters));
 }
 
 async function* follow(
