@@ -241,6 +241,17 @@ describe('an evaluation by the official client', () => {
       images: i === 0 ? PICTURES : PICTURES.toReversed(),
       answer: i === 0 ? 'A' : 'B',
     }));
+    // In one folder of a backend, the second would take the place of the first.
+    const twice = await Promise.all(
+      ['Art/test.json', 'Math/test.json'].map(async (name) =>
+        openai.files.create({ file: await toFile(Buffer.from(JSON.stringify(rows)), name), purpose: 'evals' }),
+      ),
+    );
+    const data_source = { type: 'mantis.benchmark', file_ids: twice.map(({ id }) => id), model: MODEL };
+    await assert.rejects(
+      openai.evals.runs.create(made.id, { data_source } as unknown as OpenAI.Evals.RunCreateParams),
+      /file_ids\[1\]: expected files with different names, folders left aside/,
+    );
     const done = await ended(made.id, (await started(rows, 'test.json')).id);
     assert.equal(done.status, 'completed', JSON.stringify(done.error));
     // Each as published, with the options rotated, and without pictures.
