@@ -1,3 +1,4 @@
+import { wholeOf } from './facts.ts';
 import { type TaskOptions, wrapTask } from './options.ts';
 import type { EvalTask } from './task.ts';
 import { blinkTask } from './tasks/blink.ts';
@@ -42,5 +43,6 @@ export function taskNamed(name: string, options: TaskOptions = {}): EvalTask {
   const factory = Object.hasOwn(taskFactories, name) ? taskFactories[name] : undefined;
   if (factory === undefined)
     throw new Error(`there is no task ${JSON.stringify(name)}; there are ${Object.keys(taskFactories).join(', ')}`);
-  return wrapTask(factory(options), options);
+  const whole = wholeOf(name);
+  return wrapTask({ ...factory(options), ...(whole === undefined ? {} : { whole }) }, options);
 }

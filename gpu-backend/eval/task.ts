@@ -41,7 +41,37 @@ export interface EvalRecords {
   get(index: number): Promise<EvalRecord>;
   /** SHA-256 over what was read: other records, other pictures or another order of them give another digest. */
   readonly digest: string;
+  /** How these were chosen among those in the files. Absent: they are all of them. */
+  readonly chosen?: ChosenRecords;
   close(): Promise<void>;
+}
+
+/**
+ * `first`: reading ended after so many, how many more there are is not known (`of` null). `sample`: drawn at random by the seed, from every category as many as
+ * its share.
+ */
+export type ChosenRecords =
+  | { readonly how: 'first'; readonly of: number | null }
+  | { readonly how: 'sample'; readonly of: number; readonly seed: number };
+
+/** What a benchmark is as a whole, as its authors count. */
+export interface WholeBenchmark {
+  /** The split that these facts are of, which is the one of published results. */
+  readonly split: string;
+  /** Records of it; null where that is not known or depends on the files. */
+  readonly records: number | null;
+  /** Its tasks, subjects or skills by name, where the score is one over all of them: values of `category`. */
+  readonly parts?: readonly string[];
+}
+
+/** A run that asked less than the whole benchmark: its numbers stand beside no published one. */
+export interface EvalPart {
+  /** Absent: all records of the files were asked, which are not all of the benchmark. */
+  readonly chosen?: ChosenRecords;
+  /** Records of the whole benchmark; null where that is not known. */
+  readonly published: number | null;
+  /** Absent where the benchmark has no parts, or all of them were asked. */
+  readonly parts?: { readonly asked: number; readonly of: number; readonly missing: readonly string[] };
 }
 
 /** Where the user keeps a benchmark. */
@@ -51,7 +81,7 @@ export interface EvalSource {
   /** Folder of pictures that records name by relative path. Default: the folder of the file. */
   readonly imageFolder?: string;
   readonly split?: string;
-  /** Read only so many records, the first ones. Default: all. */
+  /** Read only so many records, the first ones. Default: all. A part that stands for the whole is drawn instead: `sampleRecords`. */
   readonly limit?: number;
 }
 
@@ -97,6 +127,8 @@ export interface EvalTask {
    * score in the group (MMBench's circular evaluation: right only where it is right under every rotation of the options).
    */
   readonly aggregate: Aggregate;
+  /** What to hold a run's records against, to say of what whole they are a part. Default: nothing is known. */
+  readonly whole?: WholeBenchmark;
   /** @throws Error that says which file is missing or what is wrong in which row */
   open(source: EvalSource): Promise<EvalRecords>;
   prompt(record: EvalRecord): EvalPrompt;
@@ -186,8 +218,8 @@ export interface EvalSpec {
   readonly version: number;
   readonly protocol: { readonly [key: string]: Json };
   readonly aggregate: Aggregate;
-  /** Digest of the records and how many of them were asked (the first ones). */
-  readonly data: { readonly digest: string; readonly records: number };
+  /** Digest of the records and how many of them were asked (the first ones); `part` where they are less than the benchmark. */
+  readonly data: { readonly digest: string; readonly records: number; readonly part?: EvalPart };
   readonly mode: ImageMode;
   readonly variants: { readonly [key: string]: Json };
 }

@@ -15,6 +15,7 @@ import {
   type EvalAnswer,
   type EvalItem,
   type EvalModel,
+  type EvalPart,
   type EvalPrompt,
   type EvalRecord,
   type EvalRecords,
@@ -46,6 +47,8 @@ export interface EvalRunOptions {
   readonly cache?: AnswerCache;
   /** Only the first so many records. */
   readonly limit?: number;
+  /** What `partOf` says of the records. Default: they are the whole benchmark, or it is not known. */
+  readonly part?: EvalPart | null;
   /** Share of the questions that may stay without an answer; more end the run. Default 0.05. */
   readonly maxErrorShare?: number;
   readonly signal?: AbortSignal;
@@ -89,14 +92,19 @@ export function evalSpec({
   form = SEQUENCE,
   judge,
   limit,
-}: Pick<EvalRunOptions, 'task' | 'records' | 'asked' | 'form' | 'judge' | 'limit'>): EvalSpec {
+  part = null,
+}: Pick<EvalRunOptions, 'task' | 'records' | 'asked' | 'form' | 'judge' | 'limit' | 'part'>): EvalSpec {
   const { name, version, protocol, aggregate } = task;
   return {
     task: name,
     version,
     protocol,
     aggregate,
-    data: { digest: records.digest, records: Math.min(limit ?? records.length, records.length) },
+    data: {
+      digest: records.digest,
+      records: Math.min(limit ?? records.length, records.length),
+      ...(part === null ? {} : { part }),
+    },
     mode: form.mode,
     variants: {
       ...variantsJson(asked, task),
