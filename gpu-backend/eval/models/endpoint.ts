@@ -19,6 +19,16 @@ export interface EndpointOptions {
   readonly maxRequestBytes?: number;
   /** First of the pauses between attempts, each twice the one before, milliseconds. Default 1,000. */
   readonly firstPauseMs?: number;
+  /** Told before every further attempt what the last one came to. */
+  readonly onRetry?: (retry: EndpointRetry) => void;
+}
+
+export interface EndpointRetry {
+  readonly why: string;
+  /** Attempts so far, and how many there will be at most. */
+  readonly attempts: number;
+  readonly most: number;
+  readonly pauseMs: number;
 }
 
 const DEFAULTS = {
@@ -63,13 +73,14 @@ export class Endpoint {
   readonly atOnce: number;
   readonly #base: string;
   readonly #apiKey: string | null;
-  readonly #o: Required<Omit<EndpointOptions, 'baseUrl' | 'apiKey'>>;
+  readonly #o: Required<Omit<EndpointOptions, 'baseUrl' | 'apiKey' | 'onRetry'>>;
+  readonly #onRetry: EndpointOptions['onRetry'];
   readonly #turnstile: Turnstile;
   #pausedUntilMs = 0;
   #hasAnswered = false;
 
   /** @throws Error for an address that is none, or that holds a name or a password */
-  constructor({ baseUrl, apiKey, ...options }: EndpointOptions) {
+  constructor({ baseUrl, apiKey, onRetry, ...options }: EndpointOptions) {
     const url = URL.canParse(baseUrl) ? new URL(baseUrl) : null;
     if (
       url === null ||
@@ -83,8 +94,14 @@ export class Endpoint {
       );
     this.host = url.host;
     this.#base = `${url.origin}${url.pathname.replace(/\/+$/, '')}`;
+    const ending = /\/(chat\/completions|completions|score|responses|models)$/.exec(this.#base);
+    if (ending !== null)
+      throw new Error(
+        `expected the address of an API up to its version, ${this.#base.slice(0, ending.index)}, received ${this.#base}; leave ${ending[0]} out`,
+      );
     this.#apiKey = apiKey === undefined || apiKey === '' ? null : apiKey;
     this.#o = { ...DEFAULTS, ...options };
+    this.#onRetry = onRetry;
     this.atOnce = this.#o.atOnce;
     this.#turnstile = new Turnstile(this.atOnce);
   }
@@ -115,6 +132,12 @@ export class Endpoint {
         const { error, pauseMs } = outcome;
         if (attempt >= this.#o.maxRetries || (pauseMs ?? 0) > MAX_TOLD_PAUSE_MS) throw this.#final(error, attempt + 1);
         const ownMs = Math.min(this.#o.firstPauseMs * 2 ** attempt, MAX_PAUSE_MS) * (0.75 + Math.random() / 2);
+        this.#onRetry?.({
+          why: error.message,
+          attempts: attempt + 1,
+          most: this.#o.maxRetries + 1,
+          pauseMs: pauseMs ?? ownMs,
+        });
         // A server that says when it has room again says so to all requests; other failures are one request's.
         if (pauseMs === null) await sleep(ownMs, undefined, { signal });
         else this.#pausedUntilMs = Math.max(this.#pausedUntilMs, performance.now() + pauseMs);
@@ -177,7 +200,7 @@ export class Endpoint {
       response.status,
       param,
     );
-    if (FINAL.has(response.status)) throw new ModelUnusable(error.message);
+    if (FINAL.has(response.status)) throw new ModelUnusable(`${error.message}${this.#hint(response.status, path)}`);
     this.#hasAnswered = true;
     if (!PASSING.has(response.status)) throw error;
     return { error, pauseMs: pauseOf(response.headers) };
@@ -188,6 +211,12 @@ export class Endpoint {
     if (!this.#hasAnswered) return new ModelUnusable(`${message}; is the address right?`);
     const { status, param } = error instanceof EndpointError ? error : { status: null, param: null };
     return new EndpointError(message, status, param);
+  }
+
+  /** The commonest mistake in an address is that its version is missing. */
+  #hint(status: number, path: string): string {
+    if (status !== 404 || this.#hasAnswered || /\/v\d+[a-z]*$/.test(this.#base)) return '';
+    return `; ${this.#base}${path} was asked: most servers want an address that ends with /v1`;
   }
 
   #clean(message: string): string {

@@ -111,10 +111,16 @@ function readCompletion(answer: unknown): EvalAnswer {
   const { choices, usage } = (answer ?? {}) as Completion;
   const first = choices?.[0];
   const { content, refusal } = first?.message ?? {};
-  // A model that declines has answered; a wrong answer, but one.
-  const text = typeof content === 'string' ? content : typeof refusal === 'string' ? refusal : textOfParts(content);
-  if (text === null) throw new Error('expected choices[0].message.content');
   const reason = first?.finish_reason;
+  // A model that declines has answered; a wrong answer, but one. So has one that ended, or came to its bound while it was thinking, without a word.
+  const hasEnded = first?.message != null && typeof reason === 'string';
+  const text =
+    typeof content === 'string'
+      ? content
+      : typeof refusal === 'string'
+        ? refusal
+        : (textOfParts(content) ?? (hasEnded ? '' : null));
+  if (text === null) throw new Error('expected choices[0].message.content');
   return {
     text,
     finishReason: reason === 'stop' || reason === 'length' ? reason : 'other',

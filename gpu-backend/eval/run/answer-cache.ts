@@ -1,7 +1,8 @@
-import { type FileHandle, mkdir, open } from 'node:fs/promises';
+import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sha256Hex } from '../../io/digest.ts';
 import { canonicalJson, type EvalAnswer, type EvalModel, type EvalPrompt, type Json } from '../task.ts';
+import { makeFolder } from './make-folder.ts';
 
 /** Raised when the same prompt is sent differently. */
 const KEY_VERSION = 1;
@@ -50,9 +51,9 @@ export class AnswerCache {
     this.#file = file;
   }
 
-  /** @param dir made if it is not there; holds `answers.jsonl` */
+  /** @param dir made if it is not there; holds `answers.jsonl` @throws FolderError where it cannot be made */
   static async open(dir: string): Promise<AnswerCache> {
-    await mkdir(dir, { recursive: true });
+    await makeFolder(dir);
     const cache = new AnswerCache(await open(join(dir, 'answers.jsonl'), 'a+'));
     await cache.#refresh();
     return cache;

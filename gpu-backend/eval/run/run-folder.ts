@@ -1,8 +1,9 @@
-import { link, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { link, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { specDifferences } from '../report/spec-diff.ts';
 import { type EvalItem, type EvalModel, type EvalSpec, specHash } from '../task.ts';
 import { ItemFile, itemKey, parseItems } from './item-file.ts';
+import { FolderError, makeFolder } from './make-folder.ts';
 
 /** What a folder of results is about: `run.json`. */
 export interface RunIdentity {
@@ -30,7 +31,9 @@ export class RunFolder {
 
   /** @throws RunFolderError naming every difference between the run that the folder holds and this one */
   static async open(dir: string, run: RunIdentity): Promise<RunFolder> {
-    await mkdir(dir, { recursive: true });
+    await makeFolder(dir).catch((error: unknown) => {
+      throw error instanceof FolderError ? new RunFolderError(error.message) : error;
+    });
     const lock = join(dir, 'lock');
     await takeLock(lock, dir);
     try {
@@ -119,7 +122,11 @@ function inWords(differences: ReturnType<typeof specDifferences>): string[] {
 async function takeLock(lock: string, dir: string): Promise<void> {
   const own = `${lock}.${process.pid}`;
   const mine = JSON.stringify({ pid: process.pid, startedAt: await startOf(process.pid) });
-  await writeFile(own, mine);
+  await writeFile(own, mine).catch((error: NodeJS.ErrnoException) => {
+    throw new RunFolderError(
+      `${dir}: nothing can be written there (${error.code ?? error.message}); choose another --out`,
+    );
+  });
   try {
     for (let attempt = 0; attempt < 2; attempt++) {
       // A link appears with its content or not at all.

@@ -5,7 +5,7 @@
 import {
   applyVariant,
   asPublished,
-  Strangers,
+  type Strangers,
   type VariantsAsked,
   variantKey,
   variantsFor,
@@ -27,6 +27,7 @@ import {
 import { type AnswerCache, answerKey } from './answer-cache.ts';
 import { itemKey } from './item-file.ts';
 import { ModelUnusable } from './model-unusable.ts';
+import { type Askable, requireAnswerable, requireAskable } from './preflight.ts';
 import { formJson, formPrompt, type PromptForm } from './prompt-form.ts';
 import { RunFolder } from './run-folder.ts';
 import { Turnstile } from './turnstile.ts';
@@ -49,7 +50,7 @@ export interface EvalRunOptions {
   readonly limit?: number;
   /** What `partOf` says of the records. Default: they are the whole benchmark, or it is not known. */
   readonly part?: EvalPart | null;
-  /** Share of the questions that may stay without an answer; more end the run. Default 0.05. */
+  /** Share of the questions that may stay without an answer, and 3 in any case unless it is 0; more end the run, as when there is no answer at all. Default 0.05. */
   readonly maxErrorShare?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: EvalProgress) => void;
@@ -57,7 +58,7 @@ export interface EvalRunOptions {
 
 export interface EvalProgress {
   readonly done: number;
-  /** Questions in all: exact once every record has been read, before that from those that have. */
+  /** Questions in all. */
   readonly total: number;
   /** Of those done: found in the run's folder, found in the cache, without an answer. */
   readonly resumed: number;
@@ -80,6 +81,8 @@ export class TooManyErrors extends Error {
 }
 
 export const DEFAULT_MAX_ERROR_SHARE = 0.05;
+/** So many may fail where that is more than the share: one content filter must not end a trial of twelve questions. */
+const MIN_ERRORS = 3;
 const SEQUENCE: PromptForm = { mode: 'sequence' };
 /** Of an item's `error`. */
 const MAX_ERROR_CHARS = 500;
@@ -116,15 +119,18 @@ export function evalSpec({
 
 /**
  * Runs to the end. Questions that a folder holds without an answer are asked again.
- * @throws TooManyErrors; ModelUnusable; RunFolderError; the signal's reason; what reading a record throws
+ * @throws NotAskable before anything is asked; TooManyErrors; ModelUnusable; RunFolderError; the signal's reason; what reading a record throws
  */
 export async function runEval(options: EvalRunOptions): Promise<EvalRunResult> {
+  const { task, records, model, asked = asPublished } = options;
+  requireAnswerable(task, model);
   const spec = evalSpec(options);
-  const { name, identity } = options.model;
+  const askable = await requireAskable(task, records, asked, spec.data.records);
+  const { name, identity } = model;
   const folder =
     options.out === undefined ? null : await RunFolder.open(options.out, { spec, model: { name, identity } });
   try {
-    const run = new Run(options, spec, folder);
+    const run = new Run(options, spec, folder, askable);
     const items = await run.toTheEnd();
     await folder?.items.flush();
     return { spec, hash: specHash(spec), items, counts: run.progress() };
@@ -137,24 +143,22 @@ class Run {
   readonly #o: EvalRunOptions;
   readonly #spec: EvalSpec;
   readonly #folder: RunFolder | null;
+  readonly #askable: Askable;
   readonly #stop = new AbortController();
   readonly #items: EvalItem[] = [];
   readonly #asking = new Map<string, Promise<EvalAnswer>>();
   readonly #counts = { done: 0, resumed: 0, fromCache: 0, errors: 0 };
-  #planned = 0;
-  #recordsRead = 0;
   #failure: unknown = null;
 
-  constructor(options: EvalRunOptions, spec: EvalSpec, folder: RunFolder | null) {
+  constructor(options: EvalRunOptions, spec: EvalSpec, folder: RunFolder | null, askable: Askable) {
     this.#o = options;
     this.#spec = spec;
     this.#folder = folder;
+    this.#askable = askable;
   }
 
   progress(): EvalProgress {
-    const { records } = this.#spec.data;
-    const total = this.#recordsRead === 0 ? 0 : Math.round((this.#planned * records) / this.#recordsRead);
-    return { ...this.#counts, total: Math.max(total, this.#counts.done) };
+    return { ...this.#counts, total: this.#askable.total };
   }
 
   async toTheEnd(): Promise<readonly EvalItem[]> {
@@ -166,12 +170,10 @@ class Run {
     const turnstile = new Turnstile(model.atOnce);
     const seen = new Set<string>();
     try {
-      const strangers = asked.controls.includes('shuffled') ? await Strangers.read(records, count) : null;
+      const { strangers } = this.#askable;
       for (let index = 0; index < count && !this.#stop.signal.aborted; index++) {
         const record = await records.get(index);
         const variants = variantsFor(record, asked, task);
-        this.#planned += variants.length;
-        this.#recordsRead++;
         for (const variant of variants) {
           const place = this.#items.length;
           const key = itemKey(record.id, variant);
@@ -261,10 +263,12 @@ class Run {
     this.#folder?.items.append(item);
     if (item.error !== undefined) {
       this.#counts.errors++;
-      const most = (this.#o.maxErrorShare ?? DEFAULT_MAX_ERROR_SHARE) * this.progress().total;
+      const { total } = this.#askable;
+      const share = this.#o.maxErrorShare ?? DEFAULT_MAX_ERROR_SHARE;
+      const most = share === 0 ? 0 : Math.max(Math.floor(share * total), Math.min(MIN_ERRORS, total - 1));
       if (this.#counts.errors > most)
         throw new TooManyErrors(
-          `${this.#counts.errors} of about ${this.progress().total} questions stayed without an answer, more than ${Math.floor(most)} are taken for a fault; the last one, ${item.record}: ${item.error}`,
+          `${this.#counts.errors} of ${total} questions stayed without an answer, ${most} ${most === 1 ? 'is' : 'are'} let pass (--max-errors ${share}${share === 0 ? '' : `, and ${MIN_ERRORS} in any case`}); the last one, ${item.record}: ${item.error}`,
         );
     }
     this.#count();

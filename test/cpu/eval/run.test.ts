@@ -156,9 +156,14 @@ describe('a question without an answer', () => {
   it('ends the run where there are too many, or where none can be answered', async () => {
     await assert.rejects(runEval({ task, records, model: failing(0.25) }), (error: unknown) => {
       assert.ok(error instanceof TooManyErrors);
-      assert.match(error.message, /of about 40 questions stayed without an answer.*the model is tired/);
+      assert.match(error.message, /of 40 questions stayed without an answer.*the model is tired/);
       return true;
     });
+    // One content filter is no fault of twelve questions; nothing is let pass where that is asked for.
+    const options = { task, records, limit: 12 };
+    assert.equal((await runEval({ ...options, model: failing(1 / 12) })).counts.errors, 1);
+    await assert.rejects(runEval({ ...options, maxErrorShare: 0, model: failing(1 / 12) }), TooManyErrors);
+    await assert.rejects(runEval({ ...options, limit: 2, model: failing(1) }), /2 of 2 .*--max-errors/);
     let asked = 0;
     const unusable = scripted(async () => {
       asked++;
@@ -166,6 +171,19 @@ describe('a question without an answer', () => {
     });
     await assert.rejects(runEval({ task, records, model: unusable }), /no such key/);
     assert.ok(asked <= 4);
+  });
+
+  it('is never asked where a wish cannot be done for all records', async () => {
+    let asked = 0;
+    const model = scripted(async () => {
+      asked++;
+      return left;
+    });
+    const one = { ...records, get: async (index: number) => ({ ...(await records.get(index)), group: 'one' }) };
+    const shuffled = { orders: 'protocol', rotate: false, controls: ['shuffled'] } as const;
+    await assert.rejects(runEval({ task, records: one, model, asked: shuffled }), /control `shuffled`/);
+    await assert.rejects(runEval({ task, records, model: { ...model, comparesChoices: false } }), /by likelihood/);
+    assert.equal(asked, 0);
   });
 
   it('is not waited for when the run is stopped', async () => {

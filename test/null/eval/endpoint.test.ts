@@ -216,6 +216,25 @@ describe('an endpoint of OpenAI’s form', () => {
     assert.equal((await ask()).text, 'I will not.');
   });
 
+  it('that ends without a word has answered, and is not asked again', async () => {
+    for (const reason of ['length', 'content_filter']) {
+      behaviours = [json(200, { choices: [{ message: { role: 'assistant', content: null }, finish_reason: reason }] })];
+      requests = [];
+      assert.equal((await ask()).text, '');
+      assert.equal(requests.length, 1);
+    }
+  });
+
+  it('says before every further attempt why, and what is wrong with an address', async () => {
+    const told: string[] = [];
+    behaviours = [failed(503, 'busy'), answered()];
+    await ask({ onRetry: ({ why, attempts, most }) => told.push(`${attempts} of ${most}: ${why}`) });
+    assert.match(told.join(), /^1 of 4: .*503: busy$/);
+    assert.throws(() => model({ baseUrl: `${baseUrl}/chat/completions` }), /leave \/chat\/completions out/);
+    behaviours = [failed(404, 'not found')];
+    await assert.rejects(ask({ baseUrl: baseUrl.replace('/v1', '') }), /ends with \/v1/);
+  });
+
   it('of an installation compares the options', async () => {
     behaviours = [
       json(200, {
