@@ -120,7 +120,7 @@ export interface HeldOutComparison {
   readonly difference: number;
   readonly interval: readonly [number, number];
   readonly pValue: number;
-  /** The smallest difference that so many questions show with a power of 80 %; null where nothing is known of the error. */
+  /** The smallest difference that so many questions show with a power of 80 %; null where none would, or nothing is known of the error. */
   readonly detectable: number | null;
   /** Of the second model. */
   readonly orderConsistency: number | null;
@@ -129,7 +129,7 @@ export interface HeldOutComparison {
 
 /**
  * Intervals take questions of one group as dependent (`clusteredMean`, `compareRuns`). Where every group has one question that is right or wrong, the difference
- * has Newcombe's interval and McNemar's exact test (`comparePairs`).
+ * has Newcombe's interval with Student's t and McNemar's exact test (`comparePairs`).
  * @throws RangeError where the models were not asked the same questions, or none
  */
 export function compareHeldOut(
@@ -151,11 +151,17 @@ export function compareHeldOut(
   const simple = isSimple
     ? comparePairs(countPairs(pairs.map((pair) => [pair.first === 1, pair.second === 1])), confidence)
     : null;
-  const { standardError } = run;
-  const detectable =
-    standardError === null || standardError < 1e-9
-      ? null
-      : powerOf({ standardError, items: examples, clusters: groups }, { confidence }).smallestDifference;
+  const { standardError, first: of } = run;
+  const power = powerOf(
+    {
+      standardError,
+      items: examples,
+      clusters: groups,
+      degreesOfFreedom: of.degreesOfFreedom,
+      isCounted: isSimple,
+    },
+    { confidence },
+  );
   const asked = [...after.values()];
   const consistent = asked.flatMap(({ isConsistent }) => (isConsistent === null ? [] : [isConsistent]));
   const blind = asked.flatMap(({ group, textOnly }) =>
@@ -176,7 +182,7 @@ export function compareHeldOut(
     difference: run.difference,
     interval: simple?.interval ?? run.interval,
     pValue: simple?.pValue ?? run.pValue,
-    detectable: detectable !== null && detectable <= 1 ? detectable : null,
+    detectable: power?.smallestDifference ?? null,
     orderConsistency: consistent.length === 0 ? null : consistent.filter(Boolean).length / consistent.length,
     textOnly: blind.length === 0 ? null : blindOf(blind, confidence),
   };

@@ -64,7 +64,7 @@ export const Comparison = z.object({
   groups: z.optional(z.int()),
   /** The smallest difference that so many questions show four times of five; null where it cannot be said. */
   detectable_difference: z.optional(z.nullable(z.number())),
-  /** Of the difference, at `confidence`: Newcombe's hybrid score interval for paired proportions (1998, method 10); where examples are grouped, clustered. */
+  /** Of the difference, at `confidence`: Newcombe's hybrid score interval for paired proportions (1998, method 10) with Student's t; where examples are grouped, clustered. */
   interval: z.tuple([z.number(), z.number()]),
   confidence: z.number(),
   /** Exact two-sided McNemar test. */

@@ -4,25 +4,37 @@ import { letterIn } from './rotation.ts';
 import type { EvalReport } from './schema.ts';
 
 const SHOWN_ANSWERS = 12;
+const MAX_RULES = 24;
 /** A confusion table with more labels than these is not read. */
 const MAX_LABELS = 8;
 const MAX_LABEL_CHARS = 60;
 
-/** Which rules read the answers, which answers were given, and what was taken for what. */
-export function answersOf(items: readonly EvalItem[]): EvalReport['answers'] {
+/**
+ * Which rules read the answers, which answers were given, and what was taken for what; only the rules where answers have no key to be held against.
+ * @param facts.optionCounts by record: answers to questions with options are letters, `b.` the same as `(B)`
+ */
+export function answersOf(
+  items: readonly EvalItem[],
+  {
+    optionCounts,
+    hasAnswerKey,
+  }: { readonly optionCounts: ReadonlyMap<string, number>; readonly hasAnswerKey: boolean },
+): EvalReport['answers'] {
   const rules = [...groupBy(items, ({ rule }) => rule)]
     .map(([rule, own]) => ({ rule, items: own.length, accuracy: meanScore(own) }))
     .sort((a, b) => b.items - a.items || (a.rule < b.rule ? -1 : 1));
+  const none = { given: 0, expected: 0 };
+  if (!hasAnswerKey) return { rules: rules.slice(0, MAX_RULES), distribution: [], others: none, confusion: null };
   const counts = new Map<string, { given: number; expected: number }>();
   const countOf = (label: string) => {
     const known = counts.get(label) ?? { given: 0, expected: 0 };
     counts.set(label, known);
     return known;
   };
-  const read = items.map(({ parsed, reference }) => ({
-    given: parsed === null ? null : labelOf(parsed),
-    expected: labelOf(reference),
-  }));
+  const read = items.map(({ record, parsed, reference }) => {
+    const isLetter = (optionCounts.get(record) ?? 0) > 1;
+    return { given: parsed === null ? null : labelOf(parsed, isLetter), expected: labelOf(reference, isLetter) };
+  });
   for (const { given, expected } of read) {
     if (given !== null) countOf(given).given++;
     countOf(expected).expected++;
@@ -32,7 +44,7 @@ export function answersOf(items: readonly EvalItem[]): EvalReport['answers'] {
     .sort((a, b) => Math.max(b.given, b.expected) - Math.max(a.given, a.expected) || (a.answer < b.answer ? -1 : 1));
   const others = sorted.slice(SHOWN_ANSWERS);
   return {
-    rules: rules.slice(0, 2 * SHOWN_ANSWERS),
+    rules: rules.slice(0, MAX_RULES),
     distribution: sorted.slice(0, SHOWN_ANSWERS),
     others: {
       given: others.reduce((sum, { given }) => sum + given, 0),
@@ -56,8 +68,8 @@ function confusionOf(
   return { labels: [...labels], counts };
 }
 
-function labelOf(answer: string): string {
-  return letterIn(answer) ?? clip(answer.trim(), MAX_LABEL_CHARS);
+function labelOf(answer: string, isLetter: boolean): string {
+  return (isLetter ? letterIn(answer) : null) ?? clip(answer.trim(), MAX_LABEL_CHARS);
 }
 
 function meanScore(items: readonly EvalItem[]): number {

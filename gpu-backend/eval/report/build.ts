@@ -1,9 +1,11 @@
 import { clusterBootstrap } from '../statistics/bootstrap.ts';
 import { intraclassCorrelation } from '../statistics/clustered.ts';
-import { errorOfDifference, type Power, powerOf } from '../statistics/power.ts';
+import { designOf, type Observation } from '../statistics/design.ts';
+import { errorOfDifference, type MeasuredDifference, type Power, powerOf } from '../statistics/power.ts';
 import { type EvalItem, type EvalModel, type EvalSpec, specHash } from '../task.ts';
 import { anchorsOf } from './anchors.ts';
 import { answersOf, calibrationOf } from './answers.ts';
+import { causesOf } from './errors.ts';
 import { drawn, givenOf, questionOf } from './gallery.ts';
 import {
   byRecord,
@@ -30,6 +32,16 @@ export interface ReportInput {
   readonly items: readonly EvalItem[];
   /** The records that were asked, read once; see `recordsOf`. */
   readonly records: AsyncIterable<ReportRecord> | Iterable<ReportRecord>;
+  readonly run?: EvalReport['run'];
+  /** Of an evaluation of one's own items. */
+  readonly own?: OwnFacts;
+}
+
+/** What one's own items have in place of a benchmark's references. */
+export interface OwnFacts {
+  readonly criteria: EvalReport['criteria'];
+  /** Whether an answer is right where it equals the reference, so that tables of answers, and always giving the commonest one, mean something. */
+  readonly hasAnswerKey: boolean;
 }
 
 /** Bootstrap draws times clusters: more clusters get fewer draws. */
@@ -39,8 +51,10 @@ const BOOTSTRAP_DRAWS = 1_000;
 const ASSUMED_CORRELATION = 0.5;
 
 /** What a run came to: see schema.ts for every part. The same input gives the same bytes of JSON. */
-export async function buildReport({ spec, title, model, items, records }: ReportInput): Promise<EvalReport> {
-  const known = withReference(items);
+export async function buildReport(input: ReportInput): Promise<EvalReport> {
+  const { spec, title, model, items, records, own } = input;
+  // Criteria judge without references too.
+  const known = own === undefined ? withReference(items) : items;
   const scored = known.filter((item) => isOfProtocol(item, spec));
   const by = spec.aggregate === 'categories' ? 'categories' : 'records';
   const observations = observationsOf(scored, spec.aggregate);
@@ -48,25 +62,31 @@ export async function buildReport({ spec, title, model, items, records }: Report
   const controls = controlsOf(known, scored, spec.aggregate);
   const imageOrder = imageOrderOf(known, spec);
   const leaveOneOut = leaveOneOutOf(known);
-  const wrongOnes = [...byRecord(scored).values()].filter((own) => own.some(({ score }) => score < 1));
-  const shown = drawn(wrongOnes, (own) => own[0]?.record ?? '');
-  const facts = await readRecords(records, new Set(shown.map((own) => own[0]?.record ?? '')));
+  const wrongOnes = [...byRecord(scored).values()].filter((asked) => asked.some(({ score }) => score < 1));
+  const shown = drawn(wrongOnes, (asked) => asked[0]?.record ?? '');
+  const facts = await readRecords(records, new Set(shown.map((asked) => asked[0]?.record ?? '')));
+  const unanswered = wrongOnes.filter((asked) => asked.every(({ score, error }) => score === 1 || error !== undefined));
+  const hasAnswerKey = own?.hasAnswerKey ?? true;
   const names = [...new Set(scored.flatMap(({ category }) => category ?? []))].sort();
   return rounded({
     object: 'mantis.eval_report',
     version: REPORT_VERSION,
     specHash: specHash(spec),
-    spec: { ...spec, protocol: { ...spec.protocol }, variants: { ...spec.variants } },
+    spec: specJson(spec),
     title: title ?? spec.task,
     model: { name: model.name, identity: model.identity },
+    run: input.run ?? null,
     counts: {
       records: new Set(items.map(({ record }) => record)).size,
+      withPictures: facts.withPictures,
       items: items.length,
       scored: scored.length,
       errors: items.filter(({ error }) => error !== undefined).length,
       unparsed: items.filter(({ parsed, error }) => parsed === null && error === undefined).length,
       withoutReference: items.length - known.length,
     },
+    errors: causesOf(items),
+    criteria: own?.criteria.map((one) => ({ ...one })) ?? [],
     headline,
     bootstrap:
       headline === null || headline.clusters < 2
@@ -77,7 +97,7 @@ export async function buildReport({ spec, title, model, items, records }: Report
             draws: Math.max(100, Math.min(BOOTSTRAP_DRAWS, Math.floor(BOOTSTRAP_WORK / headline.clusters))),
             seed: 'report',
           }),
-    baseline: baselineOf(scored, facts.optionCounts, spec),
+    baseline: hasAnswerKey ? baselineOf(scored, facts.optionCounts, spec) : NO_BASELINE,
     anchors: anchorsOf(spec.task),
     categories:
       names.length < 2
@@ -96,28 +116,21 @@ export async function buildReport({ spec, title, model, items, records }: Report
     controls,
     leaveOneOut,
     vision: visionOf(controls, leaveOneOut, imageOrder),
-    answers: answersOf(scored),
+    answers: answersOf(scored, { optionCounts: facts.optionCounts, hasAnswerKey }),
     calibration: calibrationOf(scored),
-    power:
-      headline?.standardError == null
-        ? null
-        : {
-            intraclassCorrelation: intraclassCorrelation(observations),
-            designEffect: headline.items / headline.effectiveItems,
-            sameQuestions: powerFor(headline, ASSUMED_CORRELATION, scored.length),
-            otherQuestions: powerFor(headline, 0, scored.length),
-          },
+    power: headline === null ? null : powersOf(headline, observations, by, scored.length),
     usage: usageOf(items),
     wrong: {
-      total: wrongOnes.length,
-      shown: shown.map((own) => {
-        const wrong = own.filter(({ score }) => score < 1);
+      total: wrongOnes.length - unanswered.length,
+      unanswered: unanswered.length,
+      shown: shown.map((asked) => {
+        const wrong = asked.filter(({ score }) => score < 1);
         const first = wrong[0] as EvalItem;
         return {
           ...questionOf(first, facts.records.get(first.record)),
           ...givenOf(first),
           error: first.error === undefined ? null : clip(first.error, 500),
-          asked: own.length,
+          asked: asked.length,
           wrong: wrong.length,
         };
       }),
@@ -125,28 +138,36 @@ export async function buildReport({ spec, title, model, items, records }: Report
   } satisfies EvalReport);
 }
 
+/** The specification as it is written: what it holds may be changed by who reads it. */
+export function specJson(spec: EvalSpec): EvalReport['spec'] {
+  return structuredClone(spec) as EvalReport['spec'];
+}
+
 /** Option counts of all records, and in full those that the report shows. */
 async function readRecords(
   records: ReportInput['records'],
   shown: ReadonlySet<string>,
-): Promise<{ optionCounts: Map<string, number>; records: Map<string, ReportRecord> }> {
+): Promise<{ optionCounts: Map<string, number>; withPictures: number; records: Map<string, ReportRecord> }> {
   const optionCounts = new Map<string, number>();
   const kept = new Map<string, ReportRecord>();
+  let withPictures = 0;
   for await (const { id, question, options, images } of records) {
+    if (images.length > 0) withPictures++;
     optionCounts.set(id, options.length);
     if (shown.has(id)) kept.set(id, { id, question, options, images: images.map(({ sha256 }) => ({ sha256 })) });
   }
-  return { optionCounts, records: kept };
+  return { optionCounts, withPictures, records: kept };
 }
+
+const NO_BASELINE: EvalReport['baseline'] = { chance: null, majority: null, majorityAnswer: null };
 
 function baselineOf(
   scored: readonly EvalItem[],
   optionCounts: ReadonlyMap<string, number>,
   { aggregate }: Pick<EvalSpec, 'aggregate'>,
 ): EvalReport['baseline'] {
-  const none = { chance: null, majority: null, majorityAnswer: null };
   // All of a group right by luck depends on how the answers are drawn; no line is better than a wrong one.
-  if (aggregate === 'groups' || scored.length === 0) return none;
+  if (aggregate === 'groups' || scored.length === 0) return NO_BASELINE;
   const parts = aggregate === 'categories' ? [...groupBy(scored, ({ category }) => category ?? '').values()] : [scored];
   const chances = parts.map(
     (part) => part.reduce((sum, { record }) => sum + guess(optionCounts.get(record) ?? 0), 0) / part.length,
@@ -169,14 +190,29 @@ function baselineOf(
 /** Free answers are not guessed. */
 const guess = (options: number): number => (options > 1 ? 1 / options : 0);
 
-function powerFor(
-  headline: { readonly standardError: number | null; readonly clusters: number },
-  correlation: number,
-  items: number,
-): ReportPower {
-  const standardError = errorOfDifference(headline.standardError ?? 0, correlation);
-  return powerJson(powerOf({ standardError, items, clusters: headline.clusters }));
+function powersOf(
+  headline: NonNullable<EvalReport['headline']>,
+  observations: readonly Observation[],
+  by: 'records' | 'categories',
+  answers: number,
+): EvalReport['power'] {
+  const { degreesOfFreedom, clusters } = designOf(observations, by);
+  const isCounted = by === 'records' && clusters === observations.length && observations.every(isRightOrWrong);
+  const measured = (correlation: number): MeasuredDifference => {
+    const standardError = errorOfDifference(headline.standardError ?? 0, correlation);
+    return { standardError, items: answers, clusters, degreesOfFreedom, isCounted };
+  };
+  const [same, other] = [powerOf(measured(ASSUMED_CORRELATION)), powerOf({ ...measured(0), isCounted: false })];
+  if (same === null || other === null) return null;
+  return {
+    intraclassCorrelation: intraclassCorrelation(observations),
+    designEffect: headline.items / headline.effectiveItems,
+    sameQuestions: powerJson(same),
+    otherQuestions: powerJson(other),
+  };
 }
+
+const isRightOrWrong = ({ value }: Observation): boolean => value === 0 || value === 1;
 
 export function powerJson({ needed, ...power }: Power): ReportPower {
   return { ...power, needed: needed.map((one) => ({ ...one })) };

@@ -3,18 +3,23 @@ import { compareRuns, type RunComparison, type ScoredPair } from '../statistics/
 import { holm } from '../statistics/holm.ts';
 import { powerOf } from '../statistics/power.ts';
 import { type EvalItem, type EvalModel, type EvalSpec, specHash } from '../task.ts';
-import { powerJson } from './build.ts';
+import { powerJson, specJson } from './build.ts';
+import { counted } from './coverage.ts';
 import { drawn, givenOf, questionOf } from './gallery.ts';
 import { clip, groupBy, isOfProtocol, type ReportRecord, rounded, withReference } from './items.ts';
 import { type EvalComparison, type PairedAnswer, REPORT_CONFIDENCE, REPORT_VERSION } from './schema.ts';
 import { specDifferences } from './spec-diff.ts';
-import { differenceOf, percent, signed } from './vision.ts';
+import { differenceOf, signed, unsigned } from './vision.ts';
 
 /** One of two runs: what its folder holds. */
 export interface ComparedRun {
   readonly spec: EvalSpec;
   readonly model: Pick<EvalModel, 'name' | 'identity'>;
   readonly items: readonly EvalItem[];
+  /** Its own name. Default: the model's. */
+  readonly label?: string;
+  /** Items without a reference count too: criteria judged them. */
+  readonly isOwn?: boolean;
 }
 
 export interface CompareInput {
@@ -34,6 +39,8 @@ export class NotComparable extends Error {
 
 /** Questions of each gallery. */
 const SHOWN = 60;
+/** Of a difference that goes into a run's name. */
+const MAX_LABEL_CHARS = 40;
 
 interface Pair {
   readonly first: EvalItem;
@@ -72,14 +79,18 @@ export async function compareReports(input: CompareInput): Promise<EvalCompariso
         second: givenOf(pair.second),
       }),
     );
-  const { clusters } = compared.first;
+  const { clusters, degreesOfFreedom } = compared.first;
+  const { standardError } = compared;
+  const isCounted = compared.test === 'exact McNemar';
+  const power = powerOf({ standardError, items: pairs.length, clusters, degreesOfFreedom, isCounted });
+  const labels = labelsOf(first, second, differences);
   return rounded({
     object: 'mantis.eval_comparison',
     version: REPORT_VERSION,
     title: title ?? second.spec.task,
-    spec: { ...second.spec, protocol: { ...second.spec.protocol }, variants: { ...second.spec.variants } },
-    first: sideOf(first, compared.first),
-    second: sideOf(second, compared.second),
+    spec: specJson(second.spec),
+    first: sideOf(first, labels[0], compared.first),
+    second: sideOf(second, labels[1], compared.second),
     specDifferences: differences,
     pairs: pairs.length,
     clusters,
@@ -87,8 +98,8 @@ export async function compareReports(input: CompareInput): Promise<EvalCompariso
     change: { ...differenceOf(compared), correlation: compared.correlation },
     counts: compared.counts === null ? null : { ...compared.counts },
     categories: categoriesOf(scores),
-    power: powerJson(powerOf({ standardError: compared.standardError ?? 0, items: pairs.length, clusters })),
-    verdict: verdictOf(compared, first.model.name, second.model.name, pairs.length),
+    power: power === null ? null : powerJson(power),
+    verdict: verdictOf(compared, labels, pairs.length, power?.smallestDifference ?? null),
     wins: { total: wins.length, shown: shown(shownWins) },
     losses: { total: losses.length, shown: shown(shownLosses) },
   } satisfies EvalComparison);
@@ -102,16 +113,36 @@ function refusal(differences: EvalComparison['specDifferences']): string {
   return `The two runs did different things, so that their difference is not the models' alone: ${named.join('; ')}${more}. Run one of them again alike, or force the comparison of what they share.`;
 }
 
-function sideOf({ spec, model }: ComparedRun, { mean, interval }: RunComparison['first']): EvalComparison['first'] {
+/** Two names that differ: by what the runs did differently, or by their places. */
+function labelsOf(
+  first: ComparedRun,
+  second: ComparedRun,
+  differences: EvalComparison['specDifferences'],
+): [string, string] {
+  const [before, after] = [first.label ?? first.model.name, second.label ?? second.model.name];
+  if (before !== after) return [before, after];
+  if (first.model.name !== second.model.name)
+    return [`${before} (${first.model.name})`, `${after} (${second.model.name})`];
+  const short = differences.find((one) => Math.max(one.first.length, one.second.length) <= MAX_LABEL_CHARS);
+  const told = short === undefined ? ['first run', 'second run'] : [short.first, short.second];
+  return [`${before} (${told[0]})`, `${after} (${told[1]})`];
+}
+
+function sideOf(
+  { spec, model }: ComparedRun,
+  label: string,
+  { mean, interval }: RunComparison['first'],
+): EvalComparison['first'] {
   const { name, identity } = model;
-  return { model: { name, identity }, specHash: specHash(spec), mean, interval: [...interval] };
+  return { label, model: { name, identity }, specHash: specHash(spec), mean, interval: [...interval] };
 }
 
 function pairedItems(first: ComparedRun, second: ComparedRun): { pairs: Pair[]; unpaired: EvalComparison['unpaired'] } {
   const keyOf = ({ record, variant }: EvalItem) => `${record}\n${variantKey(variant)}`;
-  const counted = ({ items, spec }: ComparedRun) => withReference(items).filter((item) => isOfProtocol(item, spec));
-  const partners = new Map(counted(first).map((item) => [keyOf(item), item]));
-  const own = counted(second);
+  const counting = ({ items, spec, isOwn = false }: ComparedRun) =>
+    (isOwn ? items : withReference(items)).filter((item) => isOfProtocol(item, spec));
+  const partners = new Map(counting(first).map((item) => [keyOf(item), item]));
+  const own = counting(second);
   const pairs = own.flatMap((item) => {
     const partner = partners.get(keyOf(item));
     return partner === undefined ? [] : [{ first: partner, second: item }];
@@ -156,28 +187,25 @@ function categoriesOf(scores: readonly ScoredPair[]): EvalComparison['categories
 
 function verdictOf(
   { difference, interval, pValue, standardError }: RunComparison,
-  first: string,
-  second: string,
+  [first, second]: readonly [string, string],
   pairs: number,
+  smallest: number | null,
 ): EvalComparison['verdict'] {
   const [low, high] = interval;
-  const range = `${signed(low)} … ${signed(high)} points`;
+  const answers = counted(pairs, 'answer');
   // Both have to say so: near the border an interval and a test may disagree.
   if (pValue < 1 - REPORT_CONFIDENCE && (low > 0 || high < 0)) {
-    const better = difference > 0 ? second : first;
-    const words = `${better} is better, by ${signed(Math.abs(difference)).slice(1)} points on these ${pairs} answers; the true difference is likely to lie within ${range} (second less first).`;
-    return { outcome: difference > 0 ? 'second' : 'first', words };
+    const isSecond = difference > 0;
+    const lead = isSecond ? [low, high] : [-high, -low];
+    const words = `${isSecond ? second : first} is better than ${isSecond ? first : second}, by ${unsigned(difference)} points on these ${answers}; its true lead is likely to lie within ${lead.map(unsigned).join(' … ')} points.`;
+    return { outcome: isSecond ? 'second' : 'first', words };
   }
-  const smallest = powerOf({ standardError: standardError ?? 0, items: pairs, clusters: 2 }).smallestDifference;
-  const isSame = difference === 0 && standardError === 0;
-  return isSame
-    ? { outcome: 'equal', words: `${first} and ${second} score the same on all ${pairs} answers.` }
-    : {
-        outcome: 'unclear',
-        words: `These ${pairs} answers do not show which is better: ${signed(difference)} points, within ${range}. ${
-          smallest > 0
-            ? `A true difference below ${percent(smallest).replace(' %', ' points')} is likely to stay unseen by so many.`
-            : 'No answer scores differently.'
-        }`,
-      };
+  if (difference === 0 && standardError === 0)
+    return { outcome: 'equal', words: `${first} and ${second} score the same on each of these ${answers}.` };
+  const unseen =
+    smallest === null
+      ? 'So few answers can hardly show any difference.'
+      : `A true difference below ${unsigned(smallest)} points is likely to stay unseen by so many.`;
+  const words = `These ${answers} do not show which is better: ${second} scores ${signed(difference)} points against ${first}, within ${signed(low)} … ${signed(high)}. ${unseen}`;
+  return { outcome: 'unclear', words };
 }

@@ -32,7 +32,7 @@ export function questionOf(
     question: clip(record?.question ?? '', MAX_TEXT_CHARS),
     options: (record?.options ?? []).slice(0, MAX_OPTIONS).map((option) => clip(option, MAX_OPTION_CHARS)),
     images: order.slice(0, GALLERY_PICTURES).flatMap((from) => images[from] ?? []),
-    reference: clip(item.reference, MAX_OPTION_CHARS),
+    reference: item.reference === '' ? null : clip(item.reference, MAX_OPTION_CHARS),
   };
 }
 

@@ -4,7 +4,7 @@ import { z } from 'zod';
  * What an evaluation run came to, as `report.json`. Everything in it follows from the run's items and the records: no times, no paths, no counts of cached
  * answers, so that a run that was killed and went on writes the same bytes. Numbers are rounded to six digits.
  */
-export const REPORT_VERSION = 1;
+export const REPORT_VERSION = 2;
 /** Of every interval in a report. */
 export const REPORT_CONFIDENCE = 0.95;
 
@@ -30,8 +30,21 @@ const difference = z.object({
 const power = z.object({
   power: z.number(),
   confidence: z.number(),
-  smallestDifference: z.number(),
+  /** Null where no difference is large enough to be likely to be seen. */
+  smallestDifference: z.number().nullable(),
   needed: z.array(z.object({ points: z.number(), items: z.int(), clusters: z.int() })),
+});
+
+/** Of what whole the asked records are a part; absent where they are all of the benchmark. */
+export const evalPartSchema = z.object({
+  chosen: z
+    .discriminatedUnion('how', [
+      z.object({ how: z.literal('first'), of: z.int().nullable() }),
+      z.object({ how: z.literal('sample'), of: z.int(), seed: z.int() }),
+    ])
+    .optional(),
+  published: z.int().nullable(),
+  parts: z.object({ asked: z.int(), of: z.int(), missing: z.array(z.string()) }).optional(),
 });
 
 export const evalSpecSchema = z.object({
@@ -39,7 +52,7 @@ export const evalSpecSchema = z.object({
   version: z.int(),
   protocol: z.record(z.string(), json),
   aggregate: z.enum(['records', 'categories', 'groups']),
-  data: z.object({ digest: z.string(), records: z.int() }),
+  data: z.object({ digest: z.string(), records: z.int(), part: evalPartSchema.optional() }),
   mode: z.enum(['sequence', 'merge']),
   variants: z.record(z.string(), json),
 });
@@ -52,7 +65,8 @@ const question = z.object({
   options: z.array(z.string()),
   /** Digests of the pictures, in the order in which they were shown. */
   images: z.array(z.string()),
-  reference: z.string(),
+  /** Null where no criterion has one. */
+  reference: z.string().nullable(),
 });
 const given = z.object({ answer: z.string(), parsed: z.string().nullable(), rule: z.string(), score: z.number() });
 const wrongAnswer = question.extend({
@@ -70,19 +84,40 @@ export const evalReportSchema = z.object({
   spec: evalSpecSchema,
   title: z.string(),
   model,
+  /** Of a run that has a name, a date (seconds since 1970) or labels of its own. */
+  run: z
+    .object({ name: z.string(), createdAt: z.int().nullable(), metadata: z.record(z.string(), z.string()) })
+    .nullable(),
   counts: z.object({
     records: z.int(),
+    /** Of those, questions that have pictures. */
+    withPictures: z.int(),
     /** Asked questions, variants and controls included. */
     items: z.int(),
     /** Those that make the headline. */
     scored: z.int(),
-    /** Without an answer of the model: they score 0. */
+    /** Without an answer of the model, or without a verdict on it: they score 0. */
     errors: z.int(),
     /** Answers in which the parser read nothing. */
     unparsed: z.int(),
     /** Without a published reference: they count in no number. */
     withoutReference: z.int(),
   }),
+  /** What stood in the way of answers and verdicts, the commonest first, numbers in it as in the first of them. */
+  errors: z.array(z.object({ cause: z.string(), items: z.int() })),
+  /** Graders of one's own evaluation; empty for a benchmark, which has one score. */
+  criteria: z.array(
+    z.object({
+      name: z.string(),
+      type: z.string(),
+      passed: z.int(),
+      failed: z.int(),
+      errored: z.int(),
+      /** Of the scores; null where there is none. The interval only for scores between 0 and 1. */
+      mean: z.number().nullable(),
+      interval: interval.nullable(),
+    }),
+  ),
   /** Null where no reference is published. */
   headline: estimate.nullable(),
   /** Percentile bootstrap over clusters, to check the headline's interval by another way. */
@@ -171,6 +206,7 @@ export const evalReportSchema = z.object({
       meanConfidence: z.number(),
     })
     .nullable(),
+  /** Null where nothing can be said: too few groups for any test, or answers that all scored alike. */
   power: z
     .object({
       intraclassCorrelation: z.number().nullable(),
@@ -183,7 +219,8 @@ export const evalReportSchema = z.object({
     })
     .nullable(),
   usage: z.object({ promptTokens: z.int(), completionTokens: z.int() }).nullable(),
-  wrong: z.object({ total: z.int(), shown: z.array(wrongAnswer) }),
+  /** `total`: questions with an answer that is wrong; `unanswered`: those without an answer or a verdict. Both are among those shown. */
+  wrong: z.object({ total: z.int(), unanswered: z.int(), shown: z.array(wrongAnswer) }),
 });
 export type EvalReport = z.infer<typeof evalReportSchema>;
 export type ReportEstimate = z.infer<typeof estimate>;
@@ -191,7 +228,14 @@ export type ReportPower = z.infer<typeof power>;
 export type ReportDifference = z.infer<typeof difference>;
 export type WrongAnswer = z.infer<typeof wrongAnswer>;
 
-const side = z.object({ model, specHash: z.string(), mean: z.number(), interval });
+const side = z.object({
+  /** What the run is called beside the other one: its name, or its model's, with what tells the two apart. */
+  label: z.string(),
+  model,
+  specHash: z.string(),
+  mean: z.number(),
+  interval,
+});
 const pairedAnswer = question.extend({ first: given, second: given });
 
 export const evalComparisonSchema = z.object({
@@ -219,7 +263,7 @@ export const evalComparisonSchema = z.object({
       adjustedPValue: z.number(),
     }),
   ),
-  power,
+  power: power.nullable(),
   verdict: z.object({ outcome: z.enum(['first', 'second', 'unclear', 'equal']), words: z.string() }),
   /** Right by the second alone, and by the first alone. */
   wins: z.object({ total: z.int(), shown: z.array(pairedAnswer) }),

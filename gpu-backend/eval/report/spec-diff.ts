@@ -1,14 +1,36 @@
 import { canonicalJson, type EvalSpec, type Json } from '../task.ts';
+import { questions } from './coverage.ts';
 import { clip } from './items.ts';
 import type { EvalComparison } from './schema.ts';
 
 const MAX_VALUE_CHARS = 300;
+const DIGEST = /\b([0-9a-f]{12})[0-9a-f]{20,}\b/g;
 
-/** Every value in which two runs did different things, by its path: `data.records`, `protocol.parser`, … */
+/**
+ * Every value in which two runs did different things, by its path: `mode`, `protocol.parser`, … The data is one thing, told by the number of questions and how
+ * they were chosen; digests, which people cannot compare, only where nothing else differs, and short.
+ */
 export function specDifferences(first: EvalSpec, second: EvalSpec): EvalComparison['specDifferences'] {
   const found: EvalComparison['specDifferences'] = [];
-  compare(first as unknown as Json, second as unknown as Json, '', found);
-  return found;
+  const { data: asked, ...before } = first;
+  const { data: askedToo, ...after } = second;
+  compare(before as unknown as Json, after as unknown as Json, '', found);
+  if (canonicalJson(asked as unknown as Json) === canonicalJson(askedToo as unknown as Json)) return found;
+  let [there, here] = [dataWords(asked), dataWords(askedToo)];
+  if (there === here)
+    [there, here] = [there, here].map(
+      (words, i) => `${words}, digest ${(i === 0 ? asked : askedToo).digest.slice(0, 12)}`,
+    ) as [string, string];
+  return [{ path: 'data', first: there, second: here }, ...found];
+}
+
+function dataWords({ records, part }: EvalSpec['data']): string {
+  const chosen = part?.chosen;
+  if (chosen === undefined) return questions(records);
+  const of = chosen.of === null ? '' : ` of ${chosen.of}`;
+  return chosen.how === 'first'
+    ? `the first ${questions(records)}${of}`
+    : `a sample of ${questions(records)}${of}, seed ${chosen.seed}`;
 }
 
 function compare(
@@ -23,8 +45,14 @@ function compare(
     return;
   }
   const [before, after] = [written(first), written(second)];
-  if (before !== after)
-    found.push({ path, first: clip(before, MAX_VALUE_CHARS), second: clip(after, MAX_VALUE_CHARS) });
+  if (before === after) return;
+  const [short, shortToo] = [before.replace(DIGEST, '$1…'), after.replace(DIGEST, '$1…')];
+  const isTold = clip(short, MAX_VALUE_CHARS) !== clip(shortToo, MAX_VALUE_CHARS);
+  found.push({
+    path,
+    first: clip(isTold ? short : before, MAX_VALUE_CHARS),
+    second: clip(isTold ? shortToo : after, MAX_VALUE_CHARS),
+  });
 }
 
 function isObject(value: Json | undefined): value is { readonly [key: string]: Json } {

@@ -160,6 +160,11 @@ export function signed(difference: number): string {
   return Number(points) === 0 ? '0.0' : Number(points) > 0 ? `+${points}` : points.replace('-', '−');
 }
 
+/** Percentage points without their sign. */
+export function unsigned(difference: number): string {
+  return Math.abs(100 * difference).toFixed(1);
+}
+
 function meanScore(items: readonly EvalItem[]): number {
   return items.reduce((sum, { score }) => sum + score, 0) / items.length;
 }

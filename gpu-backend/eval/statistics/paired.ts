@@ -1,4 +1,4 @@
-import { normalQuantile } from './distributions.ts';
+import { tQuantile } from './distributions.ts';
 import { wilson } from './wilson.ts';
 
 /**
@@ -37,6 +37,8 @@ export function countPairs(right: Iterable<readonly [first: boolean, second: boo
 }
 
 /**
+ * Newcombe's interval with the quantile of Student's t, n − 1 degrees of freedom, in place of the normal one, which would find a difference in two examples; of one
+ * example nothing can be said.
  * @param confidence of the interval, 0.95 for 95 %
  * @throws RangeError without examples
  */
@@ -46,7 +48,7 @@ export function comparePairs(counts: PairedCounts, confidence: number): PairedCo
   return {
     examples,
     difference: (counts.onlySecond - counts.onlyFirst) / examples,
-    interval: newcombeInterval(counts, normalQuantile(0.5 + confidence / 2)),
+    interval: examples === 1 ? [-1, 1] : newcombeInterval(counts, tQuantile(0.5 + confidence / 2, examples - 1)),
     pValue: mcNemarExact(counts.onlyFirst, counts.onlySecond),
   };
 }
@@ -55,8 +57,9 @@ export function comparePairs(counts: PairedCounts, confidence: number): PairedCo
  * Interval of the difference of two paired proportions: hybrid of Wilson's score intervals of each, with the correlation φ of the pairs, corrected for
  * continuity where it is positive. Newcombe 1998, Statistics in Medicine 17:2635–2650, method 10. It stays inside −1…1 and keeps its coverage for few or no discordant pairs, where
  * Wald's interval collapses to a point.
+ * @param z two-sided quantile of the confidence
  */
-function newcombeInterval(
+export function newcombeInterval(
   { both: a, onlyFirst: b, onlySecond: c, neither: d }: PairedCounts,
   z: number,
 ): [number, number] {

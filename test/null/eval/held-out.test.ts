@@ -81,6 +81,19 @@ test('single questions have Newcombe and McNemar; questions of a group widen the
   assert.throws(() => compareHeldOut(scores(isBefore, 1), scores(isAfter, 1).slice(1), 0.95), /same questions/);
 });
 
+test('three groups have no detectable difference, and one example tells nothing', () => {
+  const asked = (right: (i: number) => boolean) =>
+    Array.from({ length: 8 }, (_, i) => item(`line ${i}`, `g${i % 3}`, right(i) ? 1 : 0));
+  const few = compareHeldOut(
+    asked((i) => i === 0),
+    asked((i) => i < 5),
+    0.95,
+  );
+  assert.deepEqual([few.groups, few.detectable], [3, null]);
+  const one = compareHeldOut([item('a', 'a', 0)], [item('a', 'a', 1)], 0.95);
+  assert.deepEqual([one.interval, one.second.interval, one.detectable], [[-1, 1], [0, 1], null]);
+});
+
 test('several orders of pictures are one question; without pictures it is told apart', () => {
   const orders: EvalVariant[] = [{ control: 'none' }, { control: 'none', imageOrder: [1, 0] }];
   const ask = (right: readonly [number, number], record: string) =>

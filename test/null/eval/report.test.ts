@@ -7,6 +7,7 @@ import { renderComparisonHtml } from '../../../gpu-backend/eval/report/html/comp
 import { renderHtml } from '../../../gpu-backend/eval/report/html/report.ts';
 import type { ReportRecord } from '../../../gpu-backend/eval/report/items.ts';
 import { evalComparisonSchema, evalReportSchema } from '../../../gpu-backend/eval/report/schema.ts';
+import { specDifferences } from '../../../gpu-backend/eval/report/spec-diff.ts';
 import { renderComparisonText, renderText } from '../../../gpu-backend/eval/report/text.ts';
 import { RandomStream } from '../../../gpu-backend/eval/statistics/random.ts';
 import { type EvalItem, type EvalSpec, type EvalVariant, specHash } from '../../../gpu-backend/eval/task.ts';
@@ -231,7 +232,10 @@ test('two runs are compared answer by answer', async () => {
   assert.deepEqual(evalComparisonSchema.parse(compared), compared);
   assert.deepEqual(compared.counts, { both: 20, onlyFirst: 0, onlySecond: 20, neither: 20 });
   assert.equal(compared.verdict.outcome, 'second');
-  assert.match(compared.verdict.words, /^new is better, by 33\.3 points/);
+  assert.match(
+    compared.verdict.words,
+    /^new is better than old, by 33\.3 points on these 60 answers; its true lead .* \d+\.\d … \d+\.\d points\.$/,
+  );
   assert.deepEqual([compared.wins.total, compared.losses.total], [20, 0]);
   assert.deepEqual(
     compared.categories.map(({ name, difference, adjustedPValue }) => [name, difference, adjustedPValue < 0.001]),
@@ -243,6 +247,8 @@ test('two runs are compared answer by answer', async () => {
   );
   const back = await compareReports({ first: second, second: first, records });
   assert.equal(back.verdict.outcome, 'first');
+  assert.equal(back.verdict.words, compared.verdict.words, 'the lead has no sign, whichever run comes first');
+  assert.match(renderComparisonHtml(back, new Map()), /<div class="big bad">−33\.3/);
   const same = await compareReports({ first, second: first, records });
   assert.equal(same.verdict.outcome, 'equal');
   assert.match(renderComparisonText(compared), /place +\+100\.0 .*\*\*\*/);
@@ -256,13 +262,104 @@ test('runs that did different things are refused by what differs, unless forced'
   await assert.rejects(
     compareReports({ first, second, records }),
     (error: Error) =>
-      error instanceof NotComparable && /data\.records: 60 and 30; mode: "sequence" and "merge"/.test(error.message),
+      error instanceof NotComparable &&
+      /data: 60 questions and 30 questions; mode: "sequence" and "merge"/.test(error.message),
   );
   const forced = await compareReports({ first, second, records, force: true });
   assert.deepEqual([forced.pairs, forced.unpaired], [30, { first: 30, second: 0 }]);
   assert.match(renderComparisonHtml(forced, new Map()), /The two runs did different things/);
   const strange = { spec, model, items: run({ records: 1 }).items.map((item) => ({ ...item, record: 'other' })) };
   await assert.rejects(compareReports({ first, second: strange, records }), /no question in common/);
+});
+
+test('where all score alike or groups are few, no precision is claimed', async () => {
+  for (const records of [3, 6, 40]) {
+    const report = await build({ records, isRight: () => true });
+    assert.equal(report.power, null);
+    for (const text of [renderText(report), renderHtml(report, new Map())]) {
+      assert.doesNotMatch(text, /below 0\.0 points|−?NaN|standard error 0\.00|bootstrap/);
+      assert.match(
+        text,
+        records < 12
+          ? /No difference, however large, can be shown by \d independent groups?:/
+          : /All answers score alike/,
+      );
+    }
+  }
+  const few = await build({ records: 14, isRight: (i) => Math.floor(i / 2) % 2 === 0 });
+  assert.match(
+    renderText(few),
+    few.power?.sameQuestions.smallestDifference == null ? /unlikely to show any/ : /Differences below \d\d/,
+  );
+  const run1 = { spec, model, items: run({ isRight: () => true }).items };
+  const alike = await compareReports({ first: run1, second: run1, records: run().records });
+  assert.deepEqual([alike.power, alike.verdict.outcome], [null, 'equal']);
+  assert.match(renderComparisonText(alike), /No answer scores differently/);
+});
+
+test('a part says so and stands beside no published score', async () => {
+  const part = {
+    chosen: { how: 'sample', of: 217, seed: 1 },
+    published: 217,
+    parts: { asked: 1, of: 2, missing: ['count'] },
+  } as const;
+  const report = await build({}, { spec: { ...spec, data: { ...spec.data, part } } });
+  assert.deepEqual(evalReportSchema.parse(report), report);
+  const words = 'a sample of 60 of 217 questions; 1 of 2 parts (not count)';
+  assert.ok(renderText(report).includes(words));
+  assert.doesNotMatch(renderText(report), /GPT-4V|Mantis-/);
+  const page = renderHtml(report, new Map());
+  assert.ok(page.includes(words));
+  assert.ok(page.indexOf('GPT-4V') > page.indexOf('Published over the whole benchmark'));
+  const whole = renderText(await build());
+  assert.match(whole, /Mantis-/);
+  assert.match(whole, /… \d+ more published/);
+});
+
+test('two runs of one model are told apart by what they did, and data by how it was chosen', async () => {
+  const [first, second] = [
+    { spec, model, items: run().items },
+    { spec: { ...spec, mode: 'merge' } as EvalSpec, model, items: run().items },
+  ];
+  const compared = await compareReports({ first, second, records: [], force: true });
+  assert.deepEqual([compared.first.label, compared.second.label], ['model ("sequence")', 'model ("merge")']);
+  assert.match(compared.verdict.words, /^model \("sequence"\) and model \("merge"\) score the same/);
+  const same = await compareReports({ first, second: first, records: [] });
+  assert.deepEqual([same.first.label, same.second.label], ['model (first run)', 'model (second run)']);
+  const limited: EvalSpec = {
+    ...spec,
+    data: { digest: 'e'.repeat(64), records: 5, part: { chosen: { how: 'first', of: null }, published: 217 } },
+  };
+  assert.deepEqual(specDifferences(limited, spec), [
+    { path: 'data', first: 'the first 5 questions', second: '60 questions' },
+  ]);
+  const other = { ...spec, data: { ...spec.data, digest: 'f'.repeat(64) } };
+  assert.deepEqual(specDifferences(spec, other), [
+    { path: 'data', first: '60 questions, digest d', second: '60 questions, digest ffffffffffff' },
+  ]);
+});
+
+test('marks of pictures are numbers, nouns agree with their counts, errors have causes', async () => {
+  const { items, records } = run({ records: 12, isRight: (i) => i !== 3 });
+  const asked = records.map((record, i) => ({
+    ...record,
+    question: i === 3 ? 'Is <image> like <image>? <image>' : '<image><image> What is it?',
+  }));
+  const failing = items.map(
+    (item, i): EvalItem =>
+      i < 3 ? { ...item, parsed: null, answer: '', score: 0, error: `timed out after ${i} ms` } : item,
+  );
+  const report = await buildReport({ spec, model, items: failing, records: asked });
+  assert.deepEqual([report.wrong.total, report.wrong.unanswered, report.counts.withPictures], [1, 3, 12]);
+  assert.deepEqual(report.errors, [{ cause: 'timed out after 0 ms', items: 3 }]);
+  const page = renderHtml(report, new Map());
+  assert.match(page, />1 question with a wrong answer, 3 questions without an answer/);
+  assert.match(
+    page,
+    /Is <span class="slot">picture 1<\/span> like <span class="slot">picture 2<\/span>\? &lt;image&gt;/,
+  );
+  assert.match(page, /<p dir="auto">What is it\?<\/p>/);
+  assert.doesNotMatch(page, /\b1 (questions|answers|points)\b/);
 });
 
 test('what models and data sets say stays text', async () => {

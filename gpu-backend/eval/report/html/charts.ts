@@ -67,12 +67,12 @@ ${[0, 0.5, 1].map((tick) => html`<text x="${x(tick)}" y="276" text-anchor="middl
 /** References in rows, answers in columns. */
 export function confusion({ labels, counts }: NonNullable<EvalReport['answers']['confusion']>): Markup {
   const hasUnread = counts.some((row) => (row.at(-1) ?? 0) > 0);
-  const columns = hasUnread ? [...labels, 'unread'] : labels;
-  return html`<div class="scroll"><table class="heat"><caption>Reference (rows) and answer (columns)</caption><thead><tr><td></td>${columns.map((label) => html`<th scope="col">${label}</th>`)}</tr></thead><tbody>${labels.map(
+  const columns = hasUnread ? [...labels, 'nothing read'] : labels;
+  return html`<div class="scroll"><table class="heat"><caption>Reference (rows) and answer (columns)</caption><thead><tr><td></td>${columns.map((label) => html`<th scope="col"><span title="${label}">${label}</span></th>`)}</tr></thead><tbody>${labels.map(
     (label, i) => {
       const row = counts[i] ?? [];
       const total = row.reduce((sum, count) => sum + count, 0) || 1;
-      return html`<tr><th scope="row">${label}</th>${columns.map((_, j) => {
+      return html`<tr><th scope="row"><span title="${label}">${label}</span></th>${columns.map((_, j) => {
         const count = row[j] ?? 0;
         const colour = i === j ? 'var(--own)' : 'var(--bad)';
         return html`<td style="background:color-mix(in srgb,${colour} ${Math.round((55 * count) / total)}%,transparent)">${count}</td>`;

@@ -1,3 +1,5 @@
+import { counted } from '../coverage.ts';
+import { comparisonPowerWords } from '../power-words.ts';
 import type { EvalComparison } from '../schema.ts';
 import type { Thumbnails } from '../thumbnails.ts';
 import { percent, signed } from '../vision.ts';
@@ -20,23 +22,29 @@ export function written(pValue: number): string {
 export function renderComparisonHtml(comparison: EvalComparison, thumbnails: Thumbnails): string {
   const sprites = new Sprites(thumbnails);
   const { first, second, wins, losses, title } = comparison;
-  const names: [string, string] =
-    first.model.name === second.model.name ? ['first', 'second'] : [first.model.name, second.model.name];
-  const body = html`<div class="top"><h1>${title}</h1><p><strong>${first.model.name}</strong> <span class="soft">first</span> · <strong>${second.model.name}</strong> <span class="soft">second</span></p></div>
+  const names: [string, string] = [first.label, second.label];
+  const body = html`<div class="top"><h1>${title}</h1><p><strong>${names[0]}</strong> <span class="soft">and</span> <strong>${names[1]}</strong>${modelsOf(comparison)}</p></div>
 ${differing(comparison)}
 ${headline(comparison, names)}
 <div class="two">${categories(comparison)}${power(comparison)}</div>
-${pairedGallery('wins', `Won: the second does better`, wins, names, sprites)}
-${pairedGallery('losses', `Lost: the first does better`, losses, names, sprites)}
-<section><details><summary>What was run, exactly</summary><p class="small">First <code>${first.specHash}</code>, second <code>${second.specHash}</code></p><pre>${JSON.stringify(comparison.spec, null, 2)}</pre><p class="small">First <code>${first.model.identity}</code>, second <code>${second.model.identity}</code></p></details></section>
+${pairedGallery('wins', `Won: ${names[1]} does better`, wins, names, sprites)}
+${pairedGallery('losses', `Lost: ${names[0]} does better`, losses, names, sprites)}
+<section><details><summary>What was run, exactly</summary><p class="small">${first.specHash === second.specHash ? html`Both <code>${first.specHash}</code>` : html`${names[0]}: <code>${first.specHash}</code><br>${names[1]}: <code>${second.specHash}</code>`}</p><pre>${JSON.stringify(comparison.spec, null, 2)}</pre><p class="small">${names[0]}: <code>${first.model.identity}</code><br>${names[1]}: <code>${second.model.identity}</code></p></details></section>
 <footer>Interval of the difference: both means' Wilson intervals joined by their correlation over groups (MOVER), groups taken as dependent. Stars: Holm's p-values below 0.05, 0.01, 0.001.</footer>`;
-  return page(`${title}: ${first.model.name} and ${second.model.name}`, body, sprites.markup());
+  return page(`${title}: ${names[0]} and ${names[1]}`, body, sprites.markup());
 }
 
-function differing({ specDifferences, unpaired }: EvalComparison): Markup | null {
+/** Where the runs are called otherwise than their models. */
+function modelsOf({ first, second }: EvalComparison): Markup | null {
+  if (first.label === first.model.name && second.label === second.model.name) return null;
+  if (first.model.name === second.model.name) return html` <span class="soft">· model ${first.model.name}</span>`;
+  return html` <span class="soft">· models ${first.model.name} and ${second.model.name}</span>`;
+}
+
+function differing({ specDifferences, unpaired, first: one, second: other }: EvalComparison): Markup | null {
   if (specDifferences.length === 0) return null;
-  return html`<section><h2>The two runs did different things</h2><p>Compared is what they share; their difference is not the models' alone. Without a partner: ${unpaired.first} answers of the first, ${unpaired.second} of the second.</p>
-<table class="plain"><thead><tr><th>what</th><th>first</th><th>second</th></tr></thead><tbody>${specDifferences.map(
+  return html`<section><h2>The two runs did different things</h2><p>Compared is what they share; their difference is not the models' alone. Without a partner: ${counted(unpaired.first, 'answer')} of ${one.label}, ${counted(unpaired.second, 'answer')} of ${other.label}.</p>
+<table class="plain"><thead><tr><th>what</th><th>${one.label}</th><th>${other.label}</th></tr></thead><tbody>${specDifferences.map(
     ({ path, first, second }) =>
       html`<tr><th scope="row"><code>${path}</code></th><td>${first}</td><td>${second}</td></tr>`,
   )}</tbody></table></section>`;
@@ -46,6 +54,7 @@ function headline(
   { first, second, change, counts, pairs, clusters, verdict }: EvalComparison,
   names: [string, string],
 ): Markup {
+  const sign = verdict.outcome === 'second' ? '' : verdict.outcome === 'first' ? 'bad' : 'neutral';
   const outcome = verdict.outcome === 'second' ? 'yes' : verdict.outcome === 'first' ? 'no' : 'unclear';
   const rows = [first, second].map(({ mean, interval }, i) => ({
     label: names[i] ?? '',
@@ -54,7 +63,7 @@ function headline(
     kind: i === 1 ? ('own' as const) : ('model' as const),
     text: withInterval(mean, interval),
   }));
-  return html`<section><div class="head"><div><div class="big">${signed(change.difference)}</div><p class="soft">points, 95 % interval ${signed(change.interval[0])} … ${signed(change.interval[1])}</p></div>
+  return html`<section><div class="head"><div><div class="big ${sign}">${signed(change.difference)}</div><p class="soft">points, ${names[1]} less ${names[0]}<br>95 % interval ${signed(change.interval[0])} … ${signed(change.interval[1])}</p></div>
 <dl class="facts"><div><dt>Pairs of answers</dt><dd>${pairs}</dd></div><div><dt>Independent groups</dt><dd>${clusters}</dd></div><div><dt>${change.test}</dt><dd>${written(change.pValue)}</dd></div>${
     change.correlation === null
       ? null
@@ -65,11 +74,11 @@ ${bars(rows, { caption: 'Both runs on the same questions' })}
 ${
   counts === null
     ? null
-    : html`<div class="gap"></div><div class="scroll"><table class="heat"><caption>Who was right</caption><thead><tr><td></td><th scope="col">second right</th><th scope="col">second wrong</th></tr></thead><tbody><tr><th scope="row">first right</th><td>${counts.both}</td><td>${counts.onlyFirst}</td></tr><tr><th scope="row">first wrong</th><td>${counts.onlySecond}</td><td>${counts.neither}</td></tr></tbody></table></div>`
+    : html`<div class="gap"></div><div class="scroll"><table class="heat"><caption>Who was right</caption><thead><tr><td></td>${['right', 'wrong'].map((what) => html`<th scope="col"><span title="${names[1]}">${names[1]}</span> ${what}</th>`)}</tr></thead><tbody><tr><th scope="row"><span title="${names[0]}">${names[0]}</span> right</th><td>${counts.both}</td><td>${counts.onlyFirst}</td></tr><tr><th scope="row"><span title="${names[0]}">${names[0]}</span> wrong</th><td>${counts.onlySecond}</td><td>${counts.neither}</td></tr></tbody></table></div>`
 }</section>`;
 }
 
-function categories({ categories: all }: EvalComparison): Markup | null {
+function categories({ categories: all, first: one, second: two }: EvalComparison): Markup | null {
   if (all.length === 0) return null;
   const reach = Math.max(0.05, ...all.flatMap(({ interval }) => interval.map(Math.abs)));
   const rows = all
@@ -82,13 +91,18 @@ function categories({ categories: all }: EvalComparison): Markup | null {
       text: `${signed(difference)} ${stars(adjustedPValue)}`,
       note: `${name}: ${percent(first)} and ${percent(second)} of ${pairs}, Holm ${written(adjustedPValue)}`,
     }));
-  return html`<section><h2>By category</h2>${bars(rows, { caption: 'Second less first, points', from: -reach, to: reach, hasZero: true })}</section>`;
+  return html`<section><h2>By category</h2>${bars(rows, { caption: `${two.label} less ${one.label}, points`, from: -reach, to: reach, hasZero: true })}</section>`;
 }
 
-function power({ power: found }: EvalComparison): Markup {
-  return html`<section><h2>What so many questions can tell</h2><p>True differences below <strong>${(100 * found.smallestDifference).toFixed(1)} points</strong> between these two are likely to stay unseen (power 80 %, level 5 %).</p>
+function power(comparison: EvalComparison): Markup {
+  const { power: found } = comparison;
+  return html`<section><h2>What so many questions can tell</h2><p>${comparisonPowerWords(comparison)}</p>${
+    found === null
+      ? null
+      : html`
 <table class="plain"><thead><tr><th>to see</th><th class="n">answers</th><th class="n">groups</th></tr></thead><tbody>${found.needed.map(
-    ({ points, items, clusters }) =>
-      html`<tr><th scope="row">${points} ${points === 1 ? 'point' : 'points'}</th><td class="n">${items}</td><td class="n">${clusters}</td></tr>`,
-  )}</tbody></table></section>`;
+          ({ points, items, clusters }) =>
+            html`<tr><th scope="row">${counted(points, 'point')}</th><td class="n">${items}</td><td class="n">${clusters}</td></tr>`,
+        )}</tbody></table>`
+  }</section>`;
 }

@@ -11,7 +11,7 @@ h1{font-size:26px;line-height:1.2;margin:0;overflow-wrap:anywhere}h2{font-size:1
 p{margin:6px 0}.gap{height:16px}.soft{color:var(--soft)}.small{font-size:13px}
 .top{margin-bottom:20px}.top p{overflow-wrap:anywhere}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;margin:0 0 16px}
-.two{columns:420px 2;column-gap:16px;margin-bottom:16px}.two>section{break-inside:avoid}.two table+table,.two .scroll+table{margin-top:14px}
+.two{margin-bottom:16px}.two:has(>section+section){columns:420px 2;column-gap:16px}.two>section{break-inside:avoid}.two table+table,.two .scroll+table{margin-top:14px}
 .big{font-size:54px;line-height:1;font-weight:650;letter-spacing:-1px;color:var(--own)}
 .head{display:flex;gap:16px 48px;flex-wrap:wrap;align-items:flex-end;margin-bottom:14px}
 .facts{display:flex;gap:8px 28px;flex-wrap:wrap;margin:0}.facts div{min-width:0}.facts dt{font-size:12px;color:var(--soft)}.facts dd{margin:0;font-weight:600}
@@ -34,7 +34,11 @@ thead th{font-size:12px;color:var(--soft);border-bottom:1px solid var(--line)}
 .verdict.yes{border-color:var(--good)}.verdict.no{border-color:var(--bad)}.verdict.partly{border-color:var(--mantis)}
 .checks{margin:0;padding:0;list-style:none}.checks li{padding:3px 0 3px 26px;position:relative}.checks li::before{position:absolute;left:2px;font-weight:700}
 .checks .yes::before{content:"✓";color:var(--good)}.checks .no::before{content:"✗";color:var(--bad)}.checks .unclear::before{content:"–";color:var(--soft)}
-.heat td{text-align:center;padding:6px 8px;border:1px solid var(--line)}.heat th{padding:4px 8px;font-size:13px;overflow-wrap:anywhere}
+.heat{width:auto}.heat td{text-align:center;padding:6px 10px;border:1px solid var(--line);min-width:52px}.heat thead td{border:0}
+.heat th{padding:4px 10px;font-size:13px}.heat thead th{text-align:center;border:0}.heat th span{display:inline-block;max-width:9.5em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;vertical-align:bottom}
+.note{background:color-mix(in srgb,var(--mantis) 14%,transparent);border-radius:8px;padding:8px 14px;margin:8px 0 12px}
+.slot{display:inline-block;font-size:.8em;line-height:1.35;font-weight:600;color:var(--own);border:1px solid var(--own-soft);border-radius:5px;padding:0 5px;margin:0 2px}
+.count{font-variant-numeric:tabular-nums}.big.neutral{color:var(--ink)}.big.bad{color:var(--bad)}
 .scroll{overflow-x:auto}
 .filters{display:flex;gap:10px;flex-wrap:wrap;margin:10px 0 14px;align-items:end}.filters label{font-size:12px;color:var(--soft);display:grid;gap:2px}
 select,input{font:inherit;color:inherit;background:var(--page);border:1px solid var(--line);border-radius:8px;padding:6px 8px;max-width:100%}

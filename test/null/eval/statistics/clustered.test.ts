@@ -11,7 +11,7 @@ import {
   tQuantile,
 } from '../../../../gpu-backend/eval/statistics/distributions.ts';
 import { holm } from '../../../../gpu-backend/eval/statistics/holm.ts';
-import { errorOfDifference, powerOf } from '../../../../gpu-backend/eval/statistics/power.ts';
+import { errorOfDifference, leastClusters, powerOf } from '../../../../gpu-backend/eval/statistics/power.ts';
 import { RandomStream } from '../../../../gpu-backend/eval/statistics/random.ts';
 import { wilson } from '../../../../gpu-backend/eval/statistics/wilson.ts';
 
@@ -250,9 +250,16 @@ test('Holm as statsmodels has it', () => {
 
 test('with as many questions as power asks for, four runs in five see the difference', () => {
   const pilot = compareRuns(pairsOf(new RandomStream('pilot'), 400, 3, 0.05));
-  const power = powerOf({ standardError: pilot.standardError as number, items: 1_200, clusters: 400 }, { points: [5] });
-  const groups = power.needed[0]?.clusters ?? 0;
-  assert.equal(power.needed[0]?.items, 3 * groups);
+  const of = {
+    standardError: pilot.standardError,
+    items: 1_200,
+    clusters: 400,
+    degreesOfFreedom: 399,
+    isCounted: false,
+  };
+  const power = powerOf(of, { points: [5] });
+  const groups = power?.needed[0]?.clusters ?? 0;
+  assert.equal(power?.needed[0]?.items, 3 * groups);
   const random = new RandomStream('power');
   const rounds = 250;
   let seen = 0;
@@ -263,5 +270,25 @@ test('with as many questions as power asks for, four runs in five see the differ
   assert.ok(seen / rounds > 0.72 && seen / rounds < 0.88, `${groups} groups: seen ${seen / rounds}`);
   near(errorOfDifference(0.01, 0), 0.01 * Math.SQRT2, 1e-15);
   near(errorOfDifference(0.01, 0.5), 0.01, 1e-15);
-  near(powerOf({ standardError: 0.01, items: 100, clusters: 100 }).smallestDifference, 0.028016, 1e-6);
+  const known = { standardError: 0.01, items: 100, clusters: 100, degreesOfFreedom: 99, isCounted: false };
+  near(powerOf(known)?.smallestDifference ?? null, 0.01 * (1.984217 + 0.845271), 1e-6);
+});
+
+test('no power is claimed where nothing is known, no test can tell, or counting takes more', () => {
+  const of = { standardError: 0.1, items: 60, clusters: 30, degreesOfFreedom: 29, isCounted: false };
+  for (const nothing of [{ standardError: 0 }, { standardError: 1e-17 }, { standardError: null }, { clusters: 5 }])
+    assert.equal(powerOf({ ...of, ...nothing }), null);
+  assert.deepEqual([leastClusters(0.95), leastClusters(0.9), leastClusters(0.99)], [6, 5, 8]);
+  assert.equal(2 * 0.5 ** leastClusters(0.95) <= 0.05 && 2 * 0.5 ** (leastClusters(0.95) - 1) > 0.05, true);
+  const few = powerOf({ ...of, standardError: 0.4, clusters: 6, degreesOfFreedom: 5 });
+  assert.equal(few?.smallestDifference, null, '(2.57 + 0.92) * 0.4 is more than there is');
+  assert.ok((few?.needed[0]?.clusters ?? 0) > 1_000);
+  // A single answer of 200 that differs has a small error; but six must differ before McNemar's test can tell.
+  const counted = { standardError: 0.005, items: 200, clusters: 200, degreesOfFreedom: 199, isCounted: true };
+  assert.equal(powerOf(counted)?.smallestDifference, 6 / 200);
+  assert.equal(powerOf(counted)?.needed[0]?.clusters, 600);
+  // Student's t asks for more than the normal quantiles where groups are few, and for the same where they are many.
+  const needed = (clusters: number) =>
+    (powerOf({ ...of, clusters, degreesOfFreedom: clusters - 1 })?.smallestDifference ?? 0) / 0.1;
+  assert.ok(needed(8) > 3.2 && needed(8) < 3.3 && needed(5_000) < 2.803, `${needed(8)} ${needed(5_000)}`);
 });

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { normalQuantile } from '../../../../gpu-backend/eval/statistics/distributions.ts';
 import {
   comparePairs,
   countPairs,
   mcNemarExact,
+  newcombeInterval,
   normaliseAnswer,
 } from '../../../../gpu-backend/eval/statistics/paired.ts';
 
@@ -13,7 +15,10 @@ const near = (got: number, want: number, by: number, what = '') =>
 test('the interval of a published example', () => {
   // Hyper-responsive airways before and after a transplant (Bentur et al. 2009), the example of Fagerland, Lydersen and Laake 2014 (Statistics in
   // Medicine 33:2850–2875): 1 both, 1 only before, 7 only after, 12 neither; Newcombe's interval −0.507 … −0.026.
-  const { difference, interval } = comparePairs({ both: 1, onlyFirst: 7, onlySecond: 1, neither: 12 }, 0.95);
+  const counts = { both: 1, onlyFirst: 7, onlySecond: 1, neither: 12 };
+  const { difference, interval: ours } = comparePairs(counts, 0.95);
+  const interval = newcombeInterval(counts, normalQuantile(0.975));
+  assert.ok(ours[0] < interval[0] && ours[1] > interval[1], 'of so few examples somewhat less is known');
   near(difference, -6 / 21, 1e-12);
   near(interval[0], -0.507, 0.0006, 'lower');
   near(interval[1], -0.026, 0.0006, 'upper');
@@ -35,6 +40,16 @@ test('exchanging the models turns the comparison around', () => {
   near(forth.interval[0], -back.interval[1], 1e-12);
   near(forth.interval[1], -back.interval[0], 1e-12);
   assert.equal(forth.pValue, back.pValue);
+});
+
+test('the fewer examples, the wider the interval; of one nothing is known', () => {
+  let last = 0;
+  for (const n of [50, 12, 5, 3, 2, 1]) {
+    const [low, high] = comparePairs({ both: 0, onlyFirst: 0, onlySecond: n, neither: 0 }, 0.95).interval;
+    assert.ok(high - low > last, `${n}: ${low} … ${high}`);
+    last = high - low;
+  }
+  assert.equal(last, 2);
 });
 
 test('no discordant pair still leaves doubt, and less of it with more examples', () => {
