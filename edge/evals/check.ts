@@ -1,7 +1,9 @@
 /** What is wrong with an evaluation or a run beyond its shape. Pure. */
 import { describe, fieldPath, type Violation, violation } from '../../shared/contract/errors.ts';
 import { FormulaError, parseFormula } from '../../shared/contract/evalFormula.ts';
+import { ANSWER_FIELD_NAMES, referencesOf, strangerToAnswers, Unseen } from '../../shared/contract/evalReferences.ts';
 import type {
+  BenchmarkRunSource,
   CreateEvalRequest,
   EvalLine,
   EvalMessage,
@@ -58,7 +60,19 @@ export function checkEval({ data_source_config: source, testing_criteria: criter
         received: `${criteria.length}`,
       }),
     );
-  for (const [i, grader] of criteria.entries()) found.push(...checkGrader(grader, ['testing_criteria', i], true));
+  const names = new Map<string, number>();
+  for (const [i, grader] of criteria.entries()) {
+    found.push(...checkGrader(grader, ['testing_criteria', i], true));
+    const earlier = names.get(grader.name);
+    if (earlier !== undefined)
+      found.push(
+        violation('invalid_value', `testing_criteria[${i}].name`, {
+          expected: 'a name of its own: results are told apart by it',
+          received: `${describe(grader.name)}, as testing_criteria[${earlier}] has`,
+        }),
+      );
+    else names.set(grader.name, i);
+  }
   return found;
 }
 
@@ -100,7 +114,8 @@ function checkGrader(grader: Grader, at: Path, isCriterion: boolean): Violation[
       break;
     }
     case 'mantis.benchmark': {
-      const { input, question, options, answers, category, fields } = grader;
+      const { benchmark, input, question, options, answers, category, fields } = grader;
+      if (benchmark === 'skills') complain('benchmark', 'a benchmark that is read from files', benchmark);
       for (const [field, value] of Object.entries({ input, question, options, answers, category })) text(value, field);
       for (const [name, value] of Object.entries(fields ?? {}))
         found.push(...checkText(value, [...at, 'fields', name], ['item', 'sample']));
@@ -167,6 +182,29 @@ export function checkPrompt(prompt: InputMessages): Violation[] {
   return checkMessages(prompt.template, ['data_source', 'input_messages', 'template'], ['item']);
 }
 
+/** What a benchmark cannot be asked, as far as it is known without its files. */
+export function checkBenchmark(
+  benchmark: string,
+  { file_ids: ids = [], skills, split }: BenchmarkRunSource,
+): Violation[] {
+  const isMade = benchmark === 'skills';
+  const found: Violation[] = [];
+  const complain = (field: string, expected: string, received: string): void => {
+    found.push(violation('invalid_value', `data_source.${field}`, { expected, received }));
+  };
+  if (isMade && ids.length > 0) complain('file_ids', 'none: skills makes its own questions', `${ids.length}`);
+  if (isMade && split !== undefined) complain('split', 'none: skills makes its own questions', describe(split));
+  if (!isMade && ids.length === 0)
+    found.push(
+      violation('missing_required_parameter', 'data_source.file_ids', {
+        expected: `the files of ${benchmark} as they were published, uploaded with the purpose "evals"`,
+        received: 'none',
+      }),
+    );
+  if (!isMade && skills !== undefined) complain('skills', `none: ${benchmark} is read from files`, 'an object');
+  return found;
+}
+
 /** Lines that came with the request, against the schema of items. */
 export function checkContent(
   lines: readonly EvalLine[],
@@ -183,15 +221,42 @@ export function checkContent(
         param: `${at}.${wrong.path}`,
         message: `${at}.${wrong.path}: ${wrong.message}.`,
       });
-    if (needsSample && sample == null)
+    if (needsSample && typeof sample?.output_text !== 'string')
       found.push(
-        violation('missing_required_parameter', `${at}.sample`, {
-          expected: 'the answer that is judged',
-          received: 'nothing',
+        violation('missing_required_parameter', `${at}.sample${sample == null ? '' : '.output_text'}`, {
+          expected: sample == null ? 'the answer that is judged' : 'its text',
+          received: describe(sample?.output_text),
         }),
       );
   }
   return found;
+}
+
+/**
+ * References that can stand for nothing: to what answers never have, and, of lines that are at hand, to what none of them has.
+ * @param content null: the lines are in a file, which the backend looks through before it asks anything
+ */
+export function checkReferences(
+  criteria: readonly Grader[],
+  prompt: InputMessages | null,
+  content: readonly EvalLine[] | null,
+  hasSample: boolean,
+): Violation[] {
+  const references = referencesOf(criteria, prompt);
+  const stranger = hasSample ? null : strangerToAnswers(references);
+  if (stranger !== null)
+    return [
+      violation('invalid_value', stranger.param, {
+        expected: `fields of an answer (${ANSWER_FIELD_NAMES})`,
+        received: stranger.source,
+      }),
+    ];
+  if (content === null) return [];
+  const unseen = new Unseen(references, hasSample ? ['item', 'sample'] : ['item']);
+  for (const { item, sample } of content) unseen.see({ item, sample: sample ?? {} });
+  return unseen
+    .problems()
+    .map(({ param, message }) => ({ code: 'invalid_value', param, message: `${param}: ${message}.` }));
 }
 
 /** Bytes of a line as JSON, pictures in data URLs not counted. */

@@ -1,6 +1,12 @@
 /** From a run as it was asked for to the task of a backend: models and files looked up, lines stored. */
 import { ApiError, errorMessage, violation } from '../../shared/contract/errors.ts';
-import type { CreateEvalRunRequest, EvalLine, Grader } from '../../shared/contract/evals.ts';
+import type {
+  CreateEvalRunRequest,
+  EvalDataSource,
+  EvalLine,
+  EvalSampling,
+  Grader,
+} from '../../shared/contract/evals.ts';
 import type { EvaluateTask } from '../../shared/contract/evalTask.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Env } from '../env.ts';
@@ -9,8 +15,9 @@ import { resolveModel } from '../fleet/models.ts';
 import { servedModels } from '../fleet/pick.ts';
 import { knownModels, liveBackends } from '../fleet/registry.ts';
 import type { EvalRow, EvalSource } from '../store/evals.ts';
-import { type FileRow, filePrefix, getFiles } from '../store/files.ts';
-import { checkContent, checkPrompt, judgesOf, lineBytes } from './check.ts';
+import { filePrefix } from '../store/files.ts';
+import { checkBenchmark, checkContent, checkPrompt, checkReferences, judgesOf, lineBytes } from './check.ts';
+import { benchmarkFiles, linesFile, stored } from './files.ts';
 
 const E = LIMITS.evals;
 
@@ -28,12 +35,12 @@ export async function prepareRun(
   tenant: string,
   row: EvalRow,
   runId: string,
-  asked: CreateEvalRunRequest,
+  asked: Pick<CreateEvalRunRequest, 'name'> & { data_source: EvalDataSource },
 ): Promise<PreparedRun> {
   const source = JSON.parse(row.source) as EvalSource;
   const criteria = JSON.parse(row.criteria) as Grader[];
   const { data_source: data } = asked;
-  const kinds = source.type === 'custom' ? ['jsonl', 'completions'] : ['mantis.benchmark'];
+  const kinds = source.type === 'custom' ? ['jsonl', 'completions', 'responses'] : ['mantis.benchmark'];
   if (!kinds.includes(data.type))
     throw ApiError.from([
       violation('invalid_value', 'data_source.type', {
@@ -42,7 +49,7 @@ export async function prepareRun(
       }),
     ]);
   const model = data.type === 'jsonl' ? null : data.model;
-  const { models, bases } = await resolveAll(env, tenant, [
+  const { models, bases, contexts } = await resolveAll(env, tenant, [
     ...(model === null ? [] : [{ model, param: 'data_source.model' }]),
     ...judgesOf(criteria),
   ]);
@@ -59,6 +66,8 @@ export async function prepareRun(
   };
   if (data.type === 'mantis.benchmark') {
     if (source.type !== 'mantis.benchmark') throw new Error('prepareRun: expected a benchmark');
+    const wrong = checkBenchmark(source.benchmark, data);
+    if (wrong.length > 0) throw ApiError.from(wrong);
     const files = await benchmarkFiles(env, tenant, data.file_ids ?? []);
     return {
       spec: { ...base, source: { type: 'benchmark', benchmark: source.benchmark, files, options: data } },
@@ -71,15 +80,26 @@ export async function prepareRun(
   const prompt = data.type === 'jsonl' ? null : data.input_messages;
   const schema = source.item_schema;
   const hasSample = data.type === 'jsonl';
+  const needsSample = hasSample && source.include_sample_schema === true;
+  const content = data.source.type === 'file_content' ? data.source.content : null;
   const wrong = [
     ...(prompt === null ? [] : checkPrompt(prompt)),
-    ...(data.source.type === 'file_content'
-      ? checkContent(data.source.content, schema, hasSample && source.include_sample_schema === true)
-      : []),
+    ...(content === null ? [] : checkContent(content, schema, needsSample)),
   ];
+  // Where the templates of the prompt are none, nothing can be said about what they look up.
+  if (wrong.length === 0) wrong.push(...checkReferences(criteria, prompt, content, hasSample));
+  const sampling = data.type === 'jsonl' ? {} : samplingOf(data);
+  const context = model === null ? null : (contexts[model] ?? null);
+  const most = sampling.max_completion_tokens ?? sampling.max_completions_tokens ?? 0;
+  if (context !== null && most >= context)
+    wrong.push(
+      violation('context_length_exceeded', 'data_source.sampling_params.max_completion_tokens', {
+        expected: `less than the ${context} tokens that ${model} reads and writes in all`,
+        received: most,
+      }),
+    );
   if (wrong.length > 0) throw ApiError.from(wrong);
-  const sampling = data.type === 'jsonl' ? {} : (data.sampling_params ?? {});
-  const lines = { schema, hasSample };
+  const lines = { schema, hasSample, needsSample };
   if (data.source.type === 'file_id') {
     const file = await linesFile(env, tenant, data.source.id);
     return {
@@ -106,20 +126,31 @@ export async function prepareRun(
   };
 }
 
-const stored = ({ id, bytes, sha256 }: FileRow) => ({ id, bytes, sha256 });
+/** In the words of chat, whichever were used. */
+function samplingOf(data: Extract<EvalDataSource, { type: 'completions' | 'responses' }>): EvalSampling {
+  if (data.type === 'completions') return data.sampling_params ?? {};
+  const { text, ...rest } = data.sampling_params ?? {};
+  const format = text?.format;
+  if (format === undefined) return rest;
+  if (format.type !== 'json_schema') return { ...rest, response_format: format };
+  const { type, ...json_schema } = format;
+  return { ...rest, response_format: { type, json_schema } };
+}
 
 /** One backend asks them all: it must serve the bases of every one. */
 async function resolveAll(
   env: Env,
   tenant: string,
   named: readonly { model: string; param: string }[],
-): Promise<{ models: Record<string, string>; bases: string[] }> {
+): Promise<{ models: Record<string, string>; bases: string[]; contexts: Record<string, number> }> {
   const models: Record<string, string> = {};
+  const contexts: Record<string, number> = {};
   const bases = new Set<string>();
   for (const { model, param } of named) {
     try {
       const known = await resolveModel(env, tenant, model);
       models[model] = known.id;
+      contexts[model] = known.card.contextTokens;
       bases.add(known.adapter?.base ?? known.id);
     } catch (error) {
       if (!(error instanceof ApiError) || error.code !== 'model_not_found') throw error;
@@ -150,69 +181,7 @@ async function resolveAll(
         { param: 'testing_criteria' },
       );
   }
-  return { models, bases: all };
-}
-
-async function linesFile(env: Env, tenant: string, id: string): Promise<FileRow> {
-  const [file] = await evalFiles(env, tenant, [id], () => 'data_source.source.id');
-  if (file === undefined) throw new Error('linesFile: expected a file');
-  if (file.bytes > E.maxFileBytes)
-    throw ApiError.from([
-      violation('request_too_large', 'data_source.source.id', {
-        expected: `a file of at most ${E.maxFileBytes} bytes`,
-        received: file.bytes,
-        remedy: 'Divide it over several runs.',
-      }),
-    ]);
-  return file;
-}
-
-async function benchmarkFiles(env: Env, tenant: string, ids: readonly string[]) {
-  const files = await evalFiles(env, tenant, ids, (i) => `data_source.file_ids[${i}]`);
-  const names = new Set<string>();
-  for (const [i, file] of files.entries()) {
-    // Backends lay them into one folder: `Art/test.json` and `Math/test.json` would be one file there.
-    const name = file.filename.split(/[\\/]/).at(-1) ?? '';
-    if (names.has(name))
-      throw ApiError.from([
-        violation('invalid_value', `data_source.file_ids[${i}]`, {
-          expected: 'files with different names, folders left aside',
-          received: JSON.stringify(file.filename),
-        }),
-      ]);
-    names.add(name);
-  }
-  return files.map((file) => ({ ...stored(file), filename: file.filename }));
-}
-
-async function evalFiles(
-  env: Env,
-  tenant: string,
-  ids: readonly string[],
-  param: (i: number) => string,
-): Promise<FileRow[]> {
-  const rows = new Map((await getFiles(env.DB, tenant, ids)).map((row) => [row.id, row]));
-  return ids.map((id, i) => {
-    const row = rows.get(id);
-    if (row === undefined)
-      throw new ApiError(
-        'file_not_found',
-        errorMessage(param(i), {
-          expected: 'the id of an uploaded file',
-          received: JSON.stringify(id.slice(0, 80)),
-          remedy: 'GET /v1/files lists yours.',
-        }),
-        { param: param(i) },
-      );
-    if (row.purpose !== 'evals')
-      throw ApiError.from([
-        violation('invalid_value', param(i), {
-          expected: 'a file that was uploaded with the purpose "evals"',
-          received: `one for ${JSON.stringify(row.purpose)}`,
-        }),
-      ]);
-    return row;
-  });
+  return { models, bases: all, contexts };
 }
 
 async function stageLines(env: Env, tenant: string, lines: readonly EvalLine[]) {

@@ -4,6 +4,7 @@ import { ApiError, describe, errorMessage } from '../../shared/contract/errors.t
 import {
   CreateEvalRunRequest,
   type DeletedEvalRun,
+  type EvalDataSource,
   EvalItemStatus,
   type EvalRun,
   EvalRunStatus,
@@ -14,11 +15,12 @@ import { nowMs as clockMs } from '../clock.ts';
 import { type AppEnv, actorOf, scheduler } from '../env.ts';
 import { streamRun } from '../evals/follow.ts';
 import { deleteRuns } from '../evals/remove.ts';
+import { mustBeSameModels, retriedRun } from '../evals/retry.ts';
 import { prepareRun } from '../evals/task.ts';
 import { wakeBackends } from '../jobs/sweep.ts';
 import { readJson } from '../middleware/body.ts';
 import { auditEntry } from '../store/audit.ts';
-import { getItem, listItems, showItem } from '../store/evalItems.ts';
+import { getItem, listItems, showItem, takeOver } from '../store/evalItems.ts';
 import { type EvalSums, findRun, getRun, insertRun, listRuns, showRun, type WholeRun } from '../store/evalRuns.ts';
 import { keyed } from '../store/keyed.ts';
 import { deleteLoose } from '../store/loose.ts';
@@ -40,23 +42,27 @@ export async function createEvalRun(c: Context<AppEnv>): Promise<Response> {
   };
   const { id, made: earlier } = await keyed('evalrun_', tenant, c.req.header('idempotency-key'), nowMs, find);
   if (earlier !== null) return c.json(await shown(c, earlier));
-  const { spec, fileIds, content, total } = await prepareRun(c.env, tenant, row, id, asked);
-  const criteria = (JSON.parse(row.criteria) as Grader[]).map(({ name }) => name);
+  const retried =
+    asked.data_source.type === 'mantis.retry' ? await retriedRun(c.env, row, asked.data_source.run_id) : null;
+  const data = retried?.data ?? (asked.data_source as EvalDataSource);
+  const name = asked.name ?? retried?.run.name ?? '';
+  const { spec, fileIds, content, total } = await prepareRun(c.env, tenant, row, id, { name, data_source: data });
+  if (retried !== null) await mustBeSameModels(c.env, retried, spec.models);
+  const criteria = (JSON.parse(row.criteria) as Grader[]).map((grader) => grader.name);
   const names = spec.source.type === 'benchmark' ? [spec.source.benchmark] : criteria;
-  const sums: EvalSums = {
+  const sums: EvalSums = retried?.sums ?? {
     passed: 0,
     failed: 0,
     errored: 0,
-    criteria: names.map((name) => ({ name, passed: 0, failed: 0 })),
+    criteria: names.map((one) => ({ name: one, passed: 0, failed: 0 })),
     models: {},
   };
-  const { data_source: data } = asked;
   // The lines lie in an object of their own.
   const kept =
     data.type !== 'mantis.benchmark' && data.source.type === 'file_content'
       ? { ...data, source: { type: 'file_content', content: [] } }
       : data;
-  const request = { eval_id: row.id, name: asked.name ?? '' };
+  const request = { eval_id: row.id, name };
   const isMade = `EXISTS (SELECT 1 FROM tasks WHERE id = '${id}')`;
   const [task] = insertTask(
     c.env.DB,
@@ -67,16 +73,23 @@ export async function createEvalRun(c: Context<AppEnv>): Promise<Response> {
   const run = {
     id,
     eval_id: row.id,
-    name: asked.name ?? '',
+    name,
     metadata: asked.metadata == null ? null : JSON.stringify(asked.metadata),
     model: spec.model ?? '',
     data_source: JSON.stringify(kept),
     content_key: content?.key ?? null,
     created_at: nowMs,
-    total,
+    total: Math.max(total, retried?.run.total ?? 0),
     sums: JSON.stringify(sums),
   };
-  const [made] = await c.env.DB.batch([task, ...insertRun(c.env.DB, actorOf(c), run, isMade), holdIf(c, id, fileIds)]);
+  const [made] = await c.env.DB.batch([
+    task,
+    ...insertRun(c.env.DB, actorOf(c), run, isMade),
+    ...(retried === null
+      ? []
+      : [takeOver(c.env.DB, id, retried.run.id, `EXISTS (SELECT 1 FROM eval_runs WHERE id = '${id}')`)]),
+    holdIf(c, id, fileIds),
+  ]);
   if ((made?.meta.changes ?? 0) === 0) {
     if (content !== null) await deleteLoose({ db: c.env.DB, blobs: c.env.BLOBS }, [content.key]).catch(() => {});
     await existingEval(c);
@@ -120,9 +133,11 @@ export async function cancelEvalRun(c: Context<AppEnv>): Promise<Response> {
     along: (_, guard) => [auditEntry(c.env.DB, actorOf(c), { action: 'eval_run.canceled', object: id }, guard)],
   });
   if (applied?.outcome.kind === 'refused')
-    throw new ApiError('invalid_state', `Run ${id} cannot be canceled: ${applied.outcome.reason}.`, {
-      param: 'run_id',
-    });
+    throw new ApiError(
+      'invalid_state',
+      `Run ${id} cannot be canceled: it has already ${applied.row.status === 'failed' ? 'failed' : 'completed'}.`,
+      { param: 'run_id' },
+    );
   c.executionCtx.waitUntil(scheduler(c.env).wake());
   return c.json(await shown(c, await existingRun(c)));
 }

@@ -66,6 +66,8 @@ function usageRow(
     completionTokens,
     cachedTokens,
     imageTokens,
+    images = [],
+    durationMs = 0,
   }: EvalItemsRequest['items'][number]['usage'][number],
   nowMs: number,
 ): UsageRow {
@@ -82,9 +84,9 @@ function usageRow(
     completion_tokens: completionTokens,
     cached_tokens: cachedTokens,
     image_tokens: imageTokens,
-    images: [],
-    bytes_in: 0,
-    duration_ms: 0,
+    images: [...images],
+    bytes_in: images.reduce((sum, { bytes }) => sum + bytes, 0),
+    duration_ms: durationMs,
     batch: null,
   };
 }

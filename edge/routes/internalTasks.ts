@@ -10,6 +10,7 @@ import {
 } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { EvaluateTask } from '../../shared/contract/evalTask.ts';
+import { LIMITS } from '../../shared/contract/limits.ts';
 import { nowMs } from '../clock.ts';
 import { type AppEnv, scheduler } from '../env.ts';
 import { stageBody } from '../files/stageBody.ts';
@@ -25,23 +26,34 @@ import {
   noteProgress,
   noteResult,
   queuedTasks,
+  type TaskRow,
   taskResultKey,
 } from '../store/tasks.ts';
 import { advanceAll } from '../tasks/advance.ts';
 import { taskEnd } from '../tasks/end.ts';
 
-/** `POST /internal/tasks/claim`: the oldest queued task that this backend can do, or 204. */
-export async function claimTask(c: Context<AppEnv>): Promise<Response> {
-  const { backendId, kinds } = await readSignedJson(c, ClaimRequest);
+/** Evaluations that want several bases may stand before one that this backend can take. */
+const MAX_LOOKED_AT = 64;
+
+/** Queued tasks that this backend can do now, the next one first. */
+async function takeable(c: Context<AppEnv>, backendId: string, kinds: readonly TaskRow['kind'][] | null) {
   const mine = (await liveBackends(c.env, true)).filter(
     ({ report }) => report.id === backendId && report.state === 'ready',
   );
   const models = [...servedModels(mine).keys()];
-  if (models.length === 0) return c.body(null, 204);
-  for (const { id, kind, spec } of await queuedTasks(c.env.DB, models, nowMs(), 8, kinds ?? null)) {
-    // Whoever evaluates asks judges too.
-    if (kind === 'evaluate' && !(JSON.parse(spec) as EvaluateTask).bases.every((base) => models.includes(base)))
-      continue;
+  if (models.length === 0) return [];
+  const queued = await queuedTasks(c.env.DB, models, nowMs(), MAX_LOOKED_AT, kinds);
+  // Whoever evaluates asks judges too.
+  return queued.filter(
+    ({ kind, spec }) =>
+      kind !== 'evaluate' || (JSON.parse(spec) as EvaluateTask).bases.every((base) => models.includes(base)),
+  );
+}
+
+/** `POST /internal/tasks/claim`: the next queued task that this backend can do, or 204. */
+export async function claimTask(c: Context<AppEnv>): Promise<Response> {
+  const { backendId, kinds } = await readSignedJson(c, ClaimRequest);
+  for (const { id } of await takeable(c, backendId, kinds ?? null)) {
     const applied = await applyToTask(c.env.DB, id, { type: 'claim', backendId }, nowMs());
     if (applied?.task == null) continue;
     const { task } = applied;
@@ -61,7 +73,11 @@ export async function claimTask(c: Context<AppEnv>): Promise<Response> {
 export async function heartbeatTask(c: Context<AppEnv>): Promise<Response> {
   const { token } = await readSignedJson(c, JobHeartbeatRequest);
   const { task, row } = must(c, await applyToTask(c.env.DB, taskId(c), { type: 'heartbeat', token }, nowMs()));
-  return c.json({ cancel: (task ?? row).status === 'cancelled', expiresAt: (task ?? row).lease_expires_at ?? 0 });
+  const now = task ?? row;
+  const hadItsTurn = now.kind === 'evaluate' && nowMs() - now.claimed_at >= LIMITS.evals.turnMs;
+  const othersWait =
+    hadItsTurn && now.lease_backend !== null && (await takeable(c, now.lease_backend, ['evaluate'])).length > 0;
+  return c.json({ cancel: now.status === 'cancelled', othersWait, expiresAt: now.lease_expires_at ?? 0 });
 }
 
 /** `POST /internal/tasks/{id}/finish`: the result is stored first, under the lease's own key; then the row says so. Repeats are harmless. */

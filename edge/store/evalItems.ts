@@ -54,6 +54,10 @@ export async function addItems(
              AND EXISTS (SELECT 1 FROM tasks WHERE id = ?4 AND status = 'running' AND lease_token = ?6)`,
         )
         .bind(JSON.stringify(addSums(run, added)), total, revision, runId, run.revision, token),
+      // Who gets on is no worker that stops without getting anywhere, however often the run changes hands.
+      ...(added.length === 0
+        ? []
+        : [db.prepare(`UPDATE tasks SET fruitless_claims = 0 WHERE id = ? AND ${guard}`).bind(runId)]),
       ...rows.map((row) =>
         db
           .prepare(
@@ -72,12 +76,10 @@ export async function addItems(
 
 function addSums(run: WholeRun, added: readonly EvalItemReport[]): EvalSums {
   const sums = JSON.parse(run.sums) as EvalSums;
-  for (const { status, results, usage } of added) {
-    sums[status === 'pass' ? 'passed' : status === 'fail' ? 'failed' : 'errored']++;
-    for (const [i, { passed, error }] of results.entries()) {
-      const criterion = sums.criteria[i];
-      if (criterion !== undefined && error === undefined) criterion[passed ? 'passed' : 'failed']++;
-    }
+  for (const { status, results, usage, isCounted = true } of added) {
+    if (isCounted) sums[status === 'pass' ? 'passed' : status === 'fail' ? 'failed' : 'errored']++;
+    for (const [i, { name, passed, error }] of results.entries())
+      if (error === undefined) criterionOf(sums, i, name)[passed ? 'passed' : 'failed']++;
     for (const { model, promptTokens, completionTokens, cachedTokens } of usage) {
       const of = Object.hasOwn(sums.models, model)
         ? (sums.models[model] as EvalSums['models'][string])
@@ -91,6 +93,44 @@ function addSums(run: WholeRun, added: readonly EvalItemReport[]): EvalSums {
     }
   }
   return sums;
+}
+
+/** That of its place where it has the name; what a benchmark asks beside its questions has one from the first answer on. */
+function criterionOf(sums: EvalSums, place: number, name: string): EvalSums['criteria'][number] {
+  const own = sums.criteria[place];
+  if (own?.name === name) return own;
+  const found = sums.criteria.find((criterion) => criterion.name === name);
+  if (found !== undefined) return found;
+  const added = { name, passed: 0, failed: 0 };
+  sums.criteria.push(added);
+  return added;
+}
+
+/** How many items have errors, and what their criteria said before one of them had no verdict. */
+export async function errorSums(db: D1Database, runId: string) {
+  const [items, verdicts] = await db.batch<{ items: number; name: string; passed: number; failed: number }>([
+    db.prepare("SELECT COUNT(*) AS items FROM eval_items WHERE run_id = ? AND status = 'error'").bind(runId),
+    db
+      .prepare(
+        `SELECT result.value ->> '$.name' AS name, SUM(result.value ->> '$.passed') AS passed, SUM(1 - (result.value ->> '$.passed')) AS failed
+         FROM eval_items, json_each(body, '$.results') AS result
+         WHERE run_id = ? AND status = 'error' AND result.value ->> '$.error' IS NULL GROUP BY name`,
+      )
+      .bind(runId),
+  ]);
+  const criteria = new Map((verdicts?.results ?? []).map(({ name, passed, failed }) => [name, { passed, failed }]));
+  return { items: items?.results[0]?.items ?? 0, criteria };
+}
+
+/** Gives a run the items of another one that have no error. @param guard SQL that is true only if the run was made in the same transaction */
+export function takeOver(db: D1Database, runId: string, fromId: string, guard: string): D1PreparedStatement {
+  return db
+    .prepare(
+      `INSERT INTO eval_items (run_id, line, id, status, created_at, body)
+       SELECT ?1, line, 'outputitem_' || lower(hex(randomblob(12))), status, created_at, body
+       FROM eval_items WHERE run_id = ?2 AND status <> 'error' AND ${guard}`,
+    )
+    .bind(runId, fromId);
 }
 
 /** Lines that are written, as ranges [first, last], both included. */

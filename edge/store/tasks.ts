@@ -11,6 +11,8 @@ import { insertDeliveries } from './webhooks.ts';
 
 export type TaskStatus = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
 
+export const TASK_ENDED: ReadonlySet<TaskStatus> = new Set(['succeeded', 'failed', 'cancelled']);
+
 export type TaskRow = {
   /** `dsval_…` of a validation, `cmp_…` of a comparison, `evalrun_…` of a run of an evaluation. */
   id: string;
@@ -34,6 +36,8 @@ export type TaskRow = {
   not_before: number;
   revision: string;
   progress: string | null;
+  /** Of the newest grant, Unix ms; 0 before the first. */
+  claimed_at: number;
 };
 
 export type NewTask = {
@@ -102,7 +106,17 @@ export function getTask(db: D1Database, tenant: string, kind: TaskRow['kind'], i
     .first<TaskRow>();
 }
 
-/** Tasks that a backend with these base models could take, oldest first. */
+/** Of another evaluation of the same tenant, in a query over tasks. */
+const SAME = `FROM tasks AS other WHERE other.tenant = tasks.tenant AND other.kind = 'evaluate'`;
+/**
+ * Evaluations take turns: first of the tenants with the fewest running, then of the one that was served longest ago, then the run that was. Everything else goes
+ * by age.
+ */
+const TURN = `CASE kind WHEN 'evaluate' THEN (SELECT COUNT(*) ${SAME} AND other.status = 'running') ELSE 0 END,
+  CASE kind WHEN 'evaluate' THEN (SELECT COALESCE(MAX(other.claimed_at), 0) ${SAME} AND other.claimed_at > 0) ELSE 0 END,
+  CASE kind WHEN 'evaluate' THEN claimed_at ELSE 0 END, seq`;
+
+/** Tasks that a backend with these base models could take, in the order in which they should be. */
 export async function queuedTasks(
   db: D1Database,
   baseModels: readonly string[],
@@ -113,7 +127,7 @@ export async function queuedTasks(
   const { results } = await db
     .prepare(
       `SELECT * FROM tasks WHERE status = 'queued' AND not_before <= ?2 AND base_model IN (SELECT value FROM json_each(?1))
-         AND (?4 IS NULL OR kind IN (SELECT value FROM json_each(?4))) ORDER BY seq LIMIT ?3`,
+         AND (?4 IS NULL OR kind IN (SELECT value FROM json_each(?4))) ORDER BY ${TURN} LIMIT ?3`,
     )
     .bind(JSON.stringify(baseModels), atMs, limit, kinds === null ? null : JSON.stringify(kinds))
     .all<TaskRow>();
@@ -203,7 +217,7 @@ export async function applyToTask(
     const update = db
       .prepare(
         `UPDATE tasks SET status = ?, lease_token = ?, lease_backend = ?, lease_expires_at = ?, fruitless_claims = ?, not_before = ?, error = ?,
-           finished_at = ?, result_key = COALESCE(?, result_key), revision = ? WHERE id = ? AND revision = ? RETURNING *`,
+           finished_at = ?, result_key = COALESCE(?, result_key), claimed_at = COALESCE(?, claimed_at), revision = ? WHERE id = ? AND revision = ? RETURNING *`,
       )
       .bind(
         status,
@@ -215,6 +229,7 @@ export async function applyToTask(
         next.error === null ? null : JSON.stringify(next.error),
         TERMINAL.has(status) ? atMs : null,
         options.resultKey ?? null,
+        act.type === 'claim' ? atMs : null,
         revision,
         id,
         row.revision,

@@ -316,6 +316,8 @@ export const JobHeartbeatRequest = z.object({ token: z.int() });
 export const JobHeartbeatResponse = z.object({
   cancel: z.boolean(),
   pause: z.optional(z.boolean()),
+  /** Of an evaluation: others wait that this backend could take. Who has had its turn gives its place to them. */
+  othersWait: z.optional(z.boolean()),
   expiresAt: z.int(),
 });
 export type JobHeartbeatResponse = z.infer<typeof JobHeartbeatResponse>;

@@ -76,17 +76,19 @@ export const UNSUPPORTED_CHAT_FIELDS: ReadonlySet<string> = new Set([
 const JsonSchema = z.record(z.string(), z.unknown());
 
 /** OpenAI's structured output. Answers fit the schema whether `strict` is said or not. */
+export const JsonSchemaFormat = z.strictObject({
+  name: z.string().check(z.regex(/^[A-Za-z0-9_-]{1,64}$/, '1 to 64 letters, digits, _ or -')),
+  description: z.optional(z.string().check(z.maxLength(R.maxTextChars))),
+  schema: JsonSchema,
+  strict: z.optional(z.nullable(z.boolean())),
+});
+
 export const ResponseFormat = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('text') }),
   z.strictObject({ type: z.literal('json_object') }),
   z.strictObject({
     type: z.literal('json_schema'),
-    json_schema: z.strictObject({
-      name: z.string().check(z.regex(/^[A-Za-z0-9_-]{1,64}$/, '1 to 64 letters, digits, _ or -')),
-      description: z.optional(z.string().check(z.maxLength(R.maxTextChars))),
-      schema: JsonSchema,
-      strict: z.optional(z.nullable(z.boolean())),
-    }),
+    json_schema: JsonSchemaFormat,
   }),
 ]);
 

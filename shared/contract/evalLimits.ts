@@ -32,8 +32,19 @@ export const EVAL_LIMITS = {
   maxVariants: 24,
   /** Runs of one tenant that have not ended. */
   maxPendingRuns: 20,
-  /** Answers that a run has under way at once in one backend. */
+  /** Answers that evaluations have under way at once in one backend, all runs together: runs take turns. */
   itemsInFlight: 16,
+  /** Runs that a backend works on at once; each asks for its share of the answers above. */
+  runsAtOnce: 4,
+  /** Where more wait than a backend works on, a run gives its place to the next after so long, and goes on when its turn comes again. */
+  turnMs: 60_000,
+  /** Questions of each skill of the benchmark `skills`. */
+  maxPerSkill: 2_000,
+  /** A benchmark's files are read, and its questions laid out, within this time and memory. */
+  layoutMs: 30 * 60_000,
+  layoutMemoryBytes: 2 * 1024 * MIB,
+  /** Bad lines of a data file that a run's error names; the others are counted. */
+  maxNamedLines: 10,
   /** Results go to the edge so many at once, so many bytes at once, and after so long. */
   maxResultsPerCall: 64,
   maxResultBytes: MIB,

@@ -18,8 +18,10 @@ export const EvalLines = z.object({
   /** An uploaded file, or the run itself where the lines came with its creation. */
   file: Bytes,
   schema: z.record(z.string(), z.unknown()),
-  /** Each line has the answer, which is judged as it is. */
+  /** Answers are given and judged as they are. */
   hasSample: z.boolean(),
+  /** Each line must have one. */
+  needsSample: z.optional(z.boolean()),
 });
 export type EvalLines = z.infer<typeof EvalLines>;
 
@@ -60,6 +62,21 @@ const ItemUsage = z.object({
   completionTokens: z.int(),
   cachedTokens: z.int(),
   imageTokens: z.int(),
+  /** Of the pictures, in reading order. Absent from backends of earlier versions. */
+  images: z.optional(
+    z.array(
+      z.object({
+        digest: z.string(),
+        bytes: z.int(),
+        /** Pixels, upright. */
+        width: z.int(),
+        height: z.int(),
+        tokens: z.int(),
+        cache: z.string(),
+      }),
+    ),
+  ),
+  durationMs: z.optional(z.int()),
 });
 export type EvalItemUsage = z.infer<typeof ItemUsage>;
 
@@ -69,6 +86,8 @@ export const EvalItemReport = z.object({
   datasourceItem: z.record(z.string(), z.unknown()),
   results: z.array(EvalResult),
   sample: EvalSample,
+  /** False: asked beside the questions of the run, as a control is; it counts in its own criterion alone. Default true. */
+  isCounted: z.optional(z.boolean()),
   /** One entry an answer: the model's own, then those of judges. */
   usage: z.array(ItemUsage),
 });

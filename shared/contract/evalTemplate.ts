@@ -7,9 +7,14 @@ import { LIMITS } from './limits.ts';
 /** What a template may look into. */
 export type TemplateRoot = 'item' | 'sample';
 
-type Piece =
-  | string
-  | { readonly root: TemplateRoot; readonly path: readonly (string | number)[]; readonly source: string };
+/** `source` as it was written. */
+export type TemplateReference = {
+  readonly root: TemplateRoot;
+  readonly path: readonly (string | number)[];
+  readonly source: string;
+};
+
+type Piece = string | TemplateReference;
 
 export type Template = { readonly pieces: readonly Piece[] };
 
@@ -92,15 +97,27 @@ function asText(value: unknown): string {
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
 
-function lookUp(piece: Exclude<Piece, string>, data: TemplateData): unknown {
-  let value: unknown = data[piece.root];
-  for (const step of piece.path) {
+function lookUp(reference: TemplateReference, data: TemplateData): unknown {
+  const value = valueAt(reference, data);
+  if (value !== undefined) return value;
+  const { source, root, path } = reference;
+  const isJson = root === 'sample' && path[0] === 'output_json';
+  throw new MissingValue(
+    isJson && valueAt({ root, path: ['output_json'], source }, data) === undefined
+      ? `${source}: the answer is not JSON; sampling_params.response_format (of \`responses\`: text.format) makes it so`
+      : `${source}: the ${root} has no such field`,
+  );
+}
+
+/** What a reference stands for; undefined where there is nothing. */
+export function valueAt({ root, path }: TemplateReference, data: TemplateData): unknown {
+  let value: unknown = data[root];
+  for (const step of path) {
     const isThere = typeof value === 'object' && value !== null && Object.hasOwn(value, step);
     // Lists have elements only.
     const has = isThere && (!Array.isArray(value) || /^\d+$/.test(String(step)));
     value = has ? (value as Record<PropertyKey, unknown>)[step] : undefined;
     if (value === undefined) break;
   }
-  if (value === undefined) throw new MissingValue(`${piece.source}: the ${piece.root} has no such field`);
   return value;
 }

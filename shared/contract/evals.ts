@@ -1,6 +1,6 @@
 /** Evaluations in OpenAI's form: what is asked and how it is judged (`eval`), doing it with one model (`eval.run`), and what came of each item. */
 import * as z from 'zod/mini';
-import { ImageUrl, Metadata, ModelName, ResponseFormat } from './chat.ts';
+import { ImageUrl, JsonSchemaFormat, Metadata, ModelName, ResponseFormat } from './chat.ts';
 import { LIMITS } from './limits.ts';
 
 const E = LIMITS.evals;
@@ -72,6 +72,8 @@ export const EvalBenchmark = z.enum([
   'mathvista',
   'muirbench',
   'mmiu',
+  /** The four skills of Mantis on generated pictures: the one without files. */
+  'skills',
 ]);
 export type EvalBenchmark = z.infer<typeof EvalBenchmark>;
 
@@ -190,7 +192,7 @@ const JsonSchema = z.record(z.string(), z.unknown());
 const CustomSource = z.strictObject({
   type: z.literal('custom'),
   item_schema: JsonSchema,
-  /** Whether criteria may look into `sample`. Default false, as OpenAI's. */
+  /** Whether `sample` belongs to a line: each line of `jsonl` must then have one with an `output_text`. Criteria may look into answers either way. Default false. */
   include_sample_schema: z.optional(z.boolean()),
 });
 
@@ -264,16 +266,60 @@ const CompletionsRunSource = z.strictObject({
   sampling_params: z.optional(EvalSampling),
 });
 
+/** The same in the words of the Responses API, as OpenAI's guide writes it. */
+const ResponsesRunSource = z.strictObject({
+  type: z.literal('responses'),
+  source: LineSource,
+  model: ModelName,
+  input_messages: InputMessages,
+  sampling_params: z.optional(
+    z.strictObject({
+      max_completion_tokens: MaxTokens,
+      temperature: z.optional(z.nullable(z.number().check(z.minimum(0), z.maximum(2)))),
+      top_p: z.optional(z.nullable(z.number().check(z.minimum(0), z.maximum(1)))),
+      seed: z.optional(z.nullable(z.int())),
+      text: z.optional(
+        z.strictObject({
+          format: z.optional(
+            z.discriminatedUnion('type', [
+              z.strictObject({ type: z.literal('text') }),
+              z.strictObject({ type: z.literal('json_object') }),
+              z.extend(JsonSchemaFormat, { type: z.literal('json_schema') }),
+            ]),
+          ),
+        }),
+      ),
+    }),
+  ),
+});
+
+/**
+ * What an earlier run of the same evaluation was asked: its answers are taken over, and what is missing or has errors is asked again, by the same models as they
+ * are now. The run shows that run's data source.
+ */
+const RetryRunSource = z.strictObject({ type: z.literal('mantis.retry'), run_id: z.string().check(z.minLength(1)) });
+
 /** Ways in which a benchmark's questions are changed to learn what answers rest on; each is asked beside the questions as they are. */
 export const BenchmarkControl = z.enum(['text-only', 'blank', 'shuffled', 'leave-one-out']);
 
 export const BenchmarkRunSource = z.strictObject({
   type: z.literal('mantis.benchmark'),
-  /** Files as they were published, uploaded with the purpose `evals`. None for a benchmark that makes its own questions. */
+  /**
+   * Files as they were published, uploaded with the purpose `evals`. Where a benchmark has folders, the name that a file was uploaded with says which:
+   * `Art_Style/val-00000-of-00001.parquet`. None for `skills`, which makes its own questions.
+   */
   file_ids: z.optional(z.array(z.string().check(z.minLength(1))).check(z.maxLength(E.maxBenchmarkFiles))),
   model: ModelName,
+  /** Of `skills`: questions of each of its four skills (default 250), another set of the same kind (default 0), pictures of each question (default: as trained). */
+  skills: z.optional(
+    z.strictObject({
+      per_skill: z.optional(z.int().check(z.minimum(1), z.maximum(E.maxPerSkill))),
+      seed: z.optional(z.int().check(z.minimum(0), z.maximum(2 ** 31 - 1))),
+      images: z.optional(z.int().check(z.minimum(2), z.maximum(9))),
+    }),
+  ),
   split: z.optional(z.string().check(z.minLength(1), z.maxLength(E.maxLabelChars))),
-  /** The first so many questions; all of them if left out. */
+  /** The first so many records; all of them if left out. A record is asked in every order and with every control that is wished for. */
   max_items: z.optional(z.int().check(z.minimum(1), z.maximum(E.maxItems))),
   /** Pictures in their places, or pasted into one as the paper did for models of one picture. Default sequence. */
   mode: z.optional(z.enum(['sequence', 'merge'])),
@@ -292,10 +338,17 @@ export type BenchmarkRunSource = z.infer<typeof BenchmarkRunSource>;
 export const CreateEvalRunRequest = z.strictObject({
   name: z.optional(z.nullable(z.string().check(z.maxLength(E.maxNameChars)))),
   metadata: z.optional(z.nullable(Metadata)),
-  data_source: z.discriminatedUnion('type', [JsonlRunSource, CompletionsRunSource, BenchmarkRunSource]),
+  data_source: z.discriminatedUnion('type', [
+    JsonlRunSource,
+    CompletionsRunSource,
+    ResponsesRunSource,
+    BenchmarkRunSource,
+    RetryRunSource,
+  ]),
 });
 export type CreateEvalRunRequest = z.infer<typeof CreateEvalRunRequest>;
-export type EvalDataSource = CreateEvalRunRequest['data_source'];
+/** What a run was asked; of a retried run what the first one was. */
+export type EvalDataSource = Exclude<CreateEvalRunRequest['data_source'], { type: 'mantis.retry' }>;
 
 /** One l in `canceled`, as OpenAI writes it here. */
 export const EvalRunStatus = z.enum(['queued', 'in_progress', 'completed', 'failed', 'canceled']);
@@ -322,7 +375,10 @@ export const EvalRun = z.object({
   /** As it was asked for. Lists leave the lines of `file_content` out. */
   data_source: z.looseObject({ type: z.string() }),
   error: z.nullable(z.object({ code: z.string(), message: z.string() })),
-  /** `errored`: no answer, or no verdict; `total`: all lines of the data, once they have been counted. */
+  /**
+   * `errored`: no answer, or no verdict; `total`: all lines of the data, once they have been counted. Of a benchmark, questions as its protocol asks them: what is
+   * asked beside them (controls, rotated options, other orders) has criteria of its own.
+   */
   result_counts: z.object({ total: z.int(), passed: z.int(), failed: z.int(), errored: z.int() }),
   per_model_usage: z.array(z.extend(Usage, { model_name: z.string(), invocation_count: z.int() })),
   per_testing_criteria_results: z.array(z.object({ testing_criteria: z.string(), passed: z.int(), failed: z.int() })),

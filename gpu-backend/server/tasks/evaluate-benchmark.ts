@@ -1,5 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { benchmarkPath } from '../../../shared/contract/evalFiles.ts';
 import type { EvalItemReport, EvaluateTask } from '../../../shared/contract/evalTask.ts';
 import { applyVariant, Strangers, type VariantsAsked, variantKey, variantsFor } from '../../eval/controls.ts';
 import type { AskedMessage, AskedPart } from '../../eval/graders/conversation.ts';
@@ -52,7 +53,7 @@ export class Benchmark {
     for (const file of source.files)
       await edge.download(
         `/internal/files/${encodeURIComponent(file.id)}/content`,
-        join(folder, basename(file.filename)),
+        join(folder, benchmarkPath(file.filename) ?? basename(file.filename)),
         file,
       );
     const task = taskNamed(source.benchmark, options.answer_by === undefined ? {} : { answerBy: options.answer_by });

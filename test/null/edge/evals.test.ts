@@ -1,10 +1,10 @@
 /** What came of a run's items: written once, whoever sends it again, and only by who holds the lease. */
 import assert from 'node:assert/strict';
 import { before, beforeEach, test } from 'node:test';
-import { addItems, doneLines, listItems } from '../../../edge/store/evalItems.ts';
+import { addItems, doneLines, errorSums, listItems, takeOver } from '../../../edge/store/evalItems.ts';
 import { deleteRun, type EvalSums, endedRuns, findRun, insertRun } from '../../../edge/store/evalRuns.ts';
 import { insertEval } from '../../../edge/store/evals.ts';
-import { applyToTask, insertTask, queuedTasks } from '../../../edge/store/tasks.ts';
+import { applyToTask, findTask, insertTask, queuedTasks } from '../../../edge/store/tasks.ts';
 import type { EvalItemReport, EvaluateTask } from '../../../shared/contract/evalTask.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import { openD1 } from '../../fixtures/d1.ts';
@@ -164,6 +164,72 @@ test('its end is told once, and goes after its time with all that came of it', a
   assert.equal(await findRun(d1(), RUN), null);
   const loose = await d1().prepare('SELECT key FROM loose_objects').all();
   assert.deepEqual(loose.results, [{ key: 'content' }]);
+});
+
+test('what is asked beside the questions counts in a criterion of its own, and who gets on is not fruitless', async () => {
+  await claim();
+  await applyToTask(d1(), RUN, { type: 'finish', token: 1, status: 'paused', error: null }, NOW);
+  await applyToTask(d1(), RUN, { type: 'claim', backendId: 'b' }, NOW);
+  const beside: EvalItemReport = {
+    ...report(1),
+    isCounted: false,
+    results: [{ name: 'c, text-only', type: 'mantis.benchmark', passed: true, score: 1 }],
+  };
+  await addItems(d1(), RUN, 2, [report(0, 'fail'), beside, { ...beside, line: 2 }], 1, NOW);
+  const run = await findRun(d1(), RUN);
+  const { passed, failed, criteria } = JSON.parse(run!.sums) as EvalSums;
+  assert.deepEqual([passed, failed, run!.total], [0, 1, 1]);
+  assert.deepEqual(criteria, [
+    { name: 'c', passed: 0, failed: 1 },
+    { name: 'c, text-only', passed: 2, failed: 0 },
+  ]);
+  assert.equal((await findTask(d1(), RUN))?.fruitless_claims, 0);
+});
+
+test('a retried run begins with the answers of the earlier one, and without what its errors had counted', async () => {
+  await claim();
+  const half = { ...report(1, 'error'), results: [...report(1).results, ...report(1, 'error').results] };
+  await addItems(d1(), RUN, 1, [report(0), half], 2, NOW);
+  const errors = await errorSums(d1(), RUN);
+  assert.deepEqual([errors.items, errors.criteria.get('c')], [1, { passed: 1, failed: 0 }]);
+  await takeOver(d1(), 'evalrun_2', RUN, 'TRUE').run();
+  assert.deepEqual(await doneLines(d1(), 'evalrun_2'), [[0, 0]]);
+});
+
+test('tenants take turns, and so do the runs of one', async () => {
+  const other = 'b'.repeat(32);
+  const add = async (id: string, tenant: string) => {
+    const row = (await findTask(d1(), RUN))!;
+    const spec = JSON.parse(row.spec) as EvaluateTask;
+    await d1().batch(
+      insertTask(d1(), { id, tenant, subject: null, spec, fileIds: [], request: { eval_id: 'eval_1' } }),
+    );
+  };
+  for (const id of ['a2', 'a3']) await add(id, TENANT);
+  for (const id of ['b1', 'b2']) await add(id, other);
+  let nowMs = Date.now() + 1_000;
+  const next = async () => {
+    const [first] = await queuedTasks(d1(), ['nano'], nowMs, 8, ['evaluate']);
+    const applied = await applyToTask(d1(), first!.id, { type: 'claim', backendId: 'b' }, nowMs++);
+    return { id: first!.id, token: applied!.task!.lease_token };
+  };
+  const back = ({ id, token }: { id: string; token: number }) =>
+    applyToTask(d1(), id, { type: 'finish', token, status: 'paused', error: null }, nowMs);
+  // Side by side: whoever has fewer running is next.
+  const pair = [await next(), await next(), await next()];
+  assert.deepEqual(
+    pair.map(({ id }) => id),
+    [RUN, 'b1', 'a2'],
+  );
+  for (const one of pair) await back(one);
+  // One at a time: the tenant that was served longest ago, and of it the run that was.
+  const order: string[] = [];
+  for (let i = 0; i < 6; i++) {
+    const one = await next();
+    order.push(one.id);
+    await back(one);
+  }
+  assert.deepEqual(order, ['b2', 'a3', 'b1', RUN, 'b2', 'a2']);
 });
 
 test('evaluations have a lane of their own', async () => {
