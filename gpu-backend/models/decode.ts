@@ -171,8 +171,8 @@ export function decodeGraph(config: VlmConfig, options: DecodeOptions): ModelGra
   };
   const features = options.images ? graph.input('image_features', 'f32', [symbol('F'), text.hidden]) : undefined;
   const x = mergedEmbeddings(w, config, ids_BS, features);
-  const h = decoderStack(w, config, seq, x, positions_BS, attend);
-  graph.output('logits', head(w, config, g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')]))));
+  const wanted = { rows: graph.input('rows', 'i64', [symbol('R')]) };
+  graph.output('logits', head(w, config, decoderStack(w, config, seq, x, positions_BS, attend, wanted)));
   for (const { name, value } of made) graph.output(name, value);
   return { graph, weights: declaredWeights(w) };
 }

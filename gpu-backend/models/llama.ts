@@ -165,7 +165,10 @@ export function causalAttend(
   return (_layer, q, k, v) => (checkpoint ? graph.checkpoint([q, k, v], () => attendAll(q, k, v)) : attendAll(q, k, v));
 }
 
-/** One decoder layer over x [B·S, hidden]. */
+/**
+ * One decoder layer over x [B·S, hidden].
+ * @param keep rows [R] whose output is wanted → [R, hidden]: what a layer does after attention is done for them alone
+ */
 export type DecoderLayer<T extends DecoderConfig> = (
   w: Weights,
   text: T,
@@ -174,6 +177,7 @@ export type DecoderLayer<T extends DecoderConfig> = (
   x: Value,
   rope: RopeTables,
   attend: Attend,
+  keep?: Value,
 ) => Value;
 
 const named = (names: readonly string[], sizes: readonly number[]): (readonly [string, number])[] =>
@@ -185,22 +189,36 @@ export function joinedQkv(w: Weights, { heads, kvHeads, headDim }: TextConfig, l
   return w.joined(h, `${layer}.self_attn`, named(['q_proj', 'k_proj', 'v_proj'], outs));
 }
 
+/** The weights, what attention gives and the residual [N, …] at rows `keep` [R] alone; as they are where all are kept. */
+export function keepRows(
+  w: Weights,
+  keep: Value | undefined,
+  merged: Value,
+  x: Value,
+): readonly [w: Weights, merged: Value, x: Value] {
+  if (keep === undefined) return [w, merged, x];
+  return [w.atRows(keep), g.gather(w.graph, merged, keep), g.gather(w.graph, x, keep)];
+}
+
 /**
  * One Llama or Mistral block over x [N, hidden] around its attention: RMSNorm, attention, RMSNorm, SwiGLU.
  * @param attention from normed rows [N, hidden] to joined heads [N, H·D], before the output projection
+ * @param keep rows [R] whose output is wanted → [R, hidden]
  */
 export function llamaBlock(
-  w: Weights,
+  all: Weights,
   { hidden, intermediate, rmsNormEpsilon }: TextConfig,
   layer: string,
   x: Value,
   attention: (h: Value) => Value,
+  keep?: Value,
 ): Value {
-  const { graph } = w;
+  const { graph } = all;
   const norm = (v: Value, name: string): Value =>
-    g.rmsNorm(graph, v, w.get(`${layer}.${name}.weight`, [hidden]), rmsNormEpsilon);
+    g.rmsNorm(graph, v, all.get(`${layer}.${name}.weight`, [hidden]), rmsNormEpsilon);
   const merged = attention(norm(x, 'input_layernorm'));
-  const y = w.linear(merged, `${layer}.self_attn.o_proj`, hidden, { residual: x });
+  const [w, kept, residual] = keepRows(all, keep, merged, x);
+  const y = w.linear(kept, `${layer}.self_attn.o_proj`, hidden, { residual });
   const m = norm(y, 'post_attention_layernorm');
   const sizes = [intermediate, intermediate];
   const [gate, up] = (
@@ -222,11 +240,12 @@ export function llamaLayer(
   x: Value,
   rope: RopeTables,
   attend: Attend,
+  keep?: Value,
 ): Value {
   const { graph } = w;
   const { heads, kvHeads, headDim } = text;
   const layer = layerName(index);
-  return llamaBlock(w, text, layer, x, (h) => {
+  const attention = (h: Value): Value => {
     const wide = w.joins
       ? [joinedQkv(w, text, layer, h)]
       : (['q_proj', 'k_proj', 'v_proj'] as const).map((name) =>
@@ -250,7 +269,8 @@ export function llamaLayer(
       const rows = mulDims(part.batch, part.length);
       return g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [rows, heads * headDim]);
     });
-  });
+  };
+  return llamaBlock(w, text, layer, x, attention, keep);
 }
 
 const EMBED = 'language_model.model.embed_tokens';
@@ -264,7 +284,14 @@ export function embedTokens(w: Weights, text: DecoderConfig, ids_BS: Value): Val
   );
 }
 
-/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden]. */
+export interface DecoderOptions {
+  /** What a layer computes is computed again in the backward pass, instead of being kept. Default false. */
+  readonly checkpoint?: boolean;
+  /** Rows [R] of the B·S that are wanted: the last layer works for the others only as far as its keys and values. Default: all. */
+  readonly rows?: Value;
+}
+
+/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden], or [R, hidden] with rows. */
 export function decoder<T extends DecoderConfig>(
   layer: DecoderLayer<T>,
   w: Weights,
@@ -273,13 +300,14 @@ export function decoder<T extends DecoderConfig>(
   x: Value,
   rope: RopeTables,
   attend: Attend,
-  checkpoint = false,
+  { checkpoint = false, rows }: DecoderOptions = {},
 ): Value {
   const { graph } = w;
+  if (text.layers === 0 && rows !== undefined) return g.gather(graph, x, rows);
   let h = x;
   for (let i = 0; i < text.layers; i++) {
     const input = h;
-    const body = (): Value => layer(w, text, seq, i, input, rope, attend);
+    const body = (): Value => layer(w, text, seq, i, input, rope, attend, i === text.layers - 1 ? rows : undefined);
     h = graph.scope(`layer${i}`, () => (checkpoint ? graph.checkpoint([input], body) : body()));
   }
   return h;

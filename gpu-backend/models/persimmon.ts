@@ -3,7 +3,7 @@ import { mulDims } from '../graph/dim.ts';
 import type { Graph, Value } from '../graph/graph.ts';
 import { one } from '../graph/ops/infer.ts';
 import type { PersimmonConfig } from './config.ts';
-import { bySequence, type DecoderLayer } from './llama.ts';
+import { bySequence, type DecoderLayer, keepRows } from './llama.ts';
 import type { Weights } from './weights.ts';
 
 /** The four linear layers of a Persimmon block. */
@@ -22,13 +22,13 @@ const squaredRelu = (graph: Graph, x: Value): Value => one(graph.emit('squaredRe
  * ordered (head, q|k|v, feature), LayerNorm of each head's query and key, rotation of the first features of a head,
  * LayerNorm, squared-ReLU MLP; all linear layers have biases.
  */
-export const persimmonLayer: DecoderLayer<PersimmonConfig> = (w, text, seq, index, x, rope, attend) => {
-  const { graph } = w;
+export const persimmonLayer: DecoderLayer<PersimmonConfig> = (all, text, seq, index, x, rope, attend, keep) => {
+  const { graph } = all;
   const { hidden, heads, headDim } = text;
   const layer = `language_model.model.layers.${index}`;
   const attention = `${layer}.self_attn`;
-  const h = norm(w, text, `${layer}.input_layernorm`, hidden, x);
-  const wide = w.linear(h, `${attention}.query_key_value`, 3 * hidden, { bias: true });
+  const h = norm(all, text, `${layer}.input_layernorm`, hidden, x);
+  const wide = all.linear(h, `${attention}.query_key_value`, 3 * hidden, { bias: true });
   const merged = bySequence(
     graph,
     seq,
@@ -41,14 +41,15 @@ export const persimmonLayer: DecoderLayer<PersimmonConfig> = (w, text, seq, inde
       const part = (i: number): Value =>
         g.reshape(graph, g.slice(graph, byHead, 3, i, i + 1), [batch, heads, length, headDim]);
       const prepared = (i: number, name: string): Value => {
-        const v = text.qkNorm ? norm(w, text, `${attention}.${name}_layernorm`, headDim, part(i)) : part(i);
+        const v = text.qkNorm ? norm(all, text, `${attention}.${name}_layernorm`, headDim, part(i)) : part(i);
         return g.rope(graph, v, positions_BS, cos, sin);
       };
       const o = attendTo(index, prepared(0, 'q'), prepared(1, 'k'), part(2));
       return g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [mulDims(batch, length), heads * headDim]);
     },
   );
-  const y = w.linear(merged, `${attention}.dense`, hidden, { bias: true, residual: x });
+  const [w, kept, residual] = keepRows(all, keep, merged, x);
+  const y = w.linear(kept, `${attention}.dense`, hidden, { bias: true, residual });
   const m = norm(w, text, `${layer}.post_attention_layernorm`, hidden, y);
   const up = w.linear(m, `${layer}.mlp.dense_h_to_4h`, text.intermediate, { bias: true });
   return w.linear(squaredRelu(graph, up), `${layer}.mlp.dense_4h_to_h`, hidden, { bias: true, residual: y });

@@ -40,6 +40,7 @@ export function prefillGraph(config: VlmConfig, options: Omit<DecodeOptions, 'kv
   };
   const w = new Weights(graph, undefined, options.storage, bank, true);
   const features = options.images ? graph.input('image_features', 'f32', [symbol('F'), text.hidden]) : undefined;
+  const wanted = graph.input('rows', 'i64', [symbol('R')]);
   let h = mergedEmbeddings(w, config, ids_BS, features);
   const { cos, sin } = rotations(graph, text);
   const attrs = {
@@ -58,9 +59,10 @@ export function prefillGraph(config: VlmConfig, options: Omit<DecodeOptions, 'kv
       made.push({ name: `new_k_${i}`, value: k }, { name: `new_v_${i}`, value: v });
       return g.reshape(graph, o, [rows, heads * headDim]);
     };
-    h = graph.scope(`layer${i}`, () => llamaBlock(w, text, layerName(i), x, attention));
+    const keep = i === text.layers - 1 ? wanted : undefined;
+    h = graph.scope(`layer${i}`, () => llamaBlock(w, text, layerName(i), x, attention, keep));
   }
-  graph.output('logits', head(w, config, g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')]))));
+  graph.output('logits', head(w, config, h));
   for (const { name, value } of made) graph.output(name, value);
   return { graph, weights: declaredWeights(w) };
 }

@@ -92,7 +92,7 @@ export function isTrainable(name: string, mode: TrainMode): boolean {
  * `weights` [R] (1 / supervised tokens of the whole batch, so that micro-batches add up; 0 for padding rows); the picture
  * inputs of `images` with `image_rows` [F]; by options `key_bias`, `zero`; all weights.
  * Outputs: `loss` [] = Σ weights · cross-entropy; `grad.<name>` per trained weight.
- * The head sees the supervised rows only.
+ * The head, and the last layer after its attention, see the supervised rows only.
  */
 export function trainGraph(config: VlmConfig, options: TrainOptions): TrainGraph {
   const wantsLora = options.train === 'lora' || options.train === 'lora+projector';
@@ -128,8 +128,9 @@ export function trainGraph(config: VlmConfig, options: TrainOptions): TrainGraph
       ? undefined
       : familyOf(config).imageFeatures(w, config, options.images, checkpointing === 'layer' && trainsVision);
   const x = mergedEmbeddings(w, config, ids_BS, features);
-  const h = decoderStack(w, config, seq, x, positions_BS, attend, checkpointing === 'layer');
-  const logits = head(w, config, g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')])));
+  const rows = graph.input('rows', 'i64', [symbol('R')]);
+  const checkpoint = checkpointing === 'layer';
+  const logits = head(w, config, decoderStack(w, config, seq, x, positions_BS, attend, { checkpoint, rows }));
   const count = logits.shape[0] as Dim;
   const loss = g.crossEntropy(
     graph,

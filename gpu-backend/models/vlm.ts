@@ -6,6 +6,7 @@ import { familyOf } from './family.ts';
 import {
   type Attend,
   causalAttend,
+  type DecoderOptions,
   decoder,
   embedTokens,
   MASKED,
@@ -55,7 +56,7 @@ export function visionTowerGraph(config: VlmConfig): ModelGraph {
   return { graph, weights: declaredWeights(w) };
 }
 
-/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden]. */
+/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden], or [R, hidden] with the option rows. */
 export function decoderStack(
   w: Weights,
   config: VlmConfig,
@@ -63,10 +64,10 @@ export function decoderStack(
   x: Value,
   positions_BS: Value,
   attend: Attend,
-  checkpoint = false,
+  options: DecoderOptions = {},
 ): Value {
   const rope = seq.packed?.groups[0]?.rope ?? ropeTables(w.graph, config.text, positions_BS);
-  return decoder(familyOf(config).decoderLayer, w, config.text, seq, x, rope, attend, checkpoint);
+  return decoder(familyOf(config).decoderLayer, w, config.text, seq, x, rope, attend, options);
 }
 
 /** Final norm and output head over chosen rows: h [R, hidden] → logits [R, vocab]. */
@@ -198,9 +199,8 @@ export function forwardGraph(config: VlmConfig, options: ForwardOptions): ModelG
         ? graph.input('image_features', 'f32', [symbol('F'), config.text.hidden])
         : familyOf(config).imageFeatures(w, config, 'pixels', false);
   const x = mergedEmbeddings(w, config, ids_BS, features);
-  let h = decoderStack(w, config, seq, x, positions_BS, attend);
-  if (options.rows === true) h = g.gather(graph, h, graph.input('rows', 'i64', [symbol('R')]));
-  const logits = head(w, config, h);
+  const wanted = options.rows === true ? { rows: graph.input('rows', 'i64', [symbol('R')]) } : {};
+  const logits = head(w, config, decoderStack(w, config, seq, x, positions_BS, attend, wanted));
   graph.output('logits', logits);
   if (options.loss === true) {
     if (options.rows !== true) throw new Error('a loss needs the option rows: true');

@@ -63,18 +63,21 @@ export const BANK_RANKS = symbol('R_lora');
 /** The kernels may round activations to int8 in blocks: several times faster, and far below what int4 weights cost. */
 const ACCURACY_LEVEL = 4;
 
+/** Values of a graph that are made once each. */
+interface Made {
+  /** Graph inputs by name, as they are stored. */
+  readonly declared: Map<string, Value>;
+  /** The same as f32. */
+  readonly values: Map<string, Value>;
+  /** Activations rounded to int8, by the value they come from: layers that read the same input share them. */
+  readonly rounded: Map<number, { readonly q: Value; readonly top: Value }>;
+}
+
 /**
  * Declares the weights a graph uses, under their canonical names (the layout of the published Mantis checkpoints), each
  * once. Model code never sees whether a linear layer is adapted or quantised.
  */
 export class Weights {
-  /** Graph inputs by name, as they are stored. */
-  private readonly declared = new Map<string, Value>();
-  /** The same as f32. */
-  private readonly values = new Map<string, Value>();
-  /** Activations rounded to int8, by the value they come from: layers that read the same input share them. */
-  private readonly rounded = new Map<number, { readonly q: Value; readonly top: Value }>();
-
   constructor(
     readonly graph: Graph,
     private readonly lora?: LoraSpec,
@@ -84,6 +87,7 @@ export class Weights {
     readonly joins = false,
     /** How weights that do not move are stored while others are trained. */
     private readonly frozen?: FrozenStorage,
+    private readonly made: Made = { declared: new Map(), values: new Map(), rounded: new Map() },
   ) {
     if (lora !== undefined && joins) throw new Error('an adapter that is trained needs every layer by itself');
     if (storage !== undefined && frozen !== undefined)
@@ -99,14 +103,14 @@ export class Weights {
    * @throws when it was declared with another shape
    */
   get(name: string, shape: readonly number[]): Value {
-    const known = this.values.get(name);
+    const known = this.made.values.get(name);
     if (known !== undefined) {
       if (!sameShape(known.shape, shape))
         throw new Error(`weight ${name} is ${showShape(known.shape)} in one place and ${showShape(shape)} in another`);
       return known;
     }
     const value = g.cast(this.graph, this.declare(name, this.storedDtype(name, shape), shape), 'f32');
-    this.values.set(name, value);
+    this.made.values.set(name, value);
     return value;
   }
 
@@ -132,28 +136,35 @@ export class Weights {
     const format =
       this.frozen === undefined || this.frozen.isTrained(name) ? undefined : blockFormat(this.frozen.storage, part);
     if (format === undefined) return this.get(name, [out, width]);
-    const known = this.values.get(module + CODES_SUFFIX);
+    const known = this.made.values.get(module + CODES_SUFFIX);
     if (known !== undefined) return known;
     const attrs = { ...format, rows: out, width };
     const { blocks, planeRows } = planeSizes(attrs);
     const codes = this.declare(module + CODES_SUFFIX, 'u8', [planeRows, format.blockSize]);
     const scales = this.declare(module + SCALE_SUFFIX, 'f32', [blocks]);
     const value = g.dequantizePlanes(this.graph, codes, scales, attrs);
-    this.values.set(module + CODES_SUFFIX, value);
+    this.made.values.set(module + CODES_SUFFIX, value);
     return value;
   }
 
   private declare(name: string, dtype: DType, shape: readonly number[]): Value {
-    const known = this.declared.get(name);
+    const known = this.made.declared.get(name);
     if (known !== undefined) return known;
     const value = this.graph.input(name, dtype, shape, 'param');
-    this.declared.set(name, value);
+    this.made.declared.set(name, value);
     return value;
   }
 
   /** All declared parameters by name, in order of first use. */
   get params(): ReadonlyMap<string, Value> {
-    return this.declared;
+    return this.made.declared;
+  }
+
+  /** The same weights for activations [R, …] of rows `rows` [R] of a batch: a bank's mask is that of these rows. */
+  atRows(rows: Value): Weights {
+    if (this.bank === undefined) return this;
+    const bank = { ...this.bank, mask: g.gather(this.graph, this.bank.mask, rows) };
+    return new Weights(this.graph, this.lora, this.storage, bank, this.joins, this.frozen, this.made);
   }
 
   private adapts(module: string): boolean {
@@ -209,12 +220,12 @@ export class Weights {
   /** x [N, in] · weight of columns in int8 → [N, out]. */
   private int8Linear(x: Value, module: string, width: number, out: number): Value {
     const { graph } = this;
-    let rounded = this.rounded.get(x.id);
+    let rounded = this.made.rounded.get(x.id);
     if (rounded === undefined) {
       const [q, top] = graph.emit('quantizeRows', [x], { range: 'signed' });
       if (q === undefined || top === undefined) throw new Error('quantizeRows has two outputs');
       rounded = { q, top };
-      this.rounded.set(x.id, rounded);
+      this.made.rounded.set(x.id, rounded);
     }
     const weight = this.declare(module + INT8_SUFFIX, 'i8', [width, out]);
     const scales = this.declare(module + SCALE_SUFFIX, 'f32', [out]);

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { evaluateDim } from '../../../gpu-backend/graph/dim.ts';
+import { dimKey, evaluateDim } from '../../../gpu-backend/graph/dim.ts';
 import { liveNodes, orderForRelease, peakLiveBytes, printGraph, verify } from '../../../gpu-backend/graph/passes.ts';
 import { decodeGraph } from '../../../gpu-backend/models/decode.ts';
+import { prefillGraph } from '../../../gpu-backend/models/prefill.ts';
 import { initAdapter, initWeights, nanoConfig, parameterCount } from '../../../gpu-backend/models/presets.ts';
 import { isTrainable, trainGraph } from '../../../gpu-backend/models/train-graph.ts';
 import { causalBias, forwardGraph, visionGraph } from '../../../gpu-backend/models/vlm.ts';
@@ -49,6 +50,27 @@ test('frozen parts cost nothing in the backward pass', () => {
   const count = (train: 'projector' | 'full' | 'all'): number =>
     liveNodes(trainGraph(config, { train, images: 'pixels' }).graph).length;
   assert.ok(count('projector') < count('full') && count('full') < count('all'));
+});
+
+test('the last layer feeds only the rows that are read forward', () => {
+  const { intermediate } = config.text;
+  const graphs = [
+    forwardGraph(config, { images: 'none', rows: true }),
+    decodeGraph(config, { images: false, adapterTargets: ['down_proj'] }),
+    prefillGraph(config, { images: false, adapterTargets: ['down_proj'] }),
+    trainGraph(config, { train: 'full', images: 'none', lossOnly: true, packedGroups: [1, 2] }),
+  ];
+  for (const { graph } of graphs) {
+    verify(graph, orderForRelease(liveNodes(graph)));
+    const rowsOf = (scope: string) =>
+      new Set(
+        liveNodes(graph)
+          .filter((node) => node.scope.startsWith(scope) && node.outputs[0]?.shape[1] === intermediate)
+          .map((node) => dimKey(node.outputs[0]!.shape[0]!)),
+      );
+    assert.deepEqual([...rowsOf('layer1')], ['R']);
+    assert.ok(rowsOf('layer0').size > 0 && !rowsOf('layer0').has('R'));
+  }
 });
 
 test('options that contradict each other are refused', () => {
