@@ -7,6 +7,7 @@ import type { ModelService } from '../../engine/service.ts';
 import { buildReport, reportJson } from '../../eval/report/build.ts';
 import { renderHtml } from '../../eval/report/html/report.ts';
 import { type ReportRecord, recordsOf } from '../../eval/report/items.ts';
+import { nameOf, OwnItems, ownRecord } from '../../eval/report/own-items.ts';
 import type { EvalReport } from '../../eval/report/schema.ts';
 import { makeThumbnails, picturesOf, type Thumbnails } from '../../eval/report/thumbnails.ts';
 import type { EvalItem, EvalSpec, Json } from '../../eval/task.ts';
@@ -71,13 +72,16 @@ export function evaluateHandler(service: ModelService): TaskHandler<EvaluateTask
       const judge = new ItemJudge(spec, source, asker, signal);
       await answerAll(linesOf(path, judge, id, signal), results, signal);
       const model = spec.model ?? '';
-      const items = await collect(results, plainItem);
+      const own = new OwnItems(spec.criteria);
+      const items = await collect(results, (one) => own.add(one));
       const report = await buildReport({
         spec: plainSpec(spec, source, total),
         title: spec.evalName === '' ? spec.evalId : spec.evalName,
         model: { name: model === '' ? 'given answers' : model, identity: spec.models[model] ?? model },
+        run: { name: spec.runName, createdAt: null, metadata: {} },
         items,
         records: plainRecords(results),
+        own: own.facts(),
       });
       const shown = new Set(report.wrong.shown.map(({ record }) => record));
       const pictures = await makeThumbnails(picturesOf(report), picturesIn(path, judge, shown, signal));
@@ -149,7 +153,7 @@ async function collect(results: Results, itemOf: (one: Written) => EvalItem): Pr
 }
 
 async function* plainRecords(results: Results): AsyncGenerator<ReportRecord> {
-  for await (const one of results.all()) yield recordOf(one);
+  for await (const one of results.all()) yield ownRecord(one);
 }
 
 /** What the run did, as far as two runs must agree in it to be compared. */
@@ -170,45 +174,12 @@ function plainSpec(
   };
 }
 
-/** Passed or not, clustered by `item.group`, split by `item.category`, shown beside `item.answer`, where items have these. */
-function plainItem({ line, status, datasourceItem: item, results, sample }: Written): EvalItem {
-  const failed = results.filter(({ passed }) => !passed).map(({ name }) => name);
-  const answer = sample.output[0]?.content ?? '';
-  const error = sample.error?.message ?? results.find((result) => result.error !== undefined)?.error;
-  return {
-    record: nameOf(line),
-    group: typeof item.group === 'string' ? item.group : nameOf(line),
-    category: typeof item.category === 'string' ? item.category : null,
-    variant: { control: 'none' },
-    answer,
-    parsed: status === 'error' ? null : answer,
-    rule: failed.length === 0 ? 'all criteria' : `not ${failed.join(', ')}`,
-    score: status === 'pass' ? 1 : 0,
-    reference: typeof item.answer === 'string' && item.answer !== '' ? item.answer : `the criteria of item ${line + 1}`,
-    ...(error === undefined ? {} : { error }),
-  };
-}
-
-/** The question as it was asked; its pictures by the marks that stand for them, which words of an item may look like: those are found nowhere. */
-function recordOf({ line, datasourceItem: item, sample }: Written): ReportRecord {
-  const asked = sample.input.filter(({ role }) => role === 'user').map(({ content }) => content);
-  const images = sample.error === null ? [...asked.join('').matchAll(/\[image sha256:([0-9a-f]{64})\]/g)] : [];
-  return {
-    id: nameOf(line),
-    question: asked.length > 0 ? asked.join('\n') : JSON.stringify(item),
-    options: [],
-    images: images.map(([, sha256 = '']) => ({ sha256 })),
-  };
-}
-
 /** Pictures of some items, by name. The engine has read each of them: what it could not read is no picture of an answered item. */
 async function* picturesIn(path: string, judge: ItemJudge, wanted: ReadonlySet<string>, signal: AbortSignal) {
   if (wanted.size === 0) return;
   for await (const line of readLines(path, signal))
     if (wanted.has(nameOf(line.index))) yield { images: await judge.pictures(line) };
 }
-
-const nameOf = (line: number): string => `item ${line + 1}`;
 
 async function stageReports(
   taskId: string,
