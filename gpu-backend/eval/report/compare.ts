@@ -124,7 +124,10 @@ function labelsOf(
   if (first.model.name !== second.model.name)
     return [`${before} (${first.model.name})`, `${after} (${second.model.name})`];
   const short = differences.find((one) => Math.max(one.first.length, one.second.length) <= MAX_LABEL_CHARS);
-  const told = short === undefined ? ['first run', 'second run'] : [short.first, short.second];
+  const told =
+    short === undefined
+      ? ['first run', 'second run']
+      : [short.first, short.second].map((words) => words.replaceAll('"', ''));
   return [`${before} (${told[0]})`, `${after} (${told[1]})`];
 }
 

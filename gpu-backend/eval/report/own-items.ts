@@ -141,12 +141,14 @@ export function ownRecord({ line, datasourceItem: item, sample }: Written): Repo
   const images = sample.error === null ? [...words.matchAll(PICTURE)] : [];
   return {
     id: nameOf(line),
-    question: asked.length > 0 ? words.replace(PICTURE, '<image>') : JSON.stringify(item),
+    question: asked.length > 0 ? words.replace(PICTURE, '<image>') : JSON.stringify(item).replace(DIGEST, '$1…'),
     options: [],
     images: images.map(([, sha256 = '']) => ({ sha256 })),
   };
 }
 
+/** Of which nobody reads more than the beginning. */
+const DIGEST = /\b(sha256:[0-9a-f]{8})[0-9a-f]{56}\b/g;
 const PICTURE = /\[image sha256:([0-9a-f]{64})\]/g;
 
 /** What people call the line of an item. */

@@ -78,10 +78,10 @@ export function renderComparisonText(comparison: EvalComparison): string {
   );
   if (counts !== null)
     lines.push(
-      `  both right ${counts.both}, only first ${counts.onlyFirst}, only second ${counts.onlySecond}, neither ${counts.neither}`,
+      `  both right ${counts.both}, only ${first.label} ${counts.onlyFirst}, only ${second.label} ${counts.onlySecond}, neither ${counts.neither}`,
     );
   if (categories.length > 0) {
-    lines.push('', '  Second less first by category (Holm: * 0.05, ** 0.01, *** 0.001)');
+    lines.push('', `  ${second.label} less ${first.label} by category (Holm: * 0.05, ** 0.01, *** 0.001)`);
     for (const { name, difference, interval, adjustedPValue } of categories)
       lines.push(
         `  ${fit(name)} ${signed(difference).padStart(6)}  (${signed(interval[0])} … ${signed(interval[1])}) ${stars(adjustedPValue)}`.trimEnd(),

@@ -322,8 +322,8 @@ test('two runs of one model are told apart by what they did, and data by how it 
     { spec: { ...spec, mode: 'merge' } as EvalSpec, model, items: run().items },
   ];
   const compared = await compareReports({ first, second, records: [], force: true });
-  assert.deepEqual([compared.first.label, compared.second.label], ['model ("sequence")', 'model ("merge")']);
-  assert.match(compared.verdict.words, /^model \("sequence"\) and model \("merge"\) score the same/);
+  assert.deepEqual([compared.first.label, compared.second.label], ['model (sequence)', 'model (merge)']);
+  assert.match(compared.verdict.words, /^model \(sequence\) and model \(merge\) score the same/);
   const same = await compareReports({ first, second: first, records: [] });
   assert.deepEqual([same.first.label, same.second.label], ['model (first run)', 'model (second run)']);
   const limited: EvalSpec = {

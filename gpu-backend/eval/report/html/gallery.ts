@@ -4,10 +4,11 @@ import type { PairedAnswer, WrongAnswer } from '../schema.ts';
 import { html, type Markup } from './markup.ts';
 import type { Sprites } from './page.ts';
 
-/** Wrong answers with their pictures, and what can be filtered by. */
+/** Wrong answers with their pictures, and what can be filtered by. @param isOwn criteria of one's own judged them */
 export function wrongGallery(
   { total, unanswered, shown }: { total: number; unanswered: number; shown: readonly WrongAnswer[] },
   sprites: Sprites,
+  isOwn = false,
 ): Markup {
   if (total + unanswered === 0) return html`<section><h2>Wrong answers</h2><p>None.</p></section>`;
   const without = unanswered === 0 ? null : html`, ${questions(unanswered)} without an answer or a verdict`;
@@ -17,7 +18,7 @@ export function wrongGallery(
       ? html`; shown are ${shown.length} of them, drawn by the digest of their ids`
       : null
   }.</p>
-${filters('wrong', shown)}
+${filters('wrong', shown, isOwn)}
 <div class="gallery" id="wrong">${shown.map(
     (
       one,
@@ -103,6 +104,7 @@ function optionList(options: readonly string[], reference: string | null): Marku
 function filters(
   id: string,
   shown: readonly (Question & { readonly rule?: string; readonly parsed?: string | null })[],
+  isOwn = false,
 ): Markup {
   const choice = (name: string, label: string, values: readonly (string | null | undefined)[]) => {
     const found = [...new Set(values.filter((value): value is string => Boolean(value)))].sort();
@@ -115,7 +117,7 @@ function filters(
     shown.map(({ category }) => category),
   )}${choice(
     'rule',
-    'Rule that read it',
+    isOwn ? 'Verdict' : 'Rule that read it',
     shown.map(({ rule }) => rule),
   )}${choice(
     'given',

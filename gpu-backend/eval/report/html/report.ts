@@ -17,7 +17,7 @@ ${headline(report)}
 ${criteria(report)}
 ${vision(report)}
 <div class="two">${errors(report)}${categories(report)}${order(report)}${rotation(report)}${answers(report)}${calibration(report)}${power(report)}</div>
-${wrongGallery(report.wrong, sprites)}
+${wrongGallery(report.wrong, sprites, report.criteria.length > 0)}
 ${specBox(report)}
 <footer>Intervals are 95 %: Wilson's score interval on the effective number of independent answers, with the standard error clustered by group and Student's t. Specification ${report.specHash}.</footer>`;
   return page(`${report.title}: ${report.model.name}`, body, sprites.markup());
@@ -36,7 +36,7 @@ function vision({ vision: seen, controls, baseline, headline: own }: EvalReport)
       value: mean,
       interval,
       kind: 'model' as const,
-      text: `${percent(mean)}  ${signed(change.difference)}`,
+      text: `${percent(mean)} (${signed(change.difference)} points)`,
     })),
   ];
   return html`<section><h2>Does it use every picture?</h2>
@@ -126,7 +126,7 @@ ${
       )}</tbody></table><div class="gap"></div>`
 }
 ${found.confusion === null ? null : html`${confusion(found.confusion)}<div class="gap"></div>`}
-<table class="plain"><caption>${all.length > 0 ? 'What decided' : 'Rules that read the answers'}</caption> that read the answers</caption><thead><tr><th>rule</th><th class="n">answers</th><th class="n">mean score</th></tr></thead><tbody>${found.rules.map(
+<table class="plain"><caption>${all.length > 0 ? 'What decided' : 'Rules that read the answers'}</caption><thead><tr><th>${all.length > 0 ? 'verdict' : 'rule'}</th><th class="n">answers</th><th class="n">mean score</th></tr></thead><tbody>${found.rules.map(
     ({ rule, items, accuracy }) =>
       html`<tr><th scope="row">${rule}</th><td class="n">${items}</td><td class="n">${percent(accuracy)}</td></tr>`,
   )}</tbody></table></section>`;
@@ -148,7 +148,7 @@ function power(report: EvalReport): Markup | null {
       ? null
       : html`
 ${powerTable(found.sameQuestions, found.otherQuestions)}
-<p class="soft small">Same questions: correlation of the two means assumed 0.5; a comparison of two runs measures it. ${counted(own.items, 'answer')} worth ${Math.round(own.effectiveItems)} independent ones${
+<p class="soft small">Same questions: correlation of the two means assumed 0.5; a comparison of two runs measures it. ${own.items} answers are worth ${Math.round(own.effectiveItems)} independent ones${
           found.intraclassCorrelation === null
             ? null
             : html` (correlation within groups ${found.intraclassCorrelation.toFixed(2)})`

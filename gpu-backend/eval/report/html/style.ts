@@ -38,7 +38,7 @@ thead th{font-size:12px;color:var(--soft);border-bottom:1px solid var(--line)}
 .heat th{padding:4px 10px;font-size:13px}.heat thead th{text-align:center;border:0}.heat th span{display:inline-block;max-width:9.5em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;vertical-align:bottom}
 .note{background:color-mix(in srgb,var(--mantis) 14%,transparent);border-radius:8px;padding:8px 14px;margin:8px 0 12px}
 .slot{display:inline-block;font-size:.8em;line-height:1.35;font-weight:600;color:var(--own);border:1px solid var(--own-soft);border-radius:5px;padding:0 5px;margin:0 2px}
-.count{font-variant-numeric:tabular-nums}.big.neutral{color:var(--ink)}.big.bad{color:var(--bad)}
+.big.neutral{color:var(--ink)}.big.bad{color:var(--bad)}
 .scroll{overflow-x:auto}
 .filters{display:flex;gap:10px;flex-wrap:wrap;margin:10px 0 14px;align-items:end}.filters label{font-size:12px;color:var(--soft);display:grid;gap:2px}
 select,input{font:inherit;color:inherit;background:var(--page);border:1px solid var(--line);border-radius:8px;padding:6px 8px;max-width:100%}
@@ -50,7 +50,7 @@ article p{white-space:pre-wrap;unicode-bidi:isolate}article .chips{margin:0 0 6p
 .pictures svg{display:block;max-width:100%;height:auto;border-radius:4px;background:var(--track)}
 .none{display:grid;place-items:center;width:96px;height:72px;background:var(--track);color:var(--soft);font-size:11px;text-align:center;border-radius:4px}
 .answers{display:grid;grid-template-columns:fit-content(36%) 1fr;gap:2px 10px;margin:8px 0 0}.answers dt{color:var(--soft);font-size:13px;min-width:0}.answers dd{margin:0;white-space:pre-wrap;unicode-bidi:isolate;min-width:0}
-.answers .bad{color:var(--bad);font-weight:600}.answers .good{color:var(--good);font-weight:600}
+.answers .small{font-weight:400}.answers .bad{color:var(--bad);font-weight:600}.answers .good{color:var(--good);font-weight:600}
 ol.options{margin:6px 0;padding-left:24px;list-style:upper-alpha}ol.options li{unicode-bidi:isolate}
 pre{font-size:12.5px;white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border-radius:8px;padding:12px;margin:8px 0 0}
 summary{cursor:pointer;font-weight:600}code{font-size:.92em;overflow-wrap:anywhere}[hidden]{display:none!important}
