@@ -1,50 +1,131 @@
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { resolve } from 'node:path';
-import type { TaskOptions } from '../eval/options.ts';
+import { join, resolve } from 'node:path';
+import { benchmarkFacts } from '../eval/facts.ts';
+import { type TaskOptions, wrapTask } from '../eval/options.ts';
 import { taskFactories, taskNamed } from '../eval/registry.ts';
+import { partOf } from '../eval/run/part.ts';
 import { PAPER_DEMONSTRATION, type PromptForm } from '../eval/run/prompt-form.ts';
-import type { EvalImage, EvalRecords, EvalTask } from '../eval/task.ts';
+import { sampleRecords } from '../eval/source/sample.ts';
+import type { EvalImage, EvalPart, EvalRecords, EvalTask } from '../eval/task.ts';
 import { type SkillItem, skillsTask } from '../eval/tasks/skills.ts';
 import { sha256Hex } from '../io/digest.ts';
 import { heldOutItems, trainedSetSizes } from '../train/nano/heldout.ts';
 import { boxSidePx } from '../train/nano/scene.ts';
 import { encodePng } from '../vision/encode.ts';
+import { readFacts } from '../vision/header.ts';
+import { pathOf } from './data-path.ts';
 import { CliError } from './error.ts';
 import type { EvalFlags } from './eval-options.ts';
+import { nearestName } from './near.ts';
 
 export const SKILLS = 'skills';
 
-/** Name and title of every task. */
-export function taskTitles(): { readonly name: string; readonly title: string }[] {
-  const read = Object.values(taskFactories).map((make) => make());
-  return [...read, skillsTask([], {})].map(({ name, title }) => ({ name, title }));
+/** Names of all tasks, the generated one last. */
+export const taskNames = (): readonly string[] => [...Object.keys(taskFactories), SKILLS];
+
+/** `nlvr,skills` and several words are several tasks. @throws CliError for a name that no task has, with the one that was meant */
+export function namedTasks(words: readonly string[]): readonly string[] {
+  const names = words.flatMap((word) => word.split(',')).filter((name) => name !== '');
+  for (const name of names) {
+    if (taskNames().includes(name)) continue;
+    const near = nearestName(name, taskNames());
+    throw new CliError(
+      `there is no task ${JSON.stringify(name)}; ${near === null ? `there are ${taskNames().join(', ')}` : `did you mean ${near}? \`mantis eval list\` prints all`}`,
+      2,
+    );
+  }
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw new CliError(`the task ${twice} is named twice`, 2);
+  return names;
 }
 
-/** The task by its name on the command line, and its records. @throws CliError saying what is wrong with name, options or files */
-export async function openTask(
-  name: string,
-  flags: EvalFlags,
-): Promise<{ readonly task: EvalTask; readonly records: EvalRecords }> {
-  const options: TaskOptions = {
-    ...(flags.layout === undefined ? {} : { layout: flags.layout }),
-    ...(flags.answerBy === undefined ? {} : { answerBy: flags.answerBy }),
-    ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
+/** The task as the command line asks it, without its records. @throws CliError for options that do not go together */
+export function taskOf(name: string, flags: EvalFlags): EvalTask {
+  return orWrongUse(() =>
+    name === SKILLS
+      ? wrapTask(skillsTask([], {}, optionsOf(flags)), optionsOf(flags))
+      : taskNamed(name, optionsOf(flags)),
+  );
+}
+
+function optionsOf({ layout, answerBy, maxTokens }: EvalFlags): TaskOptions {
+  return {
+    ...(layout === undefined ? {} : { layout }),
+    ...(answerBy === undefined ? {} : { answerBy }),
+    ...(maxTokens === undefined ? {} : { maxTokens }),
   };
+}
+
+export interface OpenedTask {
+  readonly task: EvalTask;
+  readonly records: EvalRecords;
+  readonly part: EvalPart | null;
+}
+
+/**
+ * A task with the records that the command line asks.
+ * @param paths what `--data` says of it
+ * @throws CliError saying what is wrong with options or files
+ */
+export async function openTask(name: string, flags: EvalFlags, paths: readonly string[]): Promise<OpenedTask> {
   try {
-    const task = name === SKILLS ? await generatedSkills(flags, options) : taskNamed(name, options);
-    if (name !== SKILLS && flags.data.length === 0)
-      throw new Error(`${task.title} is read from your own files: name them with --data (repeatable)`);
-    const records = await task.open({
+    const task = name === SKILLS ? await generatedSkills(flags) : taskOf(name, flags);
+    if (name !== SKILLS && paths.length === 0)
+      throw new Error(
+        `${task.title} is read from your own files: name them with --data (${benchmarkFacts[name]?.files ?? 'repeatable'})`,
+      );
+    const read = await task.open({
       // Readers join names of pictures to these, so they must mean the same wherever they are read.
-      paths: flags.data.map((path) => resolve(path)),
+      paths: paths.map((path) => resolve(path)),
       ...(flags.imageFolder === undefined ? {} : { imageFolder: resolve(flags.imageFolder) }),
       ...(flags.split === undefined ? {} : { split: flags.split }),
-      ...(flags.limit === undefined ? {} : { limit: flags.limit }),
+      ...(flags.first === undefined ? {} : { limit: flags.first }),
     });
-    return { task, records };
+    try {
+      if (flags.submission === undefined) await requireReferences(task, read, paths);
+      const records =
+        flags.limit === undefined
+          ? read
+          : await sampleRecords(read, { count: flags.limit, seed: flags.seed, byGroup: task.aggregate === 'groups' });
+      return {
+        task,
+        records,
+        part: await partOf(task, records, flags.split === undefined ? {} : { split: flags.split }),
+      };
+    } catch (error) {
+      await read.close();
+      throw error;
+    }
   } catch (error) {
-    throw new CliError(error instanceof Error ? error.message : String(error), 2);
+    throw error instanceof CliError ? error : new CliError(error instanceof Error ? error.message : String(error), 2);
   }
+}
+
+/** Questions that nobody can score are asked for a test server alone. */
+async function requireReferences(task: EvalTask, records: EvalRecords, paths: readonly string[]): Promise<void> {
+  for (let index = 0; index < records.length; index++) if ((await records.get(index)).answers.length > 0) return;
+  throw new Error(
+    `none of the ${records.length} records in ${paths.join(', ')} has an answer to be held against: nothing would be scored. ${
+      task.submissionRow === undefined
+        ? 'Name the split that is published with its answers'
+        : 'Name the split that is published with its answers, or write what the test server wants with --submission FILE'
+    }`,
+  );
+}
+
+/** What `--data` says of each task: `task=path` of one, a folder that holds folders of their names, or the same path for all of them. */
+export function dataOf(name: string, names: readonly string[], data: readonly string[]): readonly string[] {
+  const own: string[] = [];
+  for (const value of data) {
+    const path = pathOf(value);
+    const prefix = path === value ? null : value.slice(0, value.length - path.length - 1);
+    if (prefix !== null && !names.includes(prefix))
+      throw new CliError(`--data ${value}: ${prefix} is not among the tasks that are asked (${names.join(', ')})`, 2);
+    if (prefix === name) own.push(path);
+    else if (prefix === null) own.push(names.length > 1 && existsSync(join(path, name)) ? join(path, name) : path);
+  }
+  return own;
 }
 
 /** What the flags say about the form of every prompt. */
@@ -59,18 +140,30 @@ export async function promptForm({ mode, system, oneShot, oneShotText }: EvalFla
 }
 
 async function imageFile(path: string): Promise<EvalImage> {
-  const bytes = await readFile(path).catch((error: unknown) => {
-    throw new CliError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`, 2);
+  const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
+    throw new CliError(`--one-shot: cannot read ${path} (${error.code ?? error.message})`, 2);
   });
+  if (readFacts(bytes) === null)
+    throw new CliError(`--one-shot: expected a JPEG, PNG, WebP, GIF or AVIF picture, ${path} is none`, 2);
   return { sha256: sha256Hex(bytes), bytes: async () => bytes };
 }
 
-async function generatedSkills({ perSkill, seed, images }: EvalFlags, options: TaskOptions): Promise<EvalTask> {
+async function generatedSkills(flags: EvalFlags): Promise<EvalTask> {
+  const { perSkill, seed, images } = flags;
   const sizes = images === undefined ? trainedSetSizes : [images];
   const items: SkillItem[] = [];
   for (const item of heldOutItems(perSkill, seed, sizes))
     items.push({ ...item, images: await Promise.all(item.images.map(pngOf)) });
-  return skillsTask(items, { seed, perSkill, pictures: [...new Set(sizes)].join(', ') }, options);
+  const options = optionsOf(flags);
+  return wrapTask(skillsTask(items, { seed, perSkill, pictures: [...new Set(sizes)].join(', ') }, options), options);
+}
+
+function orWrongUse<T>(make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    throw new CliError(error instanceof Error ? error.message : String(error), 2);
+  }
 }
 
 /** A generated picture as the file that any model could be sent. */

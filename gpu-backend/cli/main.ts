@@ -26,6 +26,11 @@ import { trainCommand } from './train.ts';
 import { verifyCommand } from './verify.ts';
 import { webhooksCommand } from './webhooks.ts';
 
+/** Exit codes of all commands. */
+const EXIT_CODES = `
+Exit codes:
+  0 done, 1 failed, 2 wrong use (an option, a name, a file), 130 stopped by Ctrl-C`;
+
 /** Runs one command line. Mistakes of the user end with one sentence and exit code 2, failures with 1. */
 export async function main(argv: readonly string[]): Promise<void> {
   // Whoever reads has read enough, as `| head` does.
@@ -36,6 +41,8 @@ export async function main(argv: readonly string[]): Promise<void> {
   const program = new Command('mantis')
     .description('Ask, tune, train, evaluate and serve multi-image vision-language models.')
     .showHelpAfterError('(run with --help for the options)')
+    // What stands behind a command is that command's.
+    .enablePositionalOptions()
     .addHelpText(
       'after',
       `
@@ -45,7 +52,8 @@ Environment:
 
 Examples:
   mantis ask --image a.png --image b.png "What changed from image 1 to image 2?"
-  mantis finetune data.jsonl --model mantis-nano --stage lora --epochs 3`,
+  mantis finetune data.jsonl --model mantis-nano --stage lora --epochs 3
+${EXIT_CODES}`,
     );
   for (const command of [
     askCommand(),
@@ -76,6 +84,7 @@ Examples:
     auditCommand(),
   ])
     program.addCommand(command.copyInheritedSettings(program));
+  mistakesAreWrongUse(program);
   try {
     await program.parseAsync([...argv]);
   } catch (error) {
@@ -86,4 +95,10 @@ Examples:
       process.stderr.write(`${error.stack?.split('\n').slice(1, 4).join('\n')}\n`);
     process.exitCode = isExpected ? error.exitCode : 1;
   }
+}
+
+/** What commander finds wrong with a command line is wrong use; its own code for that is 1. */
+function mistakesAreWrongUse(command: Command): void {
+  command.exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : 2));
+  for (const below of command.commands) mistakesAreWrongUse(below);
 }

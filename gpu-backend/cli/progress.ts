@@ -1,8 +1,16 @@
+/** Between lines where there is no terminal. */
+const LINE_MS = 5_000;
+const WINDOW_MS = 30_000;
+const STEP_MS = 250;
+/** A shorter look tells no pace. */
+const LEAST_MS = 2_000;
+
 /** A progress bar on standard error. Where that is no terminal, a line every few seconds instead. */
 export class ProgressBar {
   readonly #label: string;
-  readonly #startedAt = performance.now();
   #lastLineAt = Number.NEGATIVE_INFINITY;
+  /** What was done when, oldest first: the last half a minute. */
+  readonly #passed: { readonly atMs: number; readonly done: number }[] = [];
   #open = false;
 
   constructor(label: string) {
@@ -12,10 +20,10 @@ export class ProgressBar {
   /** @param note shown behind the bar, e.g. the loss */
   update(done: number, total: number, note = ''): void {
     const ratio = total > 0 ? Math.min(done / total, 1) : 0;
-    const text = `${this.#label} ${done}/${total} ${Math.floor(ratio * 100)} %${remaining(ratio, performance.now() - this.#startedAt)} ${note}`;
+    const now = performance.now();
+    const text = `${this.#label} ${done}/${total} ${Math.floor(ratio * 100)} %${this.#remaining(done, total, now)} ${note}`;
     if (!process.stderr.isTTY) {
-      const now = performance.now();
-      if (now - this.#lastLineAt < 5_000 && ratio < 1) return;
+      if (now - this.#lastLineAt < LINE_MS && ratio < 1) return;
       this.#lastLineAt = now;
       process.stderr.write(`${text.trimEnd()}\n`);
       return;
@@ -35,10 +43,15 @@ export class ProgressBar {
     if (this.#open) process.stderr.write('\n');
     this.#open = false;
   }
-}
 
-function remaining(ratio: number, elapsedMs: number): string {
-  if (ratio <= 0 || ratio >= 1 || elapsedMs < 1_000) return '';
-  const seconds = Math.round(((elapsedMs / ratio) * (1 - ratio)) / 1000);
-  return seconds < 90 ? ` ${seconds} s left` : ` ${Math.round(seconds / 60)} min left`;
+  /** By the pace of the last half a minute, once there is one: what was found done at the start is no pace. */
+  #remaining(done: number, total: number, nowMs: number): string {
+    const passed = this.#passed;
+    if (passed.length === 0 || nowMs - (passed.at(-1)?.atMs ?? 0) >= STEP_MS) passed.push({ atMs: nowMs, done });
+    while (passed.length > 2 && nowMs - (passed[1]?.atMs ?? 0) > WINDOW_MS) passed.shift();
+    const [first] = passed;
+    if (first === undefined || done >= total || nowMs - first.atMs < LEAST_MS || done <= first.done) return '';
+    const seconds = Math.round(((total - done) * (nowMs - first.atMs)) / (done - first.done) / 1000);
+    return seconds < 90 ? ` ${seconds} s left` : ` ${Math.round(seconds / 60)} min left`;
+  }
 }

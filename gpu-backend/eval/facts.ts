@@ -52,8 +52,8 @@ export const benchmarkFacts: Readonly<Record<string, BenchmarkFacts>> = {
   okvqa: { split: 'val2014', records: 5_046, pictures: '1', files: 'lmms-lab/OK-VQA' },
   scienceqa: { split: 'test', records: 2_017, pictures: '1', files: 'lmms-lab/ScienceQA' },
   mathvista: { split: 'testmini', records: 1_000, pictures: '1', files: 'AI4Math/MathVista' },
-  muirbench: { split: 'test', records: 2_600, pictures: '1 to 9', files: 'MUIRBENCH/MUIRBENCH' },
-  mmiu: { split: 'test', records: 11_698, pictures: '2 and more', files: 'FanqingM/MMIU-Benchmark' },
+  muirbench: { split: 'test', records: 2_600, pictures: 'several', files: 'MUIRBENCH/MUIRBENCH' },
+  mmiu: { split: 'test', records: 11_698, pictures: 'several', files: 'FanqingM/MMIU-Benchmark' },
 };
 
 /** The part of the facts that a report may rest on. */

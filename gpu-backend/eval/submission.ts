@@ -5,22 +5,35 @@ import type { Json } from './task.ts';
 /** A row for a benchmark's server, by column. */
 export type SubmissionRow = { readonly [column: string]: Json };
 
+const WRITERS: Readonly<Record<string, (rows: readonly SubmissionRow[]) => string | Uint8Array>> = {
+  '.json': (rows) => `${JSON.stringify(rows, null, 1)}\n`,
+  '.jsonl': (rows) => rows.map((row) => `${JSON.stringify(row)}\n`).join(''),
+  '.tsv': (rows) => table(rows).map(tsvLine).join(''),
+  '.xlsx': (rows) => workbook(table(rows)),
+};
+
 /**
- * Writes rows in the form that the file's ending names: `.json` (a list of objects: VQA, TextVQA), `.jsonl`, `.tsv`, or `.xlsx` (MMBench), a workbook of one
- * sheet. Columns are those of all rows, in the order in which they first appear.
+ * The form that a file's ending names: `.json` (a list of objects: VQA, TextVQA), `.jsonl`, `.tsv`, or `.xlsx` (MMBench), a workbook of one sheet.
+ * @throws Error for another ending
+ */
+export function requireSubmissionForm(path: string): (rows: readonly SubmissionRow[]) => string | Uint8Array {
+  const ending = /\.[a-z]+$/i.exec(path)?.[0].toLowerCase() ?? '';
+  const writer = Object.hasOwn(WRITERS, ending) ? WRITERS[ending] : undefined;
+  if (writer === undefined)
+    throw new Error(
+      `${path}: expected a name that ends with .json, .jsonl, .tsv or .xlsx, received ${ending === '' ? 'none of them' : ending}`,
+    );
+  return writer;
+}
+
+/**
+ * Writes rows in the form that the file's ending names. Columns are those of all rows, in the order in which they first appear.
  * @throws Error for another ending, or no rows
  */
 export async function writeSubmission(path: string, rows: readonly SubmissionRow[]): Promise<void> {
+  const write = requireSubmissionForm(path);
   if (rows.length === 0) throw new Error(`${path}: expected rows to hand in, there are none`);
-  const ending = /\.[a-z]+$/i.exec(path)?.[0].toLowerCase();
-  if (ending === '.json') await writeFile(path, `${JSON.stringify(rows, null, 1)}\n`);
-  else if (ending === '.jsonl') await writeFile(path, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
-  else if (ending === '.tsv') await writeFile(path, table(rows).map(tsvLine).join(''));
-  else if (ending === '.xlsx') await writeFile(path, workbook(table(rows)));
-  else
-    throw new Error(
-      `${path}: expected a name that ends with .json, .jsonl, .tsv or .xlsx, received ${ending ?? 'none of them'}`,
-    );
+  await writeFile(path, write(rows));
 }
 
 function table(rows: readonly SubmissionRow[]): Json[][] {

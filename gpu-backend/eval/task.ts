@@ -42,7 +42,7 @@ export interface EvalRecords {
   /** SHA-256 over what was read: other records, other pictures or another order of them give another digest. */
   readonly digest: string;
   /** How these were chosen among those in the files. Absent: they are all of them. */
-  readonly chosen?: ChosenRecords;
+  readonly chosen?: ChosenRecords | undefined;
   close(): Promise<void>;
 }
 

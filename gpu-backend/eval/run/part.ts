@@ -16,8 +16,9 @@ export async function partOf(
     records.chosen ?? (count < records.length ? { how: 'first', of: records.length } : undefined);
   const published = whole?.records ?? null;
   const parts = whole?.parts === undefined ? undefined : await missingParts(whole.parts, records, count);
-  const isWhole = (chosen === undefined || chosen.of === count) && parts === undefined;
-  if (isWhole && (published === null || count >= published)) return null;
+  const isEnough = published === null || count >= published;
+  const isAll = chosen === undefined || chosen.of === count || (chosen.of === null && published !== null);
+  if (isEnough && isAll && parts === undefined) return null;
   return {
     ...(chosen === undefined ? {} : { chosen }),
     published,

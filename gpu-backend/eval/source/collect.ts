@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { sha256Hex } from '../../io/digest.ts';
 import {
+  type ChosenRecords,
   canonicalJson,
   type EvalImage,
   type EvalRecord,
@@ -25,18 +26,23 @@ export async function collectRecords(
     const slices: Slice[] = [];
     const ids = new Set<string>();
     const hash = createHash('sha256');
+    let isCut = false;
     for await (const record of read(new PictureReader(spool))) {
+      // One more is read than is asked for, to know whether there are more.
+      if (slices.length === source.limit) {
+        isCut = true;
+        break;
+      }
       if (ids.has(record.id))
         throw new Error(`two records have the id ${JSON.stringify(record.id)}; an id must be one record's`);
       ids.add(record.id);
       const text = canonicalJson(recordJson(record));
       hash.update(text).update('\n');
       slices.push(await spool.append(Buffer.from(JSON.stringify(stored(record)))));
-      if (slices.length === source.limit) break;
     }
     if (slices.length === 0)
       throw new Error(`expected at least one record in ${source.paths.join(', ')}, there is none`);
-    return new SpooledRecords(slices, hash.digest('hex'), spool);
+    return new SpooledRecords(slices, hash.digest('hex'), spool, isCut ? { how: 'first', of: null } : undefined);
   } catch (error) {
     await spool.close();
     throw error;
@@ -81,6 +87,7 @@ class SpooledRecords implements EvalRecords {
     private readonly slices: readonly Slice[],
     readonly digest: string,
     private readonly spool: Spool,
+    readonly chosen: ChosenRecords | undefined,
   ) {}
 
   get length(): number {

@@ -1,7 +1,7 @@
 import { readFile, realpath, stat } from 'node:fs/promises';
 import { isAbsolute, join, relative } from 'node:path';
 import { sha256Hex } from '../../io/digest.ts';
-import { sniffFormat } from '../../vision/header.ts';
+import { type ImageFormat, readFacts, sniffFormat } from '../../vision/header.ts';
 import type { EvalImage } from '../task.ts';
 import type { Slice, Spool } from './spool.ts';
 
@@ -93,12 +93,31 @@ export class PictureReader {
   }
 }
 
+/** What can be told without decoding: every picture of a benchmark passes here. `mantis eval --dry-run` decodes. */
 function requirePicture(bytes: Uint8Array, where: string): void {
-  if (sniffFormat(bytes) !== null) return;
-  const head = Buffer.from(bytes.subarray(0, 8)).toString('hex');
-  throw new Error(
-    `${where}: expected a JPEG, PNG, WebP, GIF or AVIF picture, received ${bytes.length} bytes that begin with ${head || 'nothing'}`,
-  );
+  const format = sniffFormat(bytes);
+  if (format === null) {
+    const head = Buffer.from(bytes.subarray(0, 8)).toString('hex');
+    throw new Error(
+      `${where}: expected a JPEG, PNG, WebP, GIF or AVIF picture, received ${bytes.length} bytes that begin with ${head || 'nothing'}`,
+    );
+  }
+  if (readFacts(bytes) === null || isCutOff(bytes, format))
+    throw new Error(
+      `${where}: expected a whole picture, received a ${format.toUpperCase()} of ${bytes.length} bytes that is cut off`,
+    );
+}
+
+/** Whether a file ends before its own lengths say. A JPEG has none, and decoders show what is there of it. */
+function isCutOff(bytes: Uint8Array, format: ImageFormat): boolean {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (format === 'webp') return view.getUint32(4, true) + 8 > bytes.length;
+  if (format !== 'png') return false;
+  // Chunks: length, name, data, checksum; the last one is IEND.
+  for (let at = 8; at + 12 <= bytes.length; at += 12 + view.getUint32(at)) {
+    if (view.getUint32(at + 4) === 0x49454e44) return false;
+  }
+  return true;
 }
 
 function shown(value: unknown): string {

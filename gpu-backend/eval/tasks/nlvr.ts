@@ -123,6 +123,7 @@ async function open(source: EvalSource): Promise<EvalRecords> {
   return {
     length: records.length,
     digest: digestRecords(records),
+    ...(records.length < examples.length ? { chosen: { how: 'first', of: examples.length } as const } : {}),
     get: async (index) => {
       const record = records[index];
       if (record === undefined) throw new RangeError(`record ${index} does not exist; there are ${records.length}`);

@@ -49,6 +49,7 @@ export function skillsTask(
       return {
         length: asked.length,
         digest: digestRecords(asked),
+        ...(asked.length < records.length ? { chosen: { how: 'first', of: records.length } as const } : {}),
         get: async (index) => {
           const record = asked[index];
           if (record === undefined) throw new RangeError(`record ${index} does not exist; there are ${asked.length}`);

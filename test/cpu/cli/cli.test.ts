@@ -140,7 +140,7 @@ describe('mantis', () => {
     ['no server', ['models', '--api-key', 'x', '--url', 'http://127.0.0.1:1'], 1, /is the server running/],
     ['no reference folder', ['verify', '/no/such'], 2, /expected a folder/],
     ['no split', ['eval', 'nlvr', '--data', '/no/such'], 2, /dev\./],
-    ['an unknown option', ['ask', '--colour', 'red', 'hi'], 1, /unknown option.*--help/s],
+    ['an unknown option', ['ask', '--colour', 'red', 'hi'], 2, /unknown option.*--help/s],
   ];
   for (const [name, args, code, message] of mistakes)
     it(`${name}: one sentence, exit code ${code}`, async () => {
