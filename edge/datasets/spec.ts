@@ -12,7 +12,8 @@ export const DATASET_REFERENCE = /^dataset_/;
 /**
  * @param id of a file, which is taken whole, or of a dataset
  * @param param the field that named it
- * @throws ApiError `file_not_found` or `dataset_not_found` for what this tenant does not have; `invalid_value` for a dataset without files
+ * @throws ApiError `file_not_found` or `dataset_not_found` for what this tenant does not have; `invalid_value` for a dataset without files, and for a file
+ * that was uploaded for something else
  */
 export async function dataSpecOf(
   env: Pick<Env, 'DB'>,
@@ -23,6 +24,7 @@ export async function dataSpecOf(
   if (!DATASET_REFERENCE.test(id)) {
     const file = await getFile(env.DB, tenant, id);
     if (file === null) throw missingFile(id, param);
+    checkPurpose(file, param);
     return { files: [dataFile({ file_id: file.id }, file)], balancing: false };
   }
   const dataset = await getDataset(env.DB, tenant, id);
@@ -77,6 +79,21 @@ export async function filesOf(
   }
   return files;
 }
+
+/** Uploaded for something else, a file is in another form: said before a line of it is read. */
+function checkPurpose({ purpose, id }: Pick<FileRow, 'purpose' | 'id'>, param: string): void {
+  if (!NO_EXAMPLES.has(purpose)) return;
+  throw new ApiError(
+    'invalid_value',
+    errorMessage(param, {
+      expected: 'a file that was uploaded with the purpose "fine-tune"',
+      received: `${id}, which is for ${describe(purpose)}`,
+    }),
+    { param },
+  );
+}
+
+const NO_EXAMPLES: ReadonlySet<string> = new Set(['evals', 'batch', 'batch_output', 'vision']);
 
 function dataFile(subset: Subset, file: FileRow): DataSpec['files'][number] {
   return { ...subset, file: { id: file.id, bytes: file.bytes, sha256: file.sha256 }, filename: file.filename };

@@ -9,7 +9,8 @@ import type { KnownModel } from '../fleet/models.ts';
 import { equalTask, type NewTask, type TaskRow } from '../store/tasks.ts';
 import { dataDigest } from './spec.ts';
 
-export type HeldOut = { data: DataSpec; param: string };
+/** `options`: answers among which it will be asked to choose. */
+export type HeldOut = { data: DataSpec; param: string; options?: readonly string[] | null };
 
 /** Rises when the same data would be judged otherwise: what an earlier version found is then not taken for an answer. */
 const RULES = 2;
@@ -58,7 +59,9 @@ export async function prepareValidation(
     adapter?.id ?? null,
     data.stages,
     data.maxBadShare,
-    ...(heldOut.length === 0 ? [] : [heldOut.map(({ param }) => param)]),
+    ...(heldOut.length === 0
+      ? []
+      : [heldOut.map(({ param, options }) => (options === undefined ? param : [param, options]))]),
   ];
   const digest = (measured: boolean) => sha256Hex(new TextEncoder().encode(JSON.stringify([...seen, measured])));
   const sinceMs = nowMs() - LIMITS.dataset.reuseValidationMs;
@@ -79,12 +82,14 @@ export async function prepareValidation(
   };
 }
 
-/** The same data is read once, whatever names it. */
-async function different(heldOut: readonly HeldOut[]): Promise<HeldOut[]> {
-  const byDigest = new Map<string, HeldOut>();
-  for (const one of heldOut) {
-    const digest = await dataDigest(one.data);
-    if (!byDigest.has(digest)) byDigest.set(digest, one);
+/** The same data is read once, whatever names it; by all the options that it will be asked with. */
+async function different(heldOut: readonly HeldOut[]): Promise<NonNullable<ValidateTask['heldOut']>> {
+  const byDigest = new Map<string, { data: DataSpec; param: string; options: string[][] }>();
+  for (const { data, param, options } of heldOut) {
+    const digest = await dataDigest(data);
+    const known = byDigest.get(digest) ?? { data, param, options: [] };
+    byDigest.set(digest, known);
+    if (options != null) known.options.push([...options]);
   }
-  return [...byDigest.values()];
+  return [...byDigest.values()].map(({ options, ...one }) => (options.length === 0 ? one : { ...one, options }));
 }

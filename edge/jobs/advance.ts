@@ -37,7 +37,7 @@ async function advanceJob(env: Env, job: JobRow): Promise<boolean> {
                 jobId: job.id,
                 key: 'validated',
                 createdAtMs: nowMs(),
-                level: error === null ? 'info' : 'error',
+                level: error !== null ? 'error' : isLeaked(result) ? 'warn' : 'info',
                 message: summary(result),
                 type: 'message',
                 data: { ...numbersOf(result), validation: task.id },
@@ -67,13 +67,13 @@ async function endOf(env: Env, task: TaskRow): Promise<{ error: JobError | null;
   const result = ValidateResult.parse(await object.json());
   if (result.report.verdict === 'accepted') return { error: null, result };
   const errors = result.report.problems.filter(({ severity }) => severity === 'error');
-  const { code, message } = errors.find(({ line }) => line === null) ?? {};
+  const { code, message, param } = errors.find(({ line }) => line === null) ?? {};
   if (!areFilesRefused(result) && code !== undefined && message !== undefined)
     return {
       error: {
         code,
         message: `${sentence(message)} ${task.id} has the whole report.`,
-        param: 'method.supervised.mantis',
+        param: param ?? 'method.supervised.mantis',
       },
       result,
     };
@@ -135,7 +135,12 @@ function summary(result: ValidateResult): string {
   const usable = report.training.reduce((sum, { usable: n }) => sum + n, 0);
   const bad = report.training.reduce((sum, { bad: n }) => sum + n, 0);
   const share = `${(100 * report.bad_share).toFixed(1)} %`;
-  if (report.verdict === 'refused' && !areFilesRefused(result)) return 'A stage cannot run as it is asked for.';
+  if (report.verdict === 'refused' && !areFilesRefused(result))
+    return report.problems.some(
+      ({ data, line, severity }) => data === 'held_out' && line === null && severity === 'error',
+    )
+      ? 'Options refused: they hold none of the held-out answers.'
+      : 'A stage cannot run as it is asked for.';
   if (report.verdict === 'refused' && !isTrainingRefused(result)) {
     const heldOut = (report.held_out ?? []).reduce((sum, { bad: n }) => sum + n, 0);
     return heldOut === 0
@@ -146,15 +151,34 @@ function summary(result: ValidateResult): string {
     return usable === 0
       ? 'Files refused: there is no usable example.'
       : `Files refused: ${share} of the lines are bad, at most ${(100 * report.max_bad_share).toFixed(1)} % may be.`;
-  const leaked = leakageOf(report.leakage);
-  if (bad === 0) return `Files validated: ${usable} examples.${leaked}`;
-  return `Files validated: ${usable} examples; ${bad} bad lines (${share}) are left out.${leaked}`;
+  const odd = `${leakageOf(report.leakage)}${unanswerableOf(report)}`;
+  if (bad === 0) return `Files validated: ${usable} examples.${odd}`;
+  return `Files validated: ${usable} examples; ${bad} bad lines (${share}) are left out.${odd}`;
+}
+
+/** Whether what is measured on the held-out examples says less than it seems to. */
+function isLeaked({ report }: ValidateResult): boolean {
+  return `${leakageOf(report.leakage)}${unanswerableOf(report)}` !== '';
 }
 
 function leakageOf({ held_out_images: images = 0, held_out_examples: examples = 0 }: DatasetReport['leakage']): string {
   if (images + examples === 0) return '';
-  return ` ${images} held-out pictures and ${examples} held-out examples are in the training data too: what is measured on them says little.`;
+  const found = [
+    ...(images === 0 ? [] : [counted(images, 'held-out picture')]),
+    ...(examples === 0 ? [] : [counted(examples, 'held-out example')]),
+  ];
+  return ` ${found.join(' and ')} ${images + examples === 1 ? 'is' : 'are'} in the training data too: what is measured on them says little.`;
 }
+
+function unanswerableOf({ problems, problem_counts: counts }: DatasetReport): string {
+  const count = counts.answer_not_among_options ?? 0;
+  if (count === 0) return '';
+  const first = problems.find(({ code }) => code === 'answer_not_among_options');
+  const where = first?.line == null ? '' : `, the first in line ${first.line}`;
+  return ` The answers of ${counted(count, 'held-out example')}${where}, are none of the options: no model can get them right.`;
+}
+
+const counted = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`;
 
 /** The report without its lists: small enough for an event. */
 function numbersOf({ report }: ValidateResult): Record<string, unknown> {

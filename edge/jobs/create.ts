@@ -2,6 +2,7 @@
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { CreateJobRequest } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import type { Gate } from '../../shared/contract/schedules.ts';
 import { newId } from '../../shared/wire/ids.ts';
 import { nowMs } from '../clock.ts';
 import { dataSpecOf } from '../datasets/spec.ts';
@@ -24,14 +25,14 @@ export type PreparedJob = { id: string; statements: D1PreparedStatement[] };
  * `validating_files`.
  * @param options.id of the job; left out: a new one
  * @param options.guard SQL: the rows are written only where it is true
- * @param options.gateFile what the gate of its schedule will ask: it is validated with the job's data, before anything is trained
+ * @param options.gate what the gate of its schedule will ask: it is validated with the job's data, before anything is trained
  * @throws ApiError for what the request gets wrong: model, files, options
  */
 export async function prepareJob(
   env: Env,
   actor: Actor,
   request: CreateJobRequest,
-  options: { id?: string; scheduleId?: string; guard?: string; gateFile?: string } = {},
+  options: { id?: string; scheduleId?: string; guard?: string; gate?: Pick<Gate, 'held_out_file' | 'options'> } = {},
 ): Promise<PreparedJob> {
   const { tenant } = actor;
   const model = await resolveModel(env, tenant, request.model);
@@ -40,15 +41,20 @@ export async function prepareJob(
   const validation =
     request.validation_file == null ? null : await dataSpecOf(env, tenant, request.validation_file, 'validation_file');
   const { evaluation } = decided.mantis;
-  const { gateFile } = options;
+  const { gate } = options;
   const asked: HeldOutData = {
     evaluation:
       evaluation === undefined ? null : await dataSpecOf(env, tenant, evaluation.held_out_file, EVALUATION_FILE),
-    gate: gateFile === undefined ? null : { file: gateFile, data: await dataSpecOf(env, tenant, gateFile, GATE_FILE) },
+    gate:
+      gate === undefined
+        ? null
+        : { file: gate.held_out_file, data: await dataSpecOf(env, tenant, gate.held_out_file, GATE_FILE) },
   };
   const heldOut = [
-    ...(asked.evaluation === null ? [] : [{ data: asked.evaluation, param: EVALUATION_FILE }]),
-    ...(asked.gate === null ? [] : [{ data: asked.gate.data, param: GATE_FILE }]),
+    ...(asked.evaluation === null
+      ? []
+      : [{ data: asked.evaluation, param: EVALUATION_FILE, options: evaluation?.options ?? null }]),
+    ...(asked.gate === null ? [] : [{ data: asked.gate.data, param: GATE_FILE, options: gate?.options ?? null }]),
   ];
   const tooLarge = model.card.contextTokens;
   const overlong = decided.stages.find(({ max_tokens }) => max_tokens !== undefined && max_tokens > tooLarge);

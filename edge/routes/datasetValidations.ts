@@ -33,14 +33,14 @@ export async function createDatasetValidation(c: Context<AppEnv>): Promise<Respo
   const decided = decideOptions({ ...asked, method: { type: 'supervised', supervised } }, model);
   const validation =
     asked.validation_file == null ? null : await dataSpecOf(c.env, tenant, asked.validation_file, 'validation_file');
-  const heldOutFile = decided.mantis.evaluation?.held_out_file;
+  const { held_out_file: heldOutFile, options = null } = decided.mantis.evaluation ?? {};
   const prepared = await prepareValidation(c.env, tenant, model, {
     training: await Promise.all(decided.data.map(({ id, param }) => dataSpecOf(c.env, tenant, id, param))),
     validation,
     heldOut:
       heldOutFile === undefined
         ? []
-        : [{ data: await dataSpecOf(c.env, tenant, heldOutFile, HELD_OUT_PARAM), param: HELD_OUT_PARAM }],
+        : [{ data: await dataSpecOf(c.env, tenant, heldOutFile, HELD_OUT_PARAM), param: HELD_OUT_PARAM, options }],
     stages: decided.stages,
     maxBadShare: decided.mantis.max_bad_share ?? LIMITS.jobs.defaultMaxBadShare,
     estimate: true,

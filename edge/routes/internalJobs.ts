@@ -25,7 +25,7 @@ import { estimatedFinish, PACE_EVENTS } from '../jobs/pace.ts';
 import { resultFiles } from '../jobs/results.ts';
 import { LEASED } from '../jobs/state.ts';
 import { readSignedJson } from '../middleware/signed.ts';
-import { bestCheckpoint, evalsOf, kindOfStep } from '../store/checkpointEvals.ts';
+import { type BestCheckpoint, bestCheckpoint, evalsOf, kindOfStep, markBest } from '../store/checkpointEvals.ts';
 import { getCheckpoint, insertModel, manifestOf, newestCheckpoints, releaseFiles } from '../store/checkpoints.ts';
 import { insertEvent, recentEvents } from '../store/events.ts';
 import {
@@ -170,7 +170,7 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
   const atMs = nowMs();
   let end: EndColumns | undefined;
   let name = '';
-  let best: Awaited<ReturnType<typeof bestCheckpoint>> = null;
+  let best: BestCheckpoint | null = null;
   const { stage, evaluation } = JSON.parse(row.mantis) as StoredMantisOptions;
   // A checkpoint of an earlier stage may be the one that is kept; it is served as what that stage trains.
   let kind: string = stage;
@@ -220,7 +220,10 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
                 sql,
               ),
               ...(evaluation?.keep_best === true
-                ? [keptEvent(c.env.DB, id, best, body.finalStep, atMs, revision)]
+                ? [
+                    ...(best === null ? [] : [markBest(c.env.DB, id, best, sql)]),
+                    keptEvent(c.env.DB, id, best, body.finalStep, atMs, revision),
+                  ]
                 : []),
             ]),
       ],
@@ -235,7 +238,7 @@ export async function finishJob(c: Context<AppEnv>): Promise<Response> {
 function keptEvent(
   db: D1Database,
   jobId: string,
-  best: Awaited<ReturnType<typeof bestCheckpoint>>,
+  best: BestCheckpoint | null,
   finalStep: number,
   atMs: number,
   revision: string,
@@ -243,10 +246,21 @@ function keptEvent(
   const message =
     best === null
       ? `No checkpoint was evaluated; the last one, of step ${finalStep}, becomes the model.`
-      : `The checkpoint of step ${best.step} has the highest accuracy on the held-out examples, ${percent(best.accuracy)}, and becomes the model${best.step === finalStep ? '; it is the last one' : ''}.`;
-  const data = { kept_step: best?.step ?? finalStep, final_step: finalStep, eval_accuracy: best?.accuracy ?? null };
+      : `The checkpoint of step ${best.step} has the highest accuracy on the held-out examples, ${percent(best.accuracy)}, and becomes the model${best.step === finalStep ? '; it is the last one' : ''}.${flattered(best)}`;
+  const data = {
+    kept_step: best?.step ?? finalStep,
+    final_step: finalStep,
+    eval_accuracy: best?.accuracy ?? null,
+    eval_best_of: best?.of ?? null,
+  };
   const event = { jobId, key: 'kept', createdAtMs: atMs, level: best === null ? ('warn' as const) : ('info' as const) };
   return insertEvent(db, { ...event, message, type: 'message', data }, revision);
+}
+
+/** The highest of several looks at the same questions is high by luck too. */
+function flattered({ of }: BestCheckpoint): string {
+  if (of < 2) return '';
+  return ` Chosen as the best of ${of} by these same examples, its accuracy is likely to be lower on new ones: measure it on others.`;
 }
 
 export const percent = (share: number) => `${(100 * share).toFixed(1)} %`;

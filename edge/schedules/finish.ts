@@ -1,5 +1,5 @@
 /** A run's end: what follows when its job, and then its comparison, has ended. */
-import type { CompareTask } from '../../shared/contract/backend.ts';
+import type { CompareTask, DataSpec } from '../../shared/contract/backend.ts';
 import { ApiError } from '../../shared/contract/errors.ts';
 import type { JobError } from '../../shared/contract/jobs.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
@@ -10,7 +10,7 @@ import { forgetAlias } from '../aliases/target.ts';
 import { dataSpecOf } from '../datasets/spec.ts';
 import type { Env } from '../env.ts';
 import { type AliasRow, getAlias, isConflict, moveAlias } from '../store/aliases.ts';
-import { findJob, type HeldOutData } from '../store/jobs.ts';
+import { findJob, type HeldOutData, type JobRow, type StoredMantisOptions } from '../store/jobs.ts';
 import {
   type ComparedRun,
   changeRun,
@@ -136,7 +136,7 @@ export async function endGate(env: Env, run: ComparedRun, nowMs: number): Promis
     );
   const job = await findJob(env.DB, run.job_id ?? '');
   const comparison = comparisonOf(run.compared_with ?? job?.base_model ?? '', run.model ?? '', result.data);
-  const decision = decideGate(gate, comparison);
+  const decision = decideGate(gate, comparison, job !== null && wasChosenByGate(job));
   if (decision.promote) return await promote(env, schedule, run, alias, decision, nowMs);
   await end(
     env,
@@ -145,6 +145,16 @@ export async function endGate(env: Env, run: ComparedRun, nowMs: number): Promis
     { status: 'kept', decision: JSON.stringify(decision), note: decision.explanation },
     nowMs,
   );
+}
+
+/** Whether the candidate is the best of several checkpoints by the very examples that the gate asks. */
+function wasChosenByGate(job: Pick<JobRow, 'mantis' | 'held_out'>): boolean {
+  const { evaluation } = JSON.parse(job.mantis) as StoredMantisOptions;
+  if (evaluation?.keep_best !== true || job.held_out === null) return false;
+  const { evaluation: asked, gate } = JSON.parse(job.held_out) as HeldOutData;
+  const bytesOf = (data: DataSpec | undefined) => new Set(data?.files.map(({ file }) => file.sha256));
+  const chosenBy = bytesOf(asked ?? undefined);
+  return [...bytesOf(gate?.data)].some((sha256) => chosenBy.has(sha256));
 }
 
 /** The alias gets the run's model, with the run's end, in one transaction; a change of the alias in between leaves the run for the next look. */

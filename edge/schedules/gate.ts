@@ -8,8 +8,13 @@ import type { CompareResult } from '../../shared/contract/taskResults.ts';
 /**
  * Promotes where both hold: the interval's lower bound ≥ −margin (the new model is, at that confidence, not worse by more than the margin), and the
  * difference ≥ min_difference.
+ * @param wasChosenByIt the candidate is the best of several checkpoints by the same examples: said, since it flatters the candidate
  */
-export function decideGate(gate: Pick<Gate, 'margin' | 'min_difference'>, comparison: Comparison): GateDecision {
+export function decideGate(
+  gate: Pick<Gate, 'margin' | 'min_difference'>,
+  comparison: Comparison,
+  wasChosenByIt = false,
+): GateDecision {
   const margin = gate.margin ?? LIMITS.schedules.defaultGateMargin;
   const minDifference = gate.min_difference ?? 0;
   const [lower, upper] = comparison.interval;
@@ -26,12 +31,15 @@ export function decideGate(gate: Pick<Gate, 'margin' | 'min_difference'>, compar
     : [isNotWorse ? '' : bound, isEnough ? '' : least].filter(Boolean).join(', ');
   return {
     promote,
-    explanation: `${numbers}. ${promote ? 'Promoted' : 'Kept'}: ${why}.${power(comparison)}`,
+    explanation: `${numbers}. ${promote ? 'Promoted' : 'Kept'}: ${why}.${power(comparison)}${wasChosenByIt ? CHOSEN : ''}`,
     margin,
     min_difference: minDifference,
     comparison,
   };
 }
+
+const CHOSEN =
+  ' The candidate was chosen among its checkpoints by these same examples, which flatters it: give the gate a held-out file of its own.';
 
 /** Fewer groups say little about their spread, however many examples they hold. */
 const FEW_GROUPS = 10;

@@ -23,7 +23,7 @@ export type PrepareJob = (
   env: Env,
   actor: Actor,
   request: CreateJobRequest,
-  options: { scheduleId: string; guard: string; gateFile?: string },
+  options: { scheduleId: string; guard: string; gate?: Gate },
 ) => Promise<{ id: string; statements: D1PreparedStatement[] }>;
 
 /**
@@ -83,7 +83,7 @@ async function start(
   const prepared = await prepare(env, systemOf(run.tenant), request, {
     scheduleId: schedule.id,
     guard,
-    ...(gate === null ? {} : { gateFile: gate.held_out_file }),
+    ...(gate === null ? {} : { gate }),
   });
   const results = await env.DB.batch([
     statement,

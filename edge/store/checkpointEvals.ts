@@ -64,15 +64,32 @@ export function insertEvaluation(
   ];
 }
 
+export type BestCheckpoint = {
+  step: number;
+  accuracy: number;
+  /** It is the best of so many that were evaluated. */
+  of: number;
+};
+
 /** The checkpoint with the highest accuracy, the earliest of equals; null where none was evaluated. */
-export function bestCheckpoint(db: D1Database, jobId: string): Promise<{ step: number; accuracy: number } | null> {
+export function bestCheckpoint(db: D1Database, jobId: string): Promise<BestCheckpoint | null> {
   return db
     .prepare(
-      `SELECT e.step, e.accuracy FROM checkpoint_evals e JOIN checkpoints c ON c.job_id = e.job_id AND c.step = e.step
-       WHERE e.job_id = ? AND e.accuracy IS NOT NULL ORDER BY e.accuracy DESC, e.step LIMIT 1`,
+      `SELECT e.step, e.accuracy, (SELECT COUNT(*) FROM checkpoint_evals WHERE job_id = ?1 AND accuracy IS NOT NULL) AS 'of'
+       FROM checkpoint_evals e JOIN checkpoints c ON c.job_id = e.job_id AND c.step = e.step
+       WHERE e.job_id = ?1 AND e.accuracy IS NOT NULL ORDER BY e.accuracy DESC, e.step LIMIT 1`,
     )
     .bind(jobId)
-    .first<{ step: number; accuracy: number }>();
+    .first<BestCheckpoint>();
+}
+
+/** Writes into a checkpoint's metrics of how many it is the best. */
+export function markBest(db: D1Database, jobId: string, best: BestCheckpoint, guard: string): D1PreparedStatement {
+  return db
+    .prepare(
+      `UPDATE checkpoints SET metrics = json_set(metrics, '$.eval_best_of', ?) WHERE job_id = ? AND step = ? AND ${guard}`,
+    )
+    .bind(best.of, jobId, best.step);
 }
 
 /** What the stage of a checkpoint trains. */

@@ -141,9 +141,14 @@ export function showCheckpoint(row: ShownCheckpoint): JobCheckpoint {
     fine_tuning_job_id: row.job_id,
     fine_tuned_model_checkpoint: row.model,
     step_number: row.step,
-    metrics: JSON.parse(row.metrics) as CheckpointMetrics,
+    metrics: shownMetrics(JSON.parse(row.metrics) as CheckpointMetrics),
     evaluation_file: row.evaluation_file,
   };
+}
+
+/** As the event of the evaluation has them: what JSON's merge took away for being null is null. */
+function shownMetrics(metrics: CheckpointMetrics): CheckpointMetrics {
+  return metrics.eval_accuracy === undefined ? metrics : { eval_detectable_difference: null, ...metrics };
 }
 
 /** Whether a checkpoint is needed beyond its job's own count: a model that clients see, an unfinished job's base or an alias is made of it. */

@@ -258,16 +258,6 @@ export async function applyToJob(
         row.revision,
       );
     const statements = [update];
-    if (note !== '') {
-      const level = next.status === 'failed' ? 'error' : act.type === 'sweep' ? 'warn' : 'info';
-      statements.push(
-        insertEvent(
-          db,
-          { jobId: id, key: `edge-${revision}`, createdAtMs: nowMs, level, message: note, type: 'message', data: null },
-          revision,
-        ),
-      );
-    }
     const guard = {
       sql: `EXISTS (SELECT 1 FROM jobs WHERE id = '${id.replaceAll("'", "''")}' AND revision = '${revision}')`,
       revision,
@@ -286,6 +276,17 @@ export async function applyToJob(
       );
     }
     statements.push(...(options.along?.(guard) ?? []));
+    // Last: who reads up to the word of the end has read why.
+    if (note !== '') {
+      const level = next.status === 'failed' ? 'error' : act.type === 'sweep' ? 'warn' : 'info';
+      statements.push(
+        insertEvent(
+          db,
+          { jobId: id, key: `edge-${revision}`, createdAtMs: nowMs, level, message: note, type: 'message', data: null },
+          revision,
+        ),
+      );
+    }
     const [updated] = await db.batch<JobRow>(statements);
     const job = updated?.results[0];
     if (job !== undefined) return { outcome, job, row };

@@ -3,9 +3,10 @@
  * of a job and the models of a gate are judged; who asks the models stands elsewhere (server/evaluate-held-out.ts).
  */
 import { sha256Hex } from '../io/digest.ts';
+import { normaliseAnswer } from '../text/normalise-answer.ts';
 import { clusteredMean } from './statistics/clustered.ts';
 import { compareRuns } from './statistics/compare.ts';
-import { comparePairs, countPairs, normaliseAnswer } from './statistics/paired.ts';
+import { comparePairs, countPairs } from './statistics/paired.ts';
 import { powerOf } from './statistics/power.ts';
 import type { EvalItem, EvalVariant, Scored } from './task.ts';
 
@@ -197,7 +198,8 @@ function blindOf(
 }
 
 /**
- * Every question with the answers of both models, JSON Lines: wrong ones of the second model first, so that a person finds them at the top.
+ * Every question with the answers of both models, JSON Lines: wrong ones of the second model first, so that a person finds them at the top; what was asked
+ * without pictures comes after everything else, with the first model only where it was asked so too.
  * @param names of the two models in the lines, `base` and `checkpoint`
  * @param questions by record: the last words of the user, for who reads it
  */
@@ -209,22 +211,27 @@ export function outcomeLines(
 ): string {
   const keyOf = ({ record, variant }: EvalItem): string => JSON.stringify([record, variant]);
   const before = new Map(first.map((item) => [keyOf(item), item]));
-  const shown = (item: EvalItem | undefined) =>
-    item === undefined ? null : { answer: item.answer, right: item.score === 1, ...logprobsOf(item) };
-  const lines = second.map((item) => ({
-    isRight: item.score === 1,
-    text: JSON.stringify({
-      example: item.record,
-      group: item.group,
-      ...variantOf(item.variant),
-      question: questions.get(item.record) ?? '',
-      reference: item.reference,
-      [names[0]]: shown(before.get(keyOf(item))),
-      [names[1]]: shown(item),
-    }),
-  }));
-  const ordered = [...lines.filter(({ isRight }) => !isRight), ...lines.filter(({ isRight }) => isRight)];
-  return ordered.map(({ text }) => `${text}\n`).join('');
+  const shown = (item: EvalItem) => ({ answer: item.answer, right: item.score === 1, ...logprobsOf(item) });
+  const lines = second.map((item) => {
+    const other = before.get(keyOf(item));
+    const question = questions.get(item.record) ?? '';
+    return {
+      place: (item.variant.control === 'none' ? 0 : 2) + (item.score === 1 ? 1 : 0),
+      text: JSON.stringify({
+        example: item.record,
+        group: item.group,
+        ...variantOf(item.variant),
+        question: item.variant.control === 'text-only' ? question.replaceAll('<image>', '') : question,
+        reference: item.reference,
+        ...(other === undefined ? {} : { [names[0]]: shown(other) }),
+        [names[1]]: shown(item),
+      }),
+    };
+  });
+  return lines
+    .sort((a, b) => a.place - b.place)
+    .map(({ text }) => `${text}\n`)
+    .join('');
 }
 
 const logprobsOf = ({ logprobs }: EvalItem) => (logprobs === undefined ? {} : { logprobs });

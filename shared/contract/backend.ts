@@ -413,8 +413,10 @@ export const ValidateTask = z.object({
   adapter: z.nullable(z.object({ id: z.string(), base: z.string(), kind: TrainStage, files: z.array(WeightFile) })),
   training: z.array(DataSpec),
   validation: z.nullable(DataSpec),
-  /** What checkpoints or a gate will be asked, with the field that named it; no line of it may have an error. */
-  heldOut: z.optional(z.array(z.object({ data: DataSpec, param: z.string() }))),
+  /** What checkpoints or a gate will be asked, with the field that named it; no line of it may have an error. `options`: answers to choose from, a list a way of asking. */
+  heldOut: z.optional(
+    z.array(z.object({ data: DataSpec, param: z.string(), options: z.optional(z.array(z.array(z.string()))) })),
+  ),
   stages: z.array(StageDraft),
   maxBadShare: z.number(),
   /** Whether a few steps are trained to measure what the training would take. */
@@ -449,7 +451,8 @@ export type TaskClaim = z.infer<typeof TaskClaim>;
 /** `POST /internal/tasks/{id}/finish`. `result` is JSON that the task's kind defines (taskResults.ts). */
 export const TaskFinishRequest = z.object({
   token: z.int(),
-  status: z.enum(['succeeded', 'failed', 'released']),
+  /** `paused`: others have their turn; it waits for its next one. `released`: something went wrong, here. */
+  status: z.enum(['succeeded', 'failed', 'released', 'paused']),
   result: z.nullable(z.unknown()),
   error: z.nullable(JobError),
 });

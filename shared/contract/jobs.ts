@@ -145,6 +145,8 @@ export const CheckpointMetrics = z.object({
   full_valid_mean_token_accuracy: z.optional(z.number()),
   /** Ours: of a checkpoint that was evaluated by its answers. */
   ...z.partial(EvaluationMetrics).shape,
+  /** With `keep_best`, of the one that became the model: it had the highest accuracy of so many, on the same questions, which makes that number optimistic. */
+  eval_best_of: z.optional(z.int()),
 });
 export type CheckpointMetrics = z.infer<typeof CheckpointMetrics>;
 

@@ -11,7 +11,7 @@ import { StagedObject } from '../../../shared/contract/backend.ts';
 import type { ValidateResult } from '../../../shared/contract/taskResults.ts';
 import type { FineTuneData } from '../../train/finetune-spec.ts';
 import { estimateTraining } from '../../train/validate/estimate.ts';
-import type { ValidateHooks } from '../../train/validate/input.ts';
+import type { HeldOutInput, ValidateHooks } from '../../train/validate/input.ts';
 import { UnavailablePicture } from '../../train/validate/pictures.ts';
 import { validateData } from '../../train/validate/validate.ts';
 import { EdgeClient, EdgeError } from '../edge-client.ts';
@@ -36,8 +36,9 @@ async function work(start: ValidateStart): Promise<ValidateResult> {
   const training: FineTuneData[] = [];
   for (const list of spec.training) training.push(await fetchData(edge, list, workDir));
   const validation = spec.validation === null ? null : await fetchData(edge, spec.validation, workDir);
-  const heldOut: { data: FineTuneData; param: string }[] = [];
-  for (const { data, param } of spec.heldOut ?? []) heldOut.push({ data: await fetchData(edge, data, workDir), param });
+  const heldOut: HeldOutInput[] = [];
+  for (const { data, param, options = [] } of spec.heldOut ?? [])
+    heldOut.push({ data: await fetchData(edge, data, workDir), param, options });
   const estimate: NonNullable<ValidateHooks['estimate']> = async (lists, stages, table) => {
     const { adapter } = spec;
     const tuned = adapter === null ? null : await new OverlayStore(edge, workDir).fetch({ model: adapter.id, adapter });

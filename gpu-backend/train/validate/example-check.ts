@@ -7,6 +7,7 @@ import type { FineTuneData } from '../finetune-spec.ts';
 import { DigestIndex } from './digest-index.ts';
 import type { Findings } from './findings.ts';
 import { layoutOf } from './front.ts';
+import { listed, type OptionsCheck, quoted } from './options-check.ts';
 import type { PictureLook } from './pictures.ts';
 import { subsetName } from './summary.ts';
 import { bandsOf, shinglesOf } from './text-signature.ts';
@@ -19,13 +20,17 @@ export class Contents {
 
 /** Looks at the examples of one list as they are read. */
 export class ExampleCheck {
-  /** @param list number of the list among all */
+  /**
+   * @param list number of the list among all
+   * @param options with which what is held out will be asked
+   */
   constructor(
     private readonly findings: Findings,
     private readonly contents: Contents,
     private readonly data: FineTuneData,
     private readonly name: DataName,
     private readonly list: number,
+    private readonly options: OptionsCheck | null = null,
   ) {}
 
   /** @returns false where it cannot be trained on */
@@ -57,7 +62,18 @@ export class ExampleCheck {
       for (const { code, message } of look.odd) say('warning', code, `${where.param ?? 'image'}: ${message}.`, where);
     }
     const length = measure(findings, example, looks, fail);
-    if (name === 'held_out') checkAnswer(findings, example, length?.tokens ?? 0, fail);
+    if (name === 'held_out') {
+      const answer = checkAnswer(findings, example, length?.tokens ?? 0, fail);
+      const missing = answer === null ? null : this.options?.look(answer, this.place(example));
+      const param = `messages[${example.messages.length - 1}]`;
+      if (missing != null)
+        say(
+          'warning',
+          'answer_not_among_options',
+          `${param}: expected one of the options, ${listed(missing)}, received ${quoted(answer ?? '')}: no answer can be right.`,
+          { param },
+        );
+    }
     if (length === null || !isGood) return false;
     const pictures = looks.map(({ picture }) => picture ?? 0);
     const number = table.push({
@@ -73,6 +89,11 @@ export class ExampleCheck {
     this.findCopies(number, example, pictures, say);
     await findings.problems.settle();
     return true;
+  }
+
+  private place({ line, file }: DataExample): string {
+    const { data } = this;
+    return data.spec.files.length > 1 ? `${line} of ${subsetName(data, file)}` : String(line);
   }
 
   /** Exact copies, and what of the validation data is in the training data too. */
@@ -168,17 +189,17 @@ function measure(
 /** Room that an answer has beyond the reference, tokens; as `server/evaluate-held-out.ts` asks. */
 const ANSWER_SLACK_TOKENS = 8;
 
-/** A held-out example is asked, so that its end must be an answer, with room for one that is a little longer. */
+/** A held-out example is asked, so that its end must be an answer, with room for one that is a little longer. @returns the answer, where there is one */
 function checkAnswer(
   { front }: Findings,
   { messages }: DataExample,
   tokens: number,
   fail: (severity: 'error', code: string, message: string, where?: { param: string }) => void,
-): void {
+): string | null {
   const last = messages.at(-1);
   const param = `messages[${messages.length - 1}]`;
   const text = last?.parts.map((part) => (part.type === 'text' ? part.text : '')).join('') ?? '';
-  if (last?.role !== 'assistant' || text.trim() === '')
+  if (last?.role !== 'assistant' || text.trim() === '') {
     fail(
       'error',
       'invalid_value',
@@ -188,7 +209,9 @@ function checkAnswer(
       }),
       { param },
     );
-  else if (tokens <= front.contextTokens && tokens + ANSWER_SLACK_TOKENS > front.contextTokens)
+    return null;
+  }
+  if (tokens <= front.contextTokens && tokens + ANSWER_SLACK_TOKENS > front.contextTokens)
     fail(
       'error',
       'context_length_exceeded',
@@ -198,6 +221,7 @@ function checkAnswer(
       }),
       { param: 'messages' },
     );
+  return text;
 }
 
 type Place = { message_index: number; part_index: number; param: string };

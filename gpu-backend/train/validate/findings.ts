@@ -5,7 +5,7 @@ import type { DataExample } from '../data/example.ts';
 import type { FineTuneData } from '../finetune-spec.ts';
 import { ExampleTable } from './examples.ts';
 import { type DataFront, loadDataFront } from './front.ts';
-import type { ValidateHooks, ValidateInput } from './input.ts';
+import type { HeldOutInput, ValidateHooks, ValidateInput } from './input.ts';
 import { PictureCheck } from './pictures.ts';
 import { ProblemLog } from './problem-log.ts';
 import { type CheckedList, subsetName } from './summary.ts';
@@ -37,6 +37,8 @@ export class Findings {
   readonly inValidation = new Map<number, number>();
   /** Likewise of the held-out data. */
   readonly inHeldOut = new Map<number, number>();
+  /** Options of what is held out hold none of its answers. */
+  isUnanswerable = false;
   readonly counts = { exact: 0, near: 0, leakedImages: 0, leakedExamples: 0, heldOutImages: 0, heldOutExamples: 0 };
   private readonly bad: BadLines[] = [];
 
@@ -68,11 +70,16 @@ export class Findings {
     return list === training.length && validation !== undefined ? 'validation' : 'held_out';
   }
 
+  /** What is said of a list that is held out. */
+  heldOutOf(list: number): HeldOutInput | undefined {
+    const { training, validation, heldOut = [] } = this.input;
+    return heldOut[list - training.length - (validation === undefined ? 0 : 1)];
+  }
+
   /** The field that names a list, for problems of the whole. */
   paramOf(list: number): string {
-    const { training, validation, heldOut = [] } = this.input;
     const name = this.nameOf(list);
-    if (name === 'held_out') return heldOut[list - training.length - (validation === undefined ? 0 : 1)]?.param ?? '';
+    if (name === 'held_out') return this.heldOutOf(list)?.param ?? '';
     return name === 'validation' ? 'validation_file' : 'training_file';
   }
 

@@ -5,6 +5,14 @@ import type { FineTuneData } from '../finetune-spec.ts';
 import type { ExampleTable } from './examples.ts';
 import type { CheckedList } from './summary.ts';
 
+export interface HeldOutInput {
+  readonly data: FineTuneData;
+  /** The field that names it, ending in `held_out_file`. */
+  readonly param: string;
+  /** Options among which it will be asked to choose, a list each way of asking. */
+  readonly options?: readonly (readonly string[])[];
+}
+
 export interface ValidateInput {
   /** Checkpoint folder of the base model. */
   readonly baseDir: string;
@@ -12,7 +20,7 @@ export interface ValidateInput {
   readonly training: readonly FineTuneData[];
   readonly validation?: FineTuneData;
   /** What checkpoints or a gate will be asked, with the field that names it: read as the rest, and refused for any error. */
-  readonly heldOut?: readonly { readonly data: FineTuneData; readonly param: string }[];
+  readonly heldOut?: readonly HeldOutInput[];
   readonly stages: readonly StageDraft[];
   /** Largest share of bad lines, 0 … 1; above it the data is refused. */
   readonly maxBadShare: number;

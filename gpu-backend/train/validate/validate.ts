@@ -17,6 +17,7 @@ import { compareExamples } from './compare.ts';
 import { Contents, ExampleCheck } from './example-check.ts';
 import { ABOUT_ALL, Findings } from './findings.ts';
 import type { ValidateHooks, ValidateInput } from './input.ts';
+import { OptionsCheck } from './options-check.ts';
 import { summarise } from './summary.ts';
 
 /** As the edge gets it, and the file of all problems, JSON Lines, where the report lists only the first. */
@@ -41,7 +42,9 @@ async function readList(findings: Findings, contents: Contents, data: FineTuneDa
   const { input, hooks, lists } = findings;
   const number = lists.length;
   const first = findings.table.length;
-  const check = new ExampleCheck(findings, contents, data, name, number);
+  const { options = [], param = '' } = name === 'held_out' ? (findings.heldOutOf(number) ?? {}) : {};
+  const asked = options.length === 0 ? null : new OptionsCheck(options);
+  const check = new ExampleCheck(findings, contents, data, name, number, asked);
   const sizes = findings.data.map(({ spec }) => spec.files.reduce((sum, { file }) => sum + file.bytes, 0));
   const [before, total] = [sizes.slice(0, number), sizes].map((some) => some.reduce((sum, bytes) => sum + bytes, 0));
   const { imageRoot } = hooks;
@@ -57,6 +60,13 @@ async function readList(findings: Findings, contents: Contents, data: FineTuneDa
     signal: hooks.signal,
   });
   lists.push({ data, store, files, first });
+  const fault = asked?.fault() ?? null;
+  if (fault !== null) {
+    const field = param.replace(/held_out_file$/, 'options');
+    const problem = { severity: 'error', code: 'invalid_value', message: errorMessage(field, fault) } as const;
+    findings.problems.add({ ...ABOUT_ALL, ...problem, data: name, param: field });
+    findings.isUnanswerable = true;
+  }
   if (files.every(({ usable }) => usable === 0))
     findings.problems.add({
       ...ABOUT_ALL,
@@ -83,7 +93,10 @@ async function conclude(findings: Findings): Promise<Validated> {
   const isEmpty = [...all, ...heldOut].some(({ usable }) => usable === 0);
   const isHeldOutWrong = heldOut.some(({ bad }) => bad > 0);
   const canRun = planProblems(findings, stages) && !isAnyStarved(findings, stages);
-  const verdict = isEmpty || isHeldOutWrong || !canRun || badShare > input.maxBadShare ? 'refused' : 'accepted';
+  const verdict =
+    isEmpty || isHeldOutWrong || findings.isUnanswerable || !canRun || badShare > input.maxBadShare
+      ? 'refused'
+      : 'accepted';
   findings.progress('estimating', 0, stages.length);
   const estimate = verdict === 'refused' ? null : await estimateOf(findings, stages);
   await problems.close();

@@ -264,6 +264,30 @@ test('what is held out is read with the rest: leaks are counted apart, one bad l
   assert.deepEqual(bad.leftOut, []);
   const empty = await validate(dir, { training: [training], heldOut: [await heldOut('empty.jsonl', ['nonsense'])] });
   assert.equal(errorsOf(empty).find(({ line }) => line === null)?.param, 'gate.held_out_file');
+
+  // Options that hold no answer make every model wrong: refused; where they hold some, the others' lines are named.
+  const asked = async (...options: string[][]) =>
+    await validate(dir, { training: [training], heldOut: [{ ...(await heldOut('held.jsonl', questions)), options }] });
+  const none = await asked(['four', 'another'], ['a', 'b']);
+  assert.equal(none.report.verdict, 'refused');
+  const [fault] = errorsOf(none);
+  assert.deepEqual(
+    [fault?.code, fault?.data, fault?.line, fault?.param],
+    ['invalid_value', 'held_out', null, 'gate.options'],
+  );
+  assert.match(fault?.message ?? '', /received "a", "b", which hold none of them: line 1 has "Yes, there is\."/);
+  const some = await asked(['four', 'another']);
+  assert.equal(some.report.verdict, 'accepted');
+  assert.deepEqual(
+    some.report.problems
+      .filter(({ code }) => code === 'answer_not_among_options')
+      .map(({ line, severity }) => [line, severity]),
+    [[1, 'warning']],
+  );
+  assert.equal(
+    (await asked(['Yes, there is', 'FOUR', '“another”'])).report.problem_counts.answer_not_among_options,
+    undefined,
+  );
 });
 
 test('odd pictures are warnings with their place, told once', async (t) => {

@@ -108,7 +108,7 @@ test('several orders of pictures are one question; without pictures it is told a
   const { examples, second, orderConsistency, textOnly, counts } = compareHeldOut(base, tuned, 0.95);
   assert.deepEqual([examples, second.accuracy, orderConsistency, textOnly?.accuracy], [2, 0.75, 0.5, 0.5]);
   assert.deepEqual([counts.onlyFirst, counts.onlySecond], [0, 1]);
-  const lines = outcomeLines(base, tuned, ['base', 'checkpoint'], new Map([['a', 'Is it?']]))
+  const lines = outcomeLines(base, tuned, ['base', 'checkpoint'], new Map([['a', '<image><image>Is it?']]))
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line) as Record<string, unknown>);
@@ -117,13 +117,23 @@ test('several orders of pictures are one question; without pictures it is told a
     example: 'a',
     group: 'a',
     image_order: [1, 0],
-    question: 'Is it?',
+    question: '<image><image>Is it?',
     reference: 'Yes.',
     base: { answer: 'no', right: false },
     checkpoint: { answer: 'no', right: false },
   });
-  assert.equal(lines[1]?.control, 'text-only');
-  assert.equal(lines[1]?.base, null);
+  assert.deepEqual(
+    lines.map(({ control, question, base: other }) => [control, question, other === undefined]),
+    [
+      [undefined, '<image><image>Is it?', false],
+      [undefined, '<image><image>Is it?', false],
+      [undefined, '', false],
+      [undefined, '', false],
+      ['text-only', 'Is it?', true],
+      ['text-only', '', true],
+    ],
+    'controls come last, without marks of pictures that nobody saw and without a model that was not asked',
+  );
 });
 
 test('enough is so many evaluations in a row without a new best', () => {

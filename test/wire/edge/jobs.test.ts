@@ -509,6 +509,22 @@ describe('a job', () => {
     assert.match(messages, /checkpoint of step 2 has the highest accuracy on the held-out examples, 90.0 %/);
     assert.match(
       messages,
+      /Chosen as the best of 4 by these same examples, its accuracy is likely to be lower on new ones/,
+    );
+    assert.equal(
+      events[0]?.message,
+      'The job has successfully completed.',
+      'the last of them: who stops there has read the rest',
+    );
+    assert.deepEqual(
+      (await list()).map(({ step_number, metrics: m }) => [step_number, m.eval_best_of]),
+      [
+        [4, undefined],
+        [2, 4],
+      ],
+    );
+    assert.match(
+      messages,
       /Step 1: 60.0 % of 40 held-out examples in 20 groups right \(50.0 % … 70.0 %\), \+10.0 points/,
     );
     const csv = await (await door.openai.files.content(done.result_files[0] ?? '')).text();

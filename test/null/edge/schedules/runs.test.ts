@@ -260,6 +260,8 @@ test('a gate over a few pictures says that lines about the same ones count as on
   const { promote, explanation } = decideGate({}, comparison);
   assert.equal(promote, false);
   assert.match(explanation, /8 examples in 2 groups are few observations.*give each line a `group` of its own/);
+  assert.doesNotMatch(explanation, /chosen among its checkpoints/);
+  assert.match(decideGate({}, comparison, true).explanation, /chosen among its checkpoints by these same examples/);
   assert.doesNotMatch(decideGate({}, { ...comparison, groups: 8 }).explanation, /few observations/);
 });
 

@@ -6,8 +6,8 @@ import {
   countPairs,
   mcNemarExact,
   newcombeInterval,
-  normaliseAnswer,
 } from '../../../../gpu-backend/eval/statistics/paired.ts';
+import { normaliseAnswer } from '../../../../gpu-backend/text/normalise-answer.ts';
 
 const near = (got: number, want: number, by: number, what = '') =>
   assert.ok(Math.abs(got - want) <= by, `${what} ${got}, expected ${want} ± ${by}`);
