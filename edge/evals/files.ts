@@ -2,6 +2,7 @@
 
 import { ApiError, describe, errorMessage, violation } from '../../shared/contract/errors.ts';
 import { benchmarkPath, clashOf } from '../../shared/contract/evalFiles.ts';
+import type { BenchmarkRunSource } from '../../shared/contract/evals.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Env } from '../env.ts';
 import { type FileRow, getFiles } from '../store/files.ts';
@@ -25,17 +26,20 @@ export async function linesFile(env: Env, tenant: string, id: string): Promise<F
 }
 
 /** @throws ApiError where a name is no path within a folder, or two files cannot lie beside each other: `Art/val.parquet` and `Math/val.parquet` can */
-export async function benchmarkFiles(env: Env, tenant: string, ids: readonly string[]) {
+export async function benchmarkFiles(env: Env, tenant: string, asked: NonNullable<BenchmarkRunSource['file_ids']>) {
   const param = (i: number): string => `data_source.file_ids[${i}]`;
-  const files = await evalFiles(env, tenant, ids, param);
+  const ids = asked.map((one) => (typeof one === 'string' ? one : one.id));
+  const files = await evalFiles(env, tenant, ids, (i) => (typeof asked[i] === 'string' ? param(i) : `${param(i)}.id`));
   const paths = files.map(({ filename }, i) => {
-    const path = benchmarkPath(filename);
+    const one = asked[i];
+    const name = typeof one === 'object' ? one.path : filename;
+    const path = benchmarkPath(name);
     if (path === null)
       throw ApiError.from([
-        violation('invalid_value', param(i), {
+        violation('invalid_value', typeof one === 'object' ? `${param(i)}.path` : param(i), {
           expected:
-            'a file whose name is a path within the folder of its benchmark, such as "Art_Style/val-00000-of-00001.parquet"',
-          received: describe(filename),
+            'a path within the folder of the benchmark, such as "Art_Style/val-00000-of-00001.parquet", without .. and hidden folders',
+          received: describe(name),
         }),
       ]);
     return path;
@@ -45,7 +49,7 @@ export async function benchmarkFiles(env: Env, tenant: string, ids: readonly str
     throw ApiError.from([
       violation('invalid_value', param(clash.at), {
         expected:
-          'files with different names, up to the case of letters; a name may have folders ("Art_Style/val.parquet")',
+          'files that lie beside each other; {"id": "file-…", "path": "Art_Style/val.parquet"} says where one does',
         received: `${describe(paths[clash.at])}, beside ${describe(paths[clash.earlier])} at ${param(clash.earlier)}`,
       }),
     ]);

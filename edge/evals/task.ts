@@ -9,6 +9,7 @@ import type {
 } from '../../shared/contract/evals.ts';
 import type { EvaluateTask } from '../../shared/contract/evalTask.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
+import { nowMs } from '../clock.ts';
 import type { Env } from '../env.ts';
 import { Stage } from '../files/stage.ts';
 import { resolveModel } from '../fleet/models.ts';
@@ -35,7 +36,7 @@ export async function prepareRun(
   tenant: string,
   row: EvalRow,
   runId: string,
-  asked: Pick<CreateEvalRunRequest, 'name'> & { data_source: EvalDataSource },
+  asked: Pick<CreateEvalRunRequest, 'name' | 'metadata'> & { data_source: EvalDataSource },
 ): Promise<PreparedRun> {
   const source = JSON.parse(row.source) as EvalSource;
   const criteria = JSON.parse(row.criteria) as Grader[];
@@ -60,6 +61,8 @@ export async function prepareRun(
     evalId: row.id,
     evalName: row.name,
     runName: asked.name ?? '',
+    createdAt: Math.floor(nowMs() / 1000),
+    metadata: asked.metadata ?? {},
     model,
     criteria,
     models,

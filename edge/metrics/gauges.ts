@@ -1,5 +1,5 @@
 import type { Env } from '../env.ts';
-import { countByStatus, slotsOverdueMs, webhookBacklog } from '../store/operations.ts';
+import { countByStatus, openEvalRuns, slotsOverdueMs, webhookBacklog } from '../store/operations.ts';
 import { viewFleet } from './fleet.ts';
 import type { Gauge } from './recorder.ts';
 
@@ -81,8 +81,21 @@ function sum(values: readonly number[]): number {
 }
 
 async function jobGauges(env: Env): Promise<Gauge[]> {
-  const [jobs, batches] = await Promise.all([countByStatus(env.DB, 'jobs'), countByStatus(env.DB, 'batches')]);
+  const [jobs, batches, runs] = await Promise.all([
+    countByStatus(env.DB, 'jobs'),
+    countByStatus(env.DB, 'batches'),
+    openEvalRuns(env.DB, Date.now()),
+  ]);
   return [
+    levels('eval_runs', 'Runs of evaluations that have not ended, by status.', 'status', {
+      queued: runs.queued,
+      in_progress: runs.running,
+    }),
+    single(
+      'eval_runs_oldest_wait_seconds',
+      'How long the oldest run that waits was last worked on, or made.',
+      runs.oldestWaitMs / 1000,
+    ),
     levels('jobs', 'Fine-tuning jobs by status.', 'status', { queued: 0, running: 0, ...jobs }),
     levels('batches', 'Batches by status.', 'status', { in_progress: 0, ...batches }),
   ];

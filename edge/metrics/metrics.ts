@@ -85,6 +85,11 @@ export const metrics = {
     'result',
   ),
   webhookDeliveries: counter('webhook_deliveries_total', 'Attempts to deliver a webhook, by outcome.', 'outcome'),
+  evalQuestions: counter(
+    'eval_questions_total',
+    'Questions of evaluations that were asked, by what came of them.',
+    'status',
+  ),
   coldStart: histogram('cold_start_seconds', 'From a backend process that begins until it can answer.', COLD_START),
 } as const;
 

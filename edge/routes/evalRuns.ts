@@ -46,7 +46,11 @@ export async function createEvalRun(c: Context<AppEnv>): Promise<Response> {
     asked.data_source.type === 'mantis.retry' ? await retriedRun(c.env, row, asked.data_source.run_id) : null;
   const data = retried?.data ?? (asked.data_source as EvalDataSource);
   const name = asked.name ?? retried?.run.name ?? '';
-  const { spec, fileIds, content, total } = await prepareRun(c.env, tenant, row, id, { name, data_source: data });
+  const { spec, fileIds, content, total } = await prepareRun(c.env, tenant, row, id, {
+    ...asked,
+    name,
+    data_source: data,
+  });
   if (retried !== null) await mustBeSameModels(c.env, retried, spec.models);
   const criteria = (JSON.parse(row.criteria) as Grader[]).map((grader) => grader.name);
   const names = spec.source.type === 'benchmark' ? [spec.source.benchmark] : criteria;

@@ -2,10 +2,12 @@
 import type { Context } from 'hono';
 import type { TaskSpec } from '../../shared/contract/backend.ts';
 import { ApiError, describe } from '../../shared/contract/errors.ts';
-import { type EvalItemsPage, EvalItemsRequest } from '../../shared/contract/evalTask.ts';
+import { type EvalItemsPage, EvalItemsRequest, EvalReportRequest } from '../../shared/contract/evalTask.ts';
 import { nowMs as clockMs } from '../clock.ts';
 import type { AppEnv } from '../env.ts';
+import { keepReports } from '../evals/end.ts';
 import { objectBody } from '../files/read.ts';
+import { metrics } from '../metrics/metrics.ts';
 import { readSignedJson } from '../middleware/signed.ts';
 import { addItems, doneLines, pageOfItems } from '../store/evalItems.ts';
 import { findRun, type WholeRun } from '../store/evalRuns.ts';
@@ -51,8 +53,21 @@ export async function addEvalItems(c: Context<AppEnv>): Promise<Response> {
   const written = await addItems(c.env.DB, id, token, items, total, nowMs);
   if (written === null)
     throw new ApiError('stale_lease', `Task ${id}: the lease is not the newest one. Stop working on it.`);
+  for (const { status } of written.added) metrics.evalQuestions.inc(1, status);
   const rows = items.flatMap(({ line, usage }) => usage.map((of, i) => usageRow(written.run, line, i, of, nowMs)));
   if (rows.length > 0) await insertUsage(c.env.DB, rows);
+  return c.body(null, 204);
+}
+
+/** `POST /internal/tasks/{id}/report`: of a run that was canceled under the newest lease, over what was judged until then. Once; repeats change nothing. */
+export async function putEvalReport(c: Context<AppEnv>): Promise<Response> {
+  const { token, result } = await readSignedJson(c, EvalReportRequest);
+  const run = await runOf(c);
+  const task = await findTask(c.env.DB, run.id);
+  if (task === null || task.status !== 'cancelled' || task.lease_token !== token)
+    throw new ApiError('stale_lease', `Task ${run.id}: the lease is not the newest one of a canceled run.`);
+  const guard = `EXISTS (SELECT 1 FROM tasks JOIN eval_runs USING (id) WHERE id = '${task.id}' AND status = 'cancelled' AND lease_token = ${token})`;
+  if (run.report_json_key === null) await c.env.DB.batch(keepReports(c.env, task, result, guard));
   return c.body(null, 204);
 }
 

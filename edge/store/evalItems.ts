@@ -95,14 +95,15 @@ function addSums(run: WholeRun, added: readonly EvalItemReport[]): EvalSums {
   return sums;
 }
 
-/** That of its place where it has the name; what a benchmark asks beside its questions has one from the first answer on. */
+/** That of its place where it has the name; what a benchmark asks beside its questions has one from the first answer on, behind the benchmark's own, by name. */
 function criterionOf(sums: EvalSums, place: number, name: string): EvalSums['criteria'][number] {
   const own = sums.criteria[place];
   if (own?.name === name) return own;
   const found = sums.criteria.find((criterion) => criterion.name === name);
   if (found !== undefined) return found;
   const added = { name, passed: 0, failed: 0 };
-  sums.criteria.push(added);
+  const next = sums.criteria.findIndex((criterion, i) => i > 0 && criterion.name > name);
+  sums.criteria.splice(next < 0 ? sums.criteria.length : next, 0, added);
   return added;
 }
 

@@ -185,7 +185,7 @@ export function showRun(row: WholeRun, reportUrl: string, content: unknown[] | n
     metadata: row.metadata === null ? null : (JSON.parse(row.metadata) as Record<string, string>),
     data_source: showDataSource(JSON.parse(row.data_source) as EvalDataSource, content),
     // A task that is given back keeps the reason; the run has no error before it has failed.
-    error: error === null || row.status !== 'failed' ? null : { code: error.code, message: error.message },
+    error: error === null || row.status !== 'failed' ? null : error,
     result_counts: {
       total: Math.max(row.total, done),
       passed: sums.passed,

@@ -11,6 +11,22 @@ export async function countByStatus(
   return Object.fromEntries(results.map(({ status, n }) => [status, n]));
 }
 
+/** Runs of evaluations that have not ended, and how long the one of them that waits longest has. */
+export async function openEvalRuns(
+  db: D1Database,
+  atMs: number,
+): Promise<{ queued: number; running: number; oldestWaitMs: number }> {
+  const row = await db
+    .prepare(
+      `SELECT SUM(status = 'queued') AS queued, SUM(status = 'running') AS running,
+         MIN(CASE WHEN status = 'queued' THEN MAX(claimed_at, created_at) END) AS since
+       FROM tasks WHERE status IN ('queued', 'running') AND kind = 'evaluate'`,
+    )
+    .first<{ queued: number | null; running: number | null; since: number | null }>();
+  const since = row?.since ?? atMs;
+  return { queued: row?.queued ?? 0, running: row?.running ?? 0, oldestWaitMs: Math.max(0, atMs - since) };
+}
+
 /**
  * Deliveries that are still to be made, and how long the oldest one has been due to which nobody attends, ms. An endpoint with calls under way is attended
  * to, however many of its own deliveries wait behind them: a slow receiver is no fault of the installation.

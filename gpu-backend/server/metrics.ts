@@ -205,6 +205,22 @@ export function createMetrics(
       buckets: [0, 1, 2, 3, 4, 6, 8, 16, 32, 64],
       registers,
     }),
+    evalQuestions: counter(
+      'eval_questions_total',
+      'Questions of evaluations that were asked here, by what came of them.',
+      ['status'],
+    ),
+    evalQuestionTime: new Histogram({
+      name: 'mantis_eval_question_seconds',
+      help: 'From a question of an evaluation that is asked to its verdict, judges and waiting for the engine included.',
+      buckets: LATENCY_BUCKETS,
+      registers,
+    }),
+    evalRunsRunning: new Gauge({
+      name: 'mantis_eval_runs_running',
+      help: 'Runs of evaluations that this backend works on now.',
+      registers,
+    }),
     jobs: counter('jobs_total', 'Fine-tuning jobs that left this backend, by outcome.', ['outcome']),
     jobsRunning: new Gauge({ name: 'mantis_jobs_running', help: 'Fine-tuning jobs running now.', registers }),
     trainStep: new Gauge({

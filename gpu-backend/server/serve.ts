@@ -243,8 +243,11 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
         hasJob = !hasJob;
         void registration?.beatNow();
       };
-      // Evaluations take as long as they have questions: nobody's validation waits for one.
-      const { evaluate, ...short } = taskHandlers(service, options.secret);
+      // Evaluations take as long as they have questions: nobody's validation waits for one, and no short one for a long one.
+      const { evaluate, ...short } = taskHandlers(service, options.secret, (status, seconds) => {
+        metrics.evalQuestions.inc({ status });
+        metrics.evalQuestionTime.observe(seconds);
+      });
       const perLane = [0, 0];
       tasks = [short, evaluate === undefined ? {} : { evaluate }].map(
         (handlers, lane) =>
@@ -256,8 +259,10 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
             threads: options.threads,
             baseDirOf: (model) => pool.baseDirOf(model),
             handlers,
+            atOnce: lane === 0 ? 1 : LIMITS.evals.runsAtOnce,
             observe: (running) => {
               perLane[lane] = running;
+              if (lane === 1) metrics.evalRunsRunning.set(running);
               tasksRunning = perLane.reduce((sum, one) => sum + one, 0);
               observeWork();
             },

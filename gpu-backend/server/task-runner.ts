@@ -21,6 +21,10 @@ export interface TaskContext {
   readonly log: Logger;
   /** Aborted when the task was cancelled, its lease is gone or the server goes down: nothing of it is wanted any more. */
   readonly signal: AbortSignal;
+  /** Aborted when others wait and this task has had its turn: a handler that can go on later stops then and throws `TurnOver`. */
+  readonly turn: AbortSignal;
+  /** Whether `signal` was aborted because a client cancelled the task. */
+  readonly wasCancelled: () => boolean;
   /** Checkpoint folder of a base model, or `null` when this backend does not have it. */
   readonly baseDirOf: (model: string) => string | null;
   /** Name under which this backend is known. */
@@ -28,7 +32,8 @@ export interface TaskContext {
 }
 
 /**
- * Does a task of one kind and gives its result, JSON. What it throws gives the task back, to be tried again, here or elsewhere; `TaskFailure` ends it.
+ * Does a task of one kind and gives its result, JSON. What it throws gives the task back, to be tried again, here or elsewhere; `TaskFailure` ends it, `TurnOver`
+ * has it wait for its next turn.
  */
 export type TaskHandler<Spec extends TaskSpec = TaskSpec> = (
   task: { readonly id: string; readonly tenant: string; readonly spec: Spec; readonly leaseToken: number },
@@ -44,10 +49,22 @@ export class TaskFailure extends Error {
     readonly code: string,
     message: string,
     readonly param: string | null = null,
+    /** What there is of a result in spite of it. */
+    readonly result: unknown = null,
   ) {
     super(message);
   }
 }
+
+/** Others have their turn. What was done is kept. */
+export class TurnOver extends Error {
+  override readonly name = 'TurnOver';
+  constructor() {
+    super('the turn is over');
+  }
+}
+
+const CANCELLED = 'the task was cancelled';
 
 export interface TaskRunnerOptions {
   readonly edge: EdgeClient;
@@ -60,12 +77,19 @@ export interface TaskRunnerOptions {
   readonly handlers: TaskHandlers;
   /** Without a wake-up the edge is asked this often. Default 5 s. */
   readonly pollEveryMs?: number;
+  /** Tasks that it works on at once. Default 1. */
+  readonly atOnce?: number;
   /** Called when a task begins and ends. */
   readonly observe: (running: number) => void;
 }
 
+interface Running {
+  readonly stop: AbortController;
+  readonly turn: AbortController;
+}
+
 /**
- * Takes tasks from the edge, one at a time, beside jobs and other runners. As with jobs, all truth is at the edge: whatever is lost here, the lease runs out and the task is
+ * Takes tasks from the edge, one or a few at a time, beside jobs and other runners. As with jobs, all truth is at the edge: whatever is lost here, the lease runs out and the task is
  * done again.
  */
 export class TaskRunner {
@@ -73,7 +97,8 @@ export class TaskRunner {
   #wake: (() => void) | null = null;
   #isWoken = false;
   #draining = false;
-  #current: AbortController | null = null;
+  readonly #running = new Set<Running>();
+  readonly #works = new Set<Promise<void>>();
   #loop: Promise<void> | null = null;
 
   constructor(options: TaskRunnerOptions) {
@@ -92,24 +117,34 @@ export class TaskRunner {
   /** Gives the running task back and takes no more. */
   async drain(): Promise<void> {
     this.#draining = true;
-    this.#current?.abort(new Error('the server goes down'));
+    for (const { stop } of this.#running) stop.abort(new Error('the server goes down'));
     this.wake();
     await this.#loop;
   }
 
   async #run(): Promise<void> {
+    const atOnce = this.#o.atOnce ?? 1;
     while (!this.#draining) {
-      const claimed = await this.#claim();
-      if (claimed === null) await this.#idle();
-      else await this.#work(claimed);
+      const claimed = this.#works.size < atOnce ? await this.#claim() : null;
+      if (claimed === null) {
+        await this.#idle(this.#works.size >= atOnce);
+        continue;
+      }
+      const work = this.#work(claimed).finally(() => {
+        this.#works.delete(work);
+        this.wake();
+      });
+      this.#works.add(work);
     }
+    await Promise.all(this.#works);
   }
 
-  async #idle(): Promise<void> {
+  /** @param isFull nothing is asked for before a task has ended */
+  async #idle(isFull: boolean): Promise<void> {
     if (!this.#isWoken && !this.#draining) {
       const timer = new AbortController();
       await Promise.race([
-        sleep(this.#o.pollEveryMs ?? 5_000, undefined, { signal: timer.signal }).catch(() => {}),
+        ...(isFull ? [] : [sleep(this.#o.pollEveryMs ?? 5_000, undefined, { signal: timer.signal }).catch(() => {})]),
         new Promise<void>((resolve) => {
           this.#wake = resolve;
         }),
@@ -137,29 +172,44 @@ export class TaskRunner {
     const log = this.#o.log.child({ task: id, lease: lease.token });
     log.info({ kind: spec.kind, base: spec.baseModel }, 'task claimed');
     const workDir = join(this.#o.dataDir, 'tasks', id);
-    const stop = new AbortController();
-    this.#current = stop;
-    this.#o.observe(1);
+    const running: Running = { stop: new AbortController(), turn: new AbortController() };
+    const { stop, turn } = running;
+    this.#running.add(running);
+    this.#o.observe(this.#running.size);
+    if (this.#draining) stop.abort(new Error('the server goes down'));
     let isLost = false;
-    const heart = this.#keepLease(id, lease, log, (reason) => {
+    let isCancelled = false;
+    const heart = this.#keepLease(id, lease, log, running, (reason) => {
       isLost = true;
-      stop.abort(reason);
+      isCancelled = reason === CANCELLED;
+      stop.abort(new Error(reason));
     });
     let end: Omit<TaskFinishRequest, 'token'>;
     try {
       await rm(workDir, { recursive: true, force: true });
       await mkdir(workDir, { recursive: true });
       const { threads, baseDirOf, edge, backendId } = this.#o;
-      const context: TaskContext = { edge, workDir, threads, log, signal: stop.signal, baseDirOf, backendId };
+      const context: TaskContext = {
+        edge,
+        workDir,
+        threads,
+        log,
+        signal: stop.signal,
+        turn: turn.signal,
+        wasCancelled: () => isCancelled,
+        baseDirOf,
+        backendId,
+      };
       const handler = this.#o.handlers[spec.kind] as TaskHandler | undefined;
       if (handler === undefined) throw new Error(`this backend does no tasks of kind ${spec.kind}`);
       const result = await handler({ id, tenant, spec, leaseToken: lease.token }, context);
       end = { status: 'succeeded', result, error: null };
     } catch (error) {
       if (error instanceof TaskFailure) {
-        const { code, message, param } = error;
-        end = { status: 'failed', result: null, error: { code, message, param } };
-      } else {
+        const { code, message, param, result } = error;
+        end = { status: 'failed', result, error: { code, message, param } };
+      } else if (error instanceof TurnOver) end = { status: 'paused', result: null, error: null };
+      else {
         const message = (error instanceof Error ? error.message : String(error)).slice(
           0,
           LIMITS.jobs.maxEventMessageChars,
@@ -172,24 +222,31 @@ export class TaskRunner {
       }
     }
     heart.stop();
-    this.#current = null;
+    this.#running.delete(running);
     if (!isLost) await this.#finish(id, { token: lease.token, ...end }, log);
     await rm(workDir, { recursive: true, force: true }).catch(() => {});
-    this.#o.observe(0);
+    this.#o.observe(this.#running.size);
   }
 
-  #keepLease(id: string, lease: Lease, log: Logger, onLost: (reason: Error) => void): { stop: () => void } {
+  #keepLease(
+    id: string,
+    lease: Lease,
+    log: Logger,
+    { turn }: Running,
+    onLost: (reason: string) => void,
+  ): { stop: () => void } {
     let expiresAt = lease.expiresAt;
     const lose = (reason: string) => {
       clearInterval(timer);
-      onLost(new Error(reason));
+      onLost(reason);
     };
     const beat = async () => {
       try {
         const answer = await this.#o.edge.post(`/internal/tasks/${id}/heartbeat`, { token: lease.token });
         const parsed = JobHeartbeatResponse.parse(answer);
         expiresAt = parsed.expiresAt;
-        if (parsed.cancel) lose('the task was cancelled');
+        if (parsed.cancel) lose(CANCELLED);
+        else if (parsed.othersWait === true && this.#isFull()) turn.abort();
       } catch (error) {
         const isRefused = error instanceof EdgeError && error.status >= 400 && error.status < 500;
         if (!isRefused && Date.now() < expiresAt) return;
@@ -199,6 +256,12 @@ export class TaskRunner {
     };
     const timer = setInterval(() => void beat(), LIMITS.jobs.heartbeatEveryMs);
     return { stop: () => clearInterval(timer) };
+  }
+
+  /** One gives its place at a time: the next is asked for when it has. */
+  #isFull(): boolean {
+    const isGiving = [...this.#running].some(({ turn }) => turn.signal.aborted);
+    return !isGiving && this.#running.size >= (this.#o.atOnce ?? 1);
   }
 
   /** Tells the edge how it ended, until it has heard it or the lease is gone. */

@@ -33,6 +33,9 @@ export const EvaluateTask = z.object({
   evalId: z.string(),
   evalName: z.string(),
   runName: z.string(),
+  /** Of the run, Unix seconds, and what it was given along: for its report. Absent from edges of earlier versions. */
+  createdAt: z.optional(z.int()),
+  metadata: z.optional(z.record(z.string(), z.string())),
   /** Asked for the answers; null where they are given. */
   model: z.nullable(z.string()),
   source: z.discriminatedUnion('type', [
@@ -126,3 +129,7 @@ export const EvaluateResult = z.object({
   reportHtml: z.nullable(Staged),
 });
 export type EvaluateResult = z.infer<typeof EvaluateResult>;
+
+/** `POST /internal/tasks/{id}/report`: of a run that was cancelled while this lease was on it. */
+export const EvalReportRequest = z.object({ token: z.int(), result: EvaluateResult });
+export type EvalReportRequest = z.infer<typeof EvalReportRequest>;

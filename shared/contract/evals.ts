@@ -306,9 +306,22 @@ export const BenchmarkRunSource = z.strictObject({
   type: z.literal('mantis.benchmark'),
   /**
    * Files as they were published, uploaded with the purpose `evals`. Where a benchmark has folders, the name that a file was uploaded with says which:
-   * `Art_Style/val-00000-of-00001.parquet`. None for `skills`, which makes its own questions.
+   * `Art_Style/val-00000-of-00001.parquet`; clients that upload without folders (OpenAI's does) say so here. None for `skills`, which makes its own questions.
    */
-  file_ids: z.optional(z.array(z.string().check(z.minLength(1))).check(z.maxLength(E.maxBenchmarkFiles))),
+  file_ids: z.optional(
+    z
+      .array(
+        z.union([
+          z.string().check(z.minLength(1)),
+          z.strictObject({
+            id: z.string().check(z.minLength(1)),
+            /** Within the folder of the benchmark, in place of the name it was uploaded with. */
+            path: z.string().check(z.minLength(1), z.maxLength(LIMITS.files.maxNameChars)),
+          }),
+        ]),
+      )
+      .check(z.maxLength(E.maxBenchmarkFiles)),
+  ),
   model: ModelName,
   /** Of `skills`: questions of each of its four skills (default 250), another set of the same kind (default 0), pictures of each question (default: as trained). */
   skills: z.optional(
@@ -374,7 +387,8 @@ export const EvalRun = z.object({
   metadata: z.nullable(z.record(z.string(), z.string())),
   /** As it was asked for. Lists leave the lines of `file_content` out. */
   data_source: z.looseObject({ type: z.string() }),
-  error: z.nullable(z.object({ code: z.string(), message: z.string() })),
+  /** `param`: the field of the request that is at fault, where one is. */
+  error: z.nullable(z.object({ code: z.string(), message: z.string(), param: z.nullable(z.string()) })),
   /**
    * `errored`: no answer, or no verdict; `total`: all lines of the data, once they have been counted. Of a benchmark, questions as its protocol asks them: what is
    * asked beside them (controls, rotated options, other orders) has criteria of its own.

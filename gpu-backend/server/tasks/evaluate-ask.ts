@@ -8,6 +8,7 @@ import type { EvalItemUsage } from '../../../shared/contract/evalTask.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import type { ModelService } from '../../engine/service.ts';
 import type { AskedMessage } from '../../eval/graders/conversation.ts';
+import { readPictureSize } from '../../vision/decode.ts';
 import { type EdgeClient, EdgeError } from '../edge-client.ts';
 
 /** A full engine is asked again after this pause, doubled up to the most; an edge that is away, too. */
@@ -57,7 +58,9 @@ export interface AskerOptions {
   readonly signal: AbortSignal;
 }
 
-type Picture = { readonly bytes: Uint8Array; readonly sha256: string };
+/** Pixels of the upright picture by its header; 0 where that cannot be read. */
+type Picture = { readonly bytes: Uint8Array; readonly sha256: string; readonly width: number; readonly height: number };
+type UsedImage = NonNullable<EvalItemUsage['images']>[number];
 
 export class Asker {
   readonly #o: AskerOptions;
@@ -72,7 +75,7 @@ export class Asker {
   async ask(question: Question): Promise<Answered> {
     const { service, tenant, models, signal } = this.#o;
     const { requestId, model, sampling, constraint, choices } = question;
-    const { messages, blobs, input } = await this.#withPictures(question.messages);
+    const { messages, blobs, input, pictures } = await this.#withPictures(question.messages);
     const request: GenerateRequest = {
       requestId,
       ...(/^[0-9a-f]{32}$/.test(tenant) ? { tenant } : {}),
@@ -92,11 +95,31 @@ export class Asker {
       deadlineMs: LIMITS.request.deadlineMs,
     };
     return await this.#again(async () => {
-      if (choices === undefined) return { ...(await wholeAnswer(service, request, model, blobs, signal)), input };
+      const startedAt = performance.now();
+      const used = (usage: Omit<EvalItemUsage, 'model'>, tokens: readonly number[], cache: readonly string[] = []) => ({
+        model,
+        ...usage,
+        images: pictures.map(
+          ({ sha256, bytes, width, height }, i): UsedImage => ({
+            digest: `sha256:${sha256}`,
+            bytes: bytes.byteLength,
+            width,
+            height,
+            tokens: tokens[i] ?? 0,
+            cache: cache[i] ?? 'none',
+          }),
+        ),
+        durationMs: Math.round(performance.now() - startedAt),
+      });
+      if (choices === undefined) {
+        const { imageTokens, imageCache, usage, ...answer } = await wholeAnswer(service, request, blobs, signal);
+        return { ...answer, usage: used(usage, imageTokens, imageCache), input };
+      }
       const { scores, usage } = await service.score({ ...request, options: [...choices] }, blobs, signal);
       const logprobs = scores.map(({ logprob }) => logprob);
       const best = logprobs.indexOf(Math.max(...logprobs));
-      return { text: choices[best] ?? '', finishReason: 'choice', usage: { model, ...usage }, input, logprobs };
+      const tokens = shares(usage.imageTokens, pictures.length);
+      return { text: choices[best] ?? '', finishReason: 'choice', usage: used(usage, tokens), input, logprobs };
     });
   }
 
@@ -122,6 +145,8 @@ export class Asker {
     const places = new Map<string, number>();
     const messages: GenerateMessage[] = [];
     const input: { role: string; content: string }[] = [];
+    /** In reading order, each time it is shown. */
+    const pictures: Picture[] = [];
     let bytes = 0;
     for (const { role, parts } of asked) {
       const message: GenerateMessage = { role, parts: [] };
@@ -145,12 +170,13 @@ export class Asker {
             );
         }
         message.parts.push({ type: 'image', blob });
+        pictures.push(picture);
         content += `[image sha256:${picture.sha256}]`;
       }
       messages.push(message);
       input.push({ role, content });
     }
-    return { messages, blobs, input };
+    return { messages, blobs, input, pictures };
   }
 
   /** @param reference a data URL is read here; everything else is the edge's to look up or fetch, as this tenant's, and stays as it was first read */
@@ -159,7 +185,7 @@ export class Asker {
     const held = this.#pictures.get(key);
     if (held !== undefined) return await held;
     const coming = reference.startsWith('data:')
-      ? Promise.resolve().then(() => fromDataUrl(reference))
+      ? Promise.resolve().then(() => measured(fromDataUrl(reference)))
       : this.#fetch(reference);
     this.#pictures.set(key, coming);
     try {
@@ -185,7 +211,7 @@ export class Asker {
         const bytes = await edge.getBytes(
           `/internal/tasks/${encodeURIComponent(taskId)}/images?reference=${encodeURIComponent(reference)}`,
         );
-        return { bytes, sha256: createHash('sha256').update(bytes).digest('hex') };
+        return await measured(bytes);
       } catch (error) {
         if (error instanceof EdgeError && error.code !== null && /image/.test(error.code))
           throw new ItemError(error.code, error.message.replace(/^.*?: expected 2xx, received \d+: /, ''));
@@ -197,7 +223,17 @@ export class Asker {
   }
 }
 
-function fromDataUrl(url: string): Picture {
+async function measured(bytes: Uint8Array): Promise<Picture> {
+  const { width, height } = await readPictureSize(bytes).catch(() => ({ width: 0, height: 0 }));
+  return { bytes, sha256: createHash('sha256').update(bytes).digest('hex'), width, height };
+}
+
+/** Where only the sum of several pictures is told: equal parts of it, the first ones larger by what is left. */
+function shares(sum: number, count: number): number[] {
+  return Array.from({ length: count }, (_, i) => Math.floor(sum / count) + (i < sum % count ? 1 : 0));
+}
+
+function fromDataUrl(url: string): Uint8Array {
   const [, body] = /^data:image\/[a-z0-9.+-]+;base64,([A-Za-z0-9+/]+={0,2})$/i.exec(url) ?? [];
   if (body === undefined || body.length % 4 !== 0)
     throw new ItemError(
@@ -210,25 +246,27 @@ function fromDataUrl(url: string): Picture {
       'image_file_too_large',
       `image: expected at most ${LIMITS.images.maxBytes} bytes, received ${bytes.byteLength}`,
     );
-  return { bytes, sha256: createHash('sha256').update(bytes).digest('hex') };
+  return bytes;
 }
 
 async function wholeAnswer(
   service: ModelService,
   request: GenerateRequest,
-  model: string,
   blobs: readonly Uint8Array[],
   signal: AbortSignal,
-): Promise<Omit<Answered, 'input'>> {
+) {
   let text = '';
-  let end: Pick<Answered, 'finishReason' | 'usage'> | null = null;
+  let imageTokens: readonly number[] = [];
+  let imageCache: readonly string[] = [];
+  let end: { readonly finishReason: string; readonly usage: Omit<EvalItemUsage, 'model'> } | null = null;
   for await (const event of service.generate(request, blobs, signal)) {
-    if (event.type === 'delta') text += event.text;
+    if (event.type === 'started') ({ imageTokens, imageCache = [] } = event);
+    else if (event.type === 'delta') text += event.text;
     else if (event.type === 'error')
       throw new ApiError('backend_failed', event.error.message, { status: event.error.status });
-    else if (event.type === 'finished') end = { finishReason: event.finishReason, usage: { model, ...event.usage } };
+    else if (event.type === 'finished') end = { finishReason: event.finishReason, usage: event.usage };
   }
   signal.throwIfAborted();
   if (end === null) throw new ApiError('backend_failed', 'The engine ended without an answer.');
-  return { text, ...end };
+  return { text, imageTokens, imageCache, ...end };
 }

@@ -1,24 +1,11 @@
-import { mkdir } from 'node:fs/promises';
-import { basename, join } from 'node:path';
-import { benchmarkPath } from '../../../shared/contract/evalFiles.ts';
 import type { EvalItemReport, EvaluateTask } from '../../../shared/contract/evalTask.ts';
-import { applyVariant, Strangers, type VariantsAsked, variantKey, variantsFor } from '../../eval/controls.ts';
+import { variantKey } from '../../eval/controls.ts';
 import type { AskedMessage, AskedPart } from '../../eval/graders/conversation.ts';
-import { taskNamed } from '../../eval/registry.ts';
-import { formPrompt, type PromptForm } from '../../eval/run/prompt-form.ts';
-import { evalSpec } from '../../eval/run/run.ts';
-import type {
-  EvalImage,
-  EvalItem,
-  EvalPrompt,
-  EvalRecord,
-  EvalRecords,
-  EvalSpec,
-  EvalTask,
-  EvalVariant,
-} from '../../eval/task.ts';
-import type { EdgeClient } from '../edge-client.ts';
-import { TaskFailure } from '../task-runner.ts';
+import type { EvalItem, EvalTask, EvalVariant } from '../../eval/task.ts';
+import type { TaskContext } from '../task-runner.ts';
+import { LaidBenchmark, type LaidOut, type LaidPrompt, type LaidQuestion } from './benchmark/laid.ts';
+import { layOutApart } from './benchmark/lay-out-apart.ts';
+import { scoringTask } from './benchmark/task.ts';
 import { type Answered, ItemError } from './evaluate-ask.ts';
 
 type Source = Extract<EvaluateTask['source'], { type: 'benchmark' }>;
@@ -26,121 +13,53 @@ type Source = Extract<EvaluateTask['source'], { type: 'benchmark' }>;
 /** A fractional score of so much counts as passed. */
 const PASSED = 0.5;
 
-/** One question in one way; `index` counts them from 0, in an order that the data and the run fix. */
-export interface BenchmarkQuestion {
-  readonly index: number;
-  readonly variant: EvalVariant;
-  readonly record: EvalRecord;
-  readonly place: number;
-}
-
-/** A benchmark over the client's files, read as it was published. */
+/** A benchmark over the client's files, laid out: what is left is to ask, and to score the answers. */
 export class Benchmark {
   private constructor(
-    readonly task: EvalTask,
-    readonly records: EvalRecords,
-    private readonly asked: VariantsAsked,
-    private readonly form: PromptForm,
-    private readonly limit: number,
-    private readonly strangers: Strangers | null,
+    readonly laid: LaidOut,
+    readonly on: LaidBenchmark,
+    private readonly task: EvalTask,
   ) {}
 
-  /** @throws TaskFailure for files that are not those of the benchmark */
-  static async open(source: Source, edge: EdgeClient, workDir: string): Promise<Benchmark> {
-    const { options } = source;
-    const folder = join(workDir, 'benchmark');
-    await mkdir(folder, { recursive: true });
-    for (const file of source.files)
-      await edge.download(
-        `/internal/files/${encodeURIComponent(file.id)}/content`,
-        join(folder, benchmarkPath(file.filename) ?? basename(file.filename)),
-        file,
-      );
-    const task = taskNamed(source.benchmark, options.answer_by === undefined ? {} : { answerBy: options.answer_by });
-    const asked: VariantsAsked = {
-      orders: options.image_orders ?? 'protocol',
-      rotate: options.rotate_options === true,
-      controls: options.controls ?? [],
-    };
-    try {
-      const records = await task.open({
-        paths: [folder],
-        imageFolder: folder,
-        ...(options.split === undefined ? {} : { split: options.split }),
-        ...(options.max_items === undefined ? {} : { limit: options.max_items }),
-      });
-      const limit = Math.min(options.max_items ?? records.length, records.length);
-      const strangers = asked.controls.includes('shuffled') ? await Strangers.read(records, limit) : null;
-      return new Benchmark(task, records, asked, { mode: options.mode ?? 'sequence' }, limit, strangers);
-    } catch (error) {
-      // What readers throw is about the files, and says which.
-      const message = error instanceof Error ? error.message : String(error);
-      throw new TaskFailure(
-        'invalid_eval_items',
-        `${source.benchmark}: ${message.replaceAll(`${folder}/`, '').replaceAll(folder, 'the uploaded files')}`,
-        'data_source.file_ids',
-      );
-    }
-  }
-
-  spec(): EvalSpec {
-    const { task, records, asked, form, limit } = this;
-    return evalSpec({ task, records, asked, form, limit });
-  }
-
-  async count(): Promise<number> {
-    let count = 0;
-    for (let place = 0; place < this.limit; place++)
-      count += variantsFor(await this.records.get(place), this.asked, this.task).length;
-    return count;
-  }
-
-  async *questions(): AsyncGenerator<BenchmarkQuestion, void, undefined> {
-    let index = 0;
-    for (let place = 0; place < this.limit; place++) {
-      const record = await this.records.get(place);
-      for (const variant of variantsFor(record, this.asked, this.task))
-        yield { index: index++, variant, record, place };
-    }
+  /** @throws TaskFailure for files that are not those of the benchmark, and wishes that they cannot do */
+  static async open(source: Source, context: Pick<TaskContext, 'edge' | 'workDir' | 'signal'>): Promise<Benchmark> {
+    const { folder, ...laid } = await layOutApart(source, context);
+    return new Benchmark(laid, await LaidBenchmark.open(folder), scoringTask(source.benchmark, source.options));
   }
 
   /** @param ask the model's answer to a conversation whose pictures are at hand */
   async answer(
-    { index, variant, record, place }: BenchmarkQuestion,
+    { index, variant, isCounted, criterion, question, shown, prompt, fault }: LaidQuestion,
     model: string,
-    ask: (messages: AskedMessage[], prompt: EvalPrompt) => Promise<Answered>,
+    ask: (messages: AskedMessage[], prompt: LaidPrompt) => Promise<Answered>,
   ): Promise<EvalItemReport> {
-    const stranger =
-      variant.control === 'shuffled' && this.strangers !== null
-        ? await this.records.get(this.strangers.indexFor(place))
-        : undefined;
-    const { record: shown, prompt: plain } = await applyVariant(this.task, record, variant, stranger);
-    const prompt = formPrompt(plain, this.form);
     const base = {
       line: index,
+      ...(isCounted ? {} : { isCounted }),
       datasourceItem: {
-        record: record.id,
+        record: shown.id,
         variant: variantKey(variant),
         ...(variant as unknown as Readonly<Record<string, unknown>>),
-        group: record.group,
-        category: record.category,
-        question: record.question,
+        group: shown.group,
+        category: shown.category,
+        question,
         options: shown.options,
         reference: [...new Set(shown.answers)].join(' | '),
-        images: shown.images.map(({ sha256 }) => `sha256:${sha256}`),
+        images: shown.images.map((name) => `sha256:${name}`),
       },
     };
-    const sampling = { temperature: 0, max_completion_tokens: prompt.maxTokens, top_p: null, seed: null };
+    const sampling = { temperature: 0, max_completion_tokens: prompt?.maxTokens ?? null, top_p: null, seed: null };
     try {
-      const answered = await ask(await conversation(prompt), prompt);
-      const { score, parsed, rule } = this.task.score(answered.text, shown);
+      if (prompt === undefined) throw new ItemError('invalid_eval_items', fault ?? 'the question cannot be asked');
+      const answered = await ask(await this.#conversation(prompt), prompt);
+      const { score, parsed, rule } = this.task.score(answered.text, { ...shown, images: [] });
       const passed = score >= PASSED;
       return {
         ...base,
         status: passed ? 'pass' : 'fail',
         results: [
           {
-            name: this.task.name,
+            name: criterion,
             type: 'mantis.benchmark',
             passed,
             score,
@@ -179,7 +98,23 @@ export class Benchmark {
   }
 
   async close(): Promise<void> {
-    await this.records.close();
+    await this.on.close();
+  }
+
+  async #conversation({ system, parts, images }: LaidPrompt): Promise<AskedMessage[]> {
+    const asked: AskedPart[] = [];
+    for (const part of parts) {
+      if (typeof part === 'string') asked.push({ type: 'text', text: part });
+      else {
+        const name = images[part.image];
+        if (name === undefined) throw new Error('a prompt names a picture that it does not have');
+        const bytes = Buffer.from(await this.on.image(name).bytes());
+        asked.push({ type: 'image', reference: `data:image/any;base64,${bytes.toString('base64')}` });
+      }
+    }
+    const first =
+      system === undefined ? [] : [{ role: 'system' as const, parts: [{ type: 'text' as const, text: system }] }];
+    return [...first, { role: 'user', parts: asked }];
   }
 }
 
@@ -190,24 +125,6 @@ export function usageOf({ usage }: Pick<Answered, 'usage'>) {
     cached_tokens: usage.cachedTokens,
     total_tokens: usage.promptTokens + usage.completionTokens,
   };
-}
-
-async function conversation(prompt: EvalPrompt): Promise<AskedMessage[]> {
-  const parts: AskedPart[] = [];
-  for (const part of prompt.parts) {
-    if (typeof part === 'string') parts.push({ type: 'text', text: part });
-    else parts.push({ type: 'image', reference: await dataUrl(prompt.images[part.image]) });
-  }
-  const system =
-    prompt.system === undefined
-      ? []
-      : [{ role: 'system' as const, parts: [{ type: 'text' as const, text: prompt.system }] }];
-  return [...system, { role: 'user', parts }];
-}
-
-async function dataUrl(image: EvalImage | undefined): Promise<string> {
-  if (image === undefined) throw new Error('a prompt names a picture that it does not have');
-  return `data:image/any;base64,${Buffer.from(await image.bytes()).toString('base64')}`;
 }
 
 /** An item of the report, from what was written of it. */

@@ -1,6 +1,12 @@
 import type { EvalSampling } from '../../../shared/contract/evals.ts';
 import type { EvalItemReport, EvalItemUsage, EvaluateTask } from '../../../shared/contract/evalTask.ts';
-import { MissingValue, type TemplateData } from '../../../shared/contract/evalTemplate.ts';
+import {
+  MissingValue,
+  parseTemplate,
+  type Template,
+  type TemplateData,
+  templateValue,
+} from '../../../shared/contract/evalTemplate.ts';
 import { conversationIn, conversationOf, type WriteConversation } from '../../eval/graders/conversation.ts';
 import { type Grade, graderOf } from '../../eval/graders/grade.ts';
 import { taskFactories, taskNamed } from '../../eval/registry.ts';
@@ -11,6 +17,9 @@ import type { ReadLine } from './evaluate-lines.ts';
 
 type Source = Extract<EvaluateTask['source'], { type: 'lines' }>;
 
+/** A template that is the answer and nothing else. */
+const IS_ANSWER = /^\{\{\s*sample\s*\.\s*output_text\s*\}\}$/;
+
 /** Answers and judges items of a client's own data. */
 export class ItemJudge {
   readonly #spec: EvaluateTask;
@@ -19,6 +28,13 @@ export class ItemJudge {
   readonly #signal: AbortSignal;
   readonly #write: WriteConversation | null;
   readonly #grades: readonly Grade[];
+  /** Of criteria that judge an answer as it is by a benchmark's score: the answers that they call right, and the grader itself. */
+  readonly #keys: readonly {
+    readonly param: string;
+    readonly answers: Template;
+    readonly grade: Grade;
+    readonly name: string;
+  }[];
 
   constructor(spec: EvaluateTask, source: Source, asker: Asker, signal: AbortSignal) {
     this.#spec = spec;
@@ -34,6 +50,40 @@ export class ItemJudge {
           : conversationIn(prompt.item_reference);
     const benchmarks = (name: string) => (Object.hasOwn(taskFactories, name) ? taskNamed(name) : null);
     this.#grades = spec.criteria.map((grader) => graderOf(grader, benchmarks));
+    this.#keys = spec.criteria.flatMap((grader, i) => {
+      const grade = this.#grades[i];
+      if (grader.type !== 'mantis.benchmark' || grade === undefined || !IS_ANSWER.test(grader.input)) return [];
+      const param = `testing_criteria[${i}].answers`;
+      return [{ param, answers: parseTemplate(grader.answers), grade, name: grader.benchmark }];
+    });
+  }
+
+  /**
+   * Whether an item's own answers could ever be right: a benchmark whose answers are letters gives nothing for the text of the right option.
+   * @returns what is wrong, null where nothing is
+   */
+  async keyProblem(item: unknown): Promise<string | null> {
+    for (const { param, answers, grade, name } of this.#keys) {
+      let keys: unknown;
+      try {
+        keys = templateValue(answers, { item });
+      } catch (error) {
+        // It is this item's alone, and told with its result.
+        if (error instanceof MissingValue) continue;
+        throw error;
+      }
+      const texts = (Array.isArray(keys) ? keys : [keys]).filter((key) => typeof key === 'string');
+      if (texts.length === 0) continue;
+      let best = 0;
+      for (const text of texts) {
+        const data: TemplateData = { item, sample: { output_text: text } };
+        const { score, error } = await grade(data, { ask: () => Promise.reject(new Error('no judge')) }, this.#signal);
+        best = Math.max(best, error === undefined ? score : 1);
+      }
+      if (best === 0)
+        return `${param}: expected answers that ${name} scores as right (letters where it has options: A is the first), received ${JSON.stringify(texts.slice(0, 3).map((text) => text.slice(0, 60)))}, which it gives 0 themselves`;
+    }
+    return null;
   }
 
   /** @param requestId begins the ids of its requests */
@@ -93,8 +143,8 @@ export class ItemJudge {
       const found = await Promise.all(references.map((reference) => this.#asker.picture(reference)));
       return found.map(({ sha256, bytes }) => ({ sha256, bytes: async () => bytes }));
     } catch (error) {
-      this.#signal.throwIfAborted();
-      if (error instanceof ItemError || error instanceof MissingValue) return [];
+      // A run that was given up has its report without those that would have to be fetched.
+      if (error instanceof ItemError || error instanceof MissingValue || this.#signal.aborted) return [];
       throw error;
     }
   }

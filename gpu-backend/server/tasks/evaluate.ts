@@ -1,130 +1,89 @@
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { StagedObject } from '../../../shared/contract/backend.ts';
-import type { EvalItemReport, EvalItemsPage, EvaluateResult, EvaluateTask } from '../../../shared/contract/evalTask.ts';
+import type { EvaluateTask } from '../../../shared/contract/evalTask.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import type { ModelService } from '../../engine/service.ts';
-import { buildReport, reportJson } from '../../eval/report/build.ts';
-import { renderHtml } from '../../eval/report/html/report.ts';
-import { type ReportRecord, recordsOf } from '../../eval/report/items.ts';
-import { nameOf, OwnItems, ownRecord } from '../../eval/report/own-items.ts';
-import type { EvalReport } from '../../eval/report/schema.ts';
-import { makeThumbnails, picturesOf, type Thumbnails } from '../../eval/report/thumbnails.ts';
-import type { EvalItem, EvalSpec, Json } from '../../eval/task.ts';
-import type { TaskContext, TaskHandler } from '../task-runner.ts';
+import { Turnstile } from '../../eval/run/turnstile.ts';
+import { TaskFailure, type TaskHandler, TurnOver } from '../task-runner.ts';
 import { Asker } from './evaluate-ask.ts';
-import { Benchmark, itemOf } from './evaluate-benchmark.ts';
-import { ItemJudge } from './evaluate-items.ts';
-import { countLines, readLines } from './evaluate-lines.ts';
+import { stageReports } from './evaluate-report.ts';
 import { Results } from './evaluate-results.ts';
+import { openRun, type Run } from './evaluate-run.ts';
 
-type Written = EvalItemsPage['items'][number];
-
-/** Of an answer, for a report, which shows no more. */
-const MAX_SHOWN_CHARS = 2_000;
-
-/** One question of a run: its number, and how its result comes to be. */
-interface Work {
-  readonly index: number;
-  readonly work: () => Promise<EvalItemReport>;
-}
+/** For metrics: each question that was asked, its outcome and how long it took, seconds. */
+export type ObserveQuestion = (outcome: 'pass' | 'fail' | 'error', seconds: number) => void;
 
 /**
  * Answers and judges the items of a run, many at once, behind everything that somebody waits for. What was judged is brought to the edge as it comes: another
- * process goes on behind it.
+ * process goes on behind it. Runs side by side share what may be under way at once.
  */
-export function evaluateHandler(service: ModelService): TaskHandler<EvaluateTask> {
+export function evaluateHandler(service: ModelService, observe: ObserveQuestion = () => {}): TaskHandler<EvaluateTask> {
+  const gate = new Turnstile(LIMITS.evals.itemsInFlight);
   return async ({ id, tenant, spec, leaseToken }, context) => {
-    const { edge, workDir, signal, log } = context;
+    const { edge, signal, turn, log } = context;
     const asker = new Asker({ service, edge, taskId: id, tenant, models: spec.models, signal });
     const results = new Results({ edge, taskId: id, leaseToken, signal });
+    let run: Run | null = null;
     try {
-      if (spec.source.type === 'benchmark') {
-        const { source } = spec;
-        const benchmark = await Benchmark.open(source, edge, workDir);
-        try {
-          results.count(await benchmark.count());
-          const model = spec.model ?? '';
-          await answerAll(questionsOf(benchmark, model, id, asker), results, signal);
-          const items = await collect(results, itemOf);
-          const report = await buildReport({
-            spec: benchmark.spec(),
-            title: benchmark.task.title,
-            model: { name: model, identity: spec.models[model] ?? model },
-            items,
-            records: recordsOf(benchmark.records, benchmark.spec().data.records),
-          });
-          const pictures = await makeThumbnails(
-            picturesOf(report),
-            recordsOf(benchmark.records, benchmark.spec().data.records),
-          );
-          return await stageReports(id, context, report, pictures);
-        } finally {
-          await benchmark.close();
-        }
-      }
-      const { source } = spec;
-      const path = join(workDir, 'lines.jsonl');
-      await edge.download(`/internal/tasks/${encodeURIComponent(id)}/lines`, path, source.lines.file);
-      const total = await countLines(path, source.lines, signal);
-      results.count(total);
-      log.info({ items: total, model: spec.model }, 'evaluation begins');
-      const judge = new ItemJudge(spec, source, asker, signal);
-      await answerAll(linesOf(path, judge, id, signal), results, signal);
-      const model = spec.model ?? '';
-      const own = new OwnItems(spec.criteria);
-      const items = await collect(results, (one) => own.add(one));
-      const report = await buildReport({
-        spec: plainSpec(spec, source, total),
-        title: spec.evalName === '' ? spec.evalId : spec.evalName,
-        model: { name: model === '' ? 'given answers' : model, identity: spec.models[model] ?? model },
-        run: { name: spec.runName, createdAt: null, metadata: {} },
-        items,
-        records: plainRecords(results),
-        own: own.facts(),
-      });
-      const shown = new Set(report.wrong.shown.map(({ record }) => record));
-      const pictures = await makeThumbnails(picturesOf(report), picturesIn(path, judge, shown, signal));
-      return await stageReports(id, context, report, pictures);
+      run = await openRun(id, spec, asker, context);
+      results.count(run.counted);
+      log.info({ questions: run.questions, model: spec.model }, 'evaluation begins');
+      const isWhole = await answerAll(run, results, gate, observe, { signal, turn });
+      if (!isWhole) throw new TurnOver();
+      const written = await run.report(results, '');
+      signal.throwIfAborted();
+      const staged = await stageReports(id, context, written);
+      const { items } = written;
+      if (items.length > 0 && items.every(({ error }) => error !== undefined))
+        throw new TaskFailure(
+          'eval_no_answers',
+          `None of the ${items.length} questions has a verdict. The first: ${items[0]?.error}`,
+          null,
+          staged,
+        );
+      return staged;
+    } catch (error) {
+      if (run !== null && context.wasCancelled()) await lastReport(run, id, leaseToken, context);
+      throw error;
     } finally {
       await results.close();
+      await run?.close();
     }
   };
 }
 
-async function* linesOf(path: string, judge: ItemJudge, id: string, signal: AbortSignal): AsyncGenerator<Work> {
-  for await (const line of readLines(path, signal))
-    yield { index: line.index, work: () => judge.judge(line, `${id}-${line.index}`) };
-}
-
-async function* questionsOf(benchmark: Benchmark, model: string, id: string, asker: Asker): AsyncGenerator<Work> {
-  for await (const question of benchmark.questions())
-    yield {
-      index: question.index,
-      work: () =>
-        benchmark.answer(question, model, (messages, { maxTokens, choices }) =>
-          asker.ask({
-            requestId: `${id}-${question.index}`,
-            model,
-            messages,
-            sampling: { temperature: 0, max_completion_tokens: maxTokens },
-            ...(choices === undefined ? {} : { choices }),
-          }),
-        ),
-    };
-}
-
-/** So many at once; those that are written already are passed over. The first failure ends it. */
-async function answerAll(questions: AsyncGenerator<Work>, results: Results, signal: AbortSignal): Promise<void> {
+/**
+ * So many at once; those that are written already are passed over. The first failure ends it.
+ * @returns false where the turn was over before all had been asked
+ */
+async function answerAll(
+  run: Run,
+  results: Results,
+  gate: Turnstile,
+  observe: ObserveQuestion,
+  { signal, turn }: { readonly signal: AbortSignal; readonly turn: AbortSignal },
+): Promise<boolean> {
   const isDone = await results.done();
+  const questions = run.work();
   let failure: { readonly error: unknown } | null = null;
+  let isWhole = true;
   const lane = async (): Promise<void> => {
     while (failure === null) {
       const { done, value } = await questions.next();
       if (done === true) return;
       if (isDone(value.index)) continue;
-      signal.throwIfAborted();
-      results.add(await value.work());
+      if (turn.aborted) {
+        isWhole = false;
+        return;
+      }
+      await gate.enter();
+      try {
+        signal.throwIfAborted();
+        const startedAt = performance.now();
+        const report = await value.work();
+        observe(report.status, (performance.now() - startedAt) / 1000);
+        results.add(report);
+      } finally {
+        gate.leave();
+      }
     }
   };
   const lanes = Array.from({ length: LIMITS.evals.itemsInFlight }, () =>
@@ -136,65 +95,26 @@ async function answerAll(questions: AsyncGenerator<Work>, results: Results, sign
   await questions.return(undefined);
   if (failure !== null) throw (failure as { readonly error: unknown }).error;
   await results.flush();
+  return isWhole;
 }
 
-/** Items of the report, in order. What is long stays at the edge: a report shows the beginning of an answer, and of few questions. */
-async function collect(results: Results, itemOf: (one: Written) => EvalItem): Promise<EvalItem[]> {
-  const items: EvalItem[] = [];
-  for await (const one of results.all()) {
-    const item = itemOf(one);
-    items.push({
-      ...item,
-      answer: item.answer.slice(0, MAX_SHOWN_CHARS),
-      parsed: item.parsed?.slice(0, MAX_SHOWN_CHARS) ?? null,
-    });
+/** Of a run that was cancelled: what was judged until then is kept, and has a report. Where that fails there is none. */
+async function lastReport(
+  run: Run,
+  id: string,
+  token: number,
+  context: Parameters<TaskHandler<EvaluateTask>>[1],
+): Promise<void> {
+  const { edge, log } = context;
+  const results = new Results({ edge, taskId: id, leaseToken: token, signal: new AbortController().signal });
+  try {
+    const written = await run.report(results, ' (canceled)');
+    if (written.items.length === 0) return;
+    const result = await stageReports(id, context, written);
+    await edge.post(`/internal/tasks/${encodeURIComponent(id)}/report`, { token, result });
+  } catch (error) {
+    log.warn({ err: error }, 'the canceled run has no report');
+  } finally {
+    await results.close();
   }
-  return items;
-}
-
-async function* plainRecords(results: Results): AsyncGenerator<ReportRecord> {
-  for await (const one of results.all()) yield ownRecord(one);
-}
-
-/** What the run did, as far as two runs must agree in it to be compared. */
-function plainSpec(
-  spec: EvaluateTask,
-  source: Extract<EvaluateTask['source'], { type: 'lines' }>,
-  total: number,
-): EvalSpec {
-  const { prompt, sampling, lines } = source;
-  return {
-    task: spec.evalId,
-    version: 1,
-    protocol: { prompt, sampling, criteria: spec.criteria } as unknown as { readonly [key: string]: Json },
-    aggregate: 'records',
-    data: { digest: lines.file.sha256, records: total },
-    mode: 'sequence',
-    variants: {},
-  };
-}
-
-/** Pictures of some items, by name. The engine has read each of them: what it could not read is no picture of an answered item. */
-async function* picturesIn(path: string, judge: ItemJudge, wanted: ReadonlySet<string>, signal: AbortSignal) {
-  if (wanted.size === 0) return;
-  for await (const line of readLines(path, signal))
-    if (wanted.has(nameOf(line.index))) yield { images: await judge.pictures(line) };
-}
-
-async function stageReports(
-  taskId: string,
-  { edge, workDir }: Pick<TaskContext, 'edge' | 'workDir'>,
-  report: EvalReport,
-  pictures: Thumbnails,
-): Promise<EvaluateResult> {
-  const stage = async (name: string, text: string) => {
-    if (Buffer.byteLength(text) > LIMITS.evals.maxReportBytes) return null;
-    const path = join(workDir, name);
-    await writeFile(path, text);
-    return StagedObject.parse(await edge.putFile(`/internal/tasks/${encodeURIComponent(taskId)}/problems`, path));
-  };
-  return {
-    reportJson: await stage('report.json', reportJson(report)),
-    reportHtml: await stage('report.html', renderHtml(report, pictures)),
-  };
 }

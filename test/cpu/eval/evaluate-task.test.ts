@@ -127,6 +127,8 @@ async function attempt(edge: Edge, killAfter: number | null, asked: string[]): P
       threads: 1,
       log: pino({ level: 'silent' }),
       signal: stop.signal,
+      turn: new AbortController().signal,
+      wasCancelled: () => false,
       baseDirOf: () => null,
       backendId: 'b',
     },

@@ -241,21 +241,43 @@ describe('an evaluation by the official client', () => {
       images: i === 0 ? PICTURES : PICTURES.toReversed(),
       answer: i === 0 ? 'A' : 'B',
     }));
-    // In one folder of a backend, the second would take the place of the first.
+    // Files of one name in several folders, as BLINK and MMMU are published: OpenAI's client uploads names without folders, so that the run says where they lie.
     const twice = await Promise.all(
-      ['Art/test.json', 'Math/test.json'].map(async (name) =>
-        openai.files.create({ file: await toFile(Buffer.from(JSON.stringify(rows)), name), purpose: 'evals' }),
+      rows.map(async (one, i) =>
+        openai.files.create({
+          file: await toFile(Buffer.from(JSON.stringify([one])), `${i}/test.json`),
+          purpose: 'evals',
+        }),
       ),
     );
-    const data_source = { type: 'mantis.benchmark', file_ids: twice.map(({ id }) => id), model: MODEL };
+    const over = async (file_ids: unknown[]) =>
+      await openai.evals.runs.create(made.id, {
+        data_source: { type: 'mantis.benchmark', file_ids, model: MODEL },
+      } as unknown as OpenAI.Evals.RunCreateParams);
     await assert.rejects(
-      openai.evals.runs.create(made.id, { data_source } as unknown as OpenAI.Evals.RunCreateParams),
-      /file_ids\[1\]: expected files with different names, folders left aside/,
+      over(twice.map(({ id }) => id)),
+      /file_ids\[1\]: expected files that lie beside each other.*"path".*received "test.json", beside "test.json" at data_source\.file_ids\[0\]/,
     );
+    for (const path of ['../test.json', '/etc/test.json', 'a/.b/test.json'])
+      await assert.rejects(
+        over([{ id: twice[0]!.id, path }]),
+        /file_ids\[0\]\.path: expected a path within the folder/,
+      );
+    const folders = await over(twice.map(({ id }, i) => ({ id, path: `${['Art', 'Math'][i]}/test.json` })));
+    assert.equal((await ended(made.id, folders.id)).result_counts.total, 2);
     const done = await ended(made.id, (await started(rows, 'test.json')).id);
     assert.equal(done.status, 'completed', JSON.stringify(done.error));
     // Each as published, with the options rotated, and without pictures.
-    assert.equal(done.result_counts.total, 6);
+    assert.equal(done.result_counts.total, 2, 'the benchmark’s own questions');
+    assert.equal(done.result_counts.passed + done.result_counts.failed, 2);
+    assert.deepEqual(
+      done.per_testing_criteria_results.map(({ testing_criteria: name, passed, failed }) => [name, passed + failed]),
+      [
+        ['mantis-eval', 2],
+        ['mantis-eval, options rotated', 2],
+        ['mantis-eval, text-only', 2],
+      ],
+    );
     const items = await openai.evals.runs.outputItems.list(done.id, { eval_id: made.id });
     assert.deepEqual(
       items.data.map(({ datasource_item: item }) => [item.record, item.variant]),
@@ -268,15 +290,12 @@ describe('an evaluation by the official client', () => {
     assert.match(items.data[0]!.sample.input[0]!.content, /^\[image sha256:.*Which has a circle\?/s);
     assert.doesNotMatch(items.data[2]!.sample.input[0]!.content, /image sha256/);
     const report = await fetch(`${done.report_url}?format=json`, { headers: { authorization: `Bearer ${API_KEY}` } });
-    const { counts, controls } = (await report.json()) as { counts: object; controls: { control: string }[] };
-    assert.deepEqual(counts, {
-      records: 2,
-      items: 6,
-      scored: 2,
-      errors: 0,
-      unparsed: (counts as { unparsed: number }).unparsed,
-      withoutReference: 0,
-    });
+    const { counts, controls } = (await report.json()) as {
+      counts: Record<string, number>;
+      controls: { control: string }[];
+    };
+    const { records, items: asked, scored, errors, withoutReference } = counts;
+    assert.deepEqual([records, asked, scored, errors, withoutReference], [2, 6, 2, 0, 0]);
     assert.deepEqual(
       controls.map(({ control }) => control),
       ['text-only'],
