@@ -24,18 +24,22 @@ export async function collectRecords(
   const spool = await Spool.create();
   try {
     const slices: Slice[] = [];
-    const ids = new Set<string>();
+    /** Ids, and the rows that have them. */
+    const ids = new Map<string, string>();
+    const pictures = new PictureReader(spool);
     const hash = createHash('sha256');
     let isCut = false;
-    for await (const record of read(new PictureReader(spool))) {
+    for await (const record of read(pictures)) {
       // One more is read than is asked for, to know whether there are more.
       if (slices.length === source.limit) {
         isCut = true;
         break;
       }
-      if (ids.has(record.id))
-        throw new Error(`two records have the id ${JSON.stringify(record.id)}; an id must be one record's`);
-      ids.add(record.id);
+      const row = pictures.rowSinceLast() ?? `record ${slices.length + 1}`;
+      const other = ids.get(record.id);
+      if (other !== undefined)
+        throw new Error(`${row}: expected an id of its own, ${JSON.stringify(record.id)} is also that of ${other}`);
+      ids.set(record.id, row);
       const text = canonicalJson(recordJson(record));
       hash.update(text).update('\n');
       slices.push(await spool.append(Buffer.from(JSON.stringify(stored(record)))));

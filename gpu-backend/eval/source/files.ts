@@ -40,7 +40,7 @@ export async function findFiles(
     if (found.length === 0) {
       const others = names.slice(0, 5).join(', ');
       throw new Error(
-        `expected ${expected} in ${path}; it holds ${names.length === 0 ? 'no files' : `other files: ${others}`}`,
+        `expected ${expected} in ${path}; it holds ${names.length === 0 ? 'no files' : `other files: ${others}${names.length > 5 ? ', …' : ''}`}`,
       );
     }
     // The first records are in the first shards.
@@ -73,6 +73,11 @@ export async function filesUnder(folder: string): Promise<readonly string[]> {
 export function isOfSplit(path: string, split: string): boolean {
   const name = basename(path);
   return name.startsWith(`${split}-`) || name.startsWith(`${split}.`) || dirname(path).split('/').includes(split);
+}
+
+/** What the names of a split's files are like, for what is expected where none is found. */
+export function ofSplit(split: string): string {
+  return `, of the split \`${split}\` (files named ${split}-….parquet, ${split}.json or ${split}.jsonl, or in a folder ${split}); --split names another`;
 }
 
 const SHARD = /^(.*)-(\d{5})-of-(\d{5})(\.[a-z]+)$/;

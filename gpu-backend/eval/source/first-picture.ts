@@ -1,4 +1,4 @@
-import { access } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { PictureReader, StoredImage } from './pictures.ts';
 
@@ -14,8 +14,8 @@ export async function firstPicture(
   pictures: PictureReader,
 ): Promise<StoredImage> {
   for (const path of paths) {
-    const isThere = await access(join(folder, path)).then(
-      () => true,
+    const isThere = await stat(join(folder, path)).then(
+      (found) => found.isFile(),
       () => false,
     );
     if (isThere) return await pictures.take(path, folder, where);

@@ -30,8 +30,17 @@ export class StoredImage implements EvalImage {
 export class PictureReader {
   private readonly slices = new Map<string, Slice>();
   private readonly files = new Map<string, StoredImage>();
+  /** Where the last picture was named. */
+  private lastWhere: string | null = null;
 
   constructor(private readonly spool: Spool) {}
+
+  /** File and row of the pictures that were taken since the last call; null where there were none. */
+  rowSinceLast(): string | null {
+    const row = this.lastWhere?.replace(/, (column|cell) .*$/s, '') ?? null;
+    this.lastWhere = null;
+    return row;
+  }
 
   /**
    * @param folder paths start from it, and nothing outside is read
@@ -55,6 +64,7 @@ export class PictureReader {
   }
 
   async bytes(bytes: Uint8Array, where: string): Promise<StoredImage> {
+    this.lastWhere = where;
     requirePicture(bytes, where);
     const sha256 = sha256Hex(bytes);
     let slice = this.slices.get(sha256);
@@ -66,6 +76,7 @@ export class PictureReader {
   }
 
   async path(path: string, folder: string, where: string): Promise<StoredImage> {
+    this.lastWhere = where;
     const root = await realpath(folder).catch(() => {
       throw new Error(`${where}: the folder of pictures ${folder} does not exist; name another one`);
     });

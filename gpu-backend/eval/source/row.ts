@@ -1,3 +1,4 @@
+import { open } from 'node:fs/promises';
 import { readRecords } from '../../io/rows/records.ts';
 import type { Json } from '../task.ts';
 
@@ -31,6 +32,12 @@ export class Row {
 
   optionalText(column: string): string | null {
     return this.has(column) ? this.text(column) : null;
+  }
+
+  /** An answer that may be kept back, as null; a column that is not there is a mistake in its name. */
+  reference(column: string): string | null {
+    if (!Object.hasOwn(this.values, column)) this.fail(column, 'a column of answers (null where they are kept back)');
+    return this.optionalText(column);
   }
 
   /** Text, or a number or boolean as text: ids are either. */
@@ -68,11 +75,30 @@ export class Row {
  * @throws Error naming file and row where one cannot be read
  */
 export async function* readRows(path: string, label: string): AsyncGenerator<Row, void, undefined> {
+  await requireRows(path, label);
   for await (const { line, value, fault } of readRecords(path)) {
     if (fault !== undefined) throw new Error(`${label}${line === null ? '' : `, row ${line}`}: ${fault.message}`);
     if (typeof value !== 'object' || value === null || Array.isArray(value))
       throw new Error(`${label}, row ${line}: expected an object, received ${shown(value)}`);
     yield new Row(label, line ?? 0, value as Readonly<Record<string, unknown>>);
+  }
+}
+
+/** @throws Error for an empty file, and for one that is named as Parquet and is none */
+async function requireRows(path: string, label: string): Promise<void> {
+  const file = await open(path, 'r');
+  try {
+    const { size } = await file.stat();
+    if (size === 0) throw new Error(`${label}: expected rows, the file is empty`);
+    if (!/\.parquet$/i.test(path)) return;
+    const head = Buffer.alloc(4);
+    await file.read(head, 0, 4, 0);
+    if (head.toString('latin1') !== 'PAR1')
+      throw new Error(
+        `${label}: expected a Parquet file, which begins with PAR1, received ${size} bytes that begin with ${JSON.stringify(head.toString('latin1'))}; was it fetched whole, and not as a Git LFS pointer?`,
+      );
+  } finally {
+    await file.close();
   }
 }
 

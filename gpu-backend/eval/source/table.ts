@@ -1,5 +1,5 @@
 import type { EvalSource } from '../task.ts';
-import { findFiles, isOfSplit, type SourceFile } from './files.ts';
+import { findFiles, isOfSplit, ofSplit, type SourceFile } from './files.ts';
 import { type Row, readRows } from './row.ts';
 import { readTsv } from './tsv.ts';
 
@@ -31,7 +31,7 @@ export async function splitFiles(source: EvalSource, form: TableForm): Promise<r
   const isMeant = (path: string): boolean =>
     form.never?.(path) !== true &&
     ((/\.(parquet|jsonl|json|tsv)$/i.test(path) && isOfSplit(path, split)) || form.alsoNamed?.(path, split) === true);
-  const files = await findFiles(source, isMeant, `${form.expected} of the split \`${split}\``);
+  const files = await findFiles(source, isMeant, `${form.expected}${ofSplit(split)}`);
   const found = files.filter(({ isNamed }) => !isNamed);
   const isParquet = ({ path }: SourceFile): boolean => path.endsWith('.parquet');
   return found.some(isParquet) ? files.filter((file) => file.isNamed || isParquet(file)) : files;

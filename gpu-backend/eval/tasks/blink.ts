@@ -2,7 +2,7 @@ import type { AnswerBy, TaskOptions } from '../options.ts';
 import { blinkChoice, scoreBlink } from '../parsers/mantis-blink.ts';
 import { againstReference } from '../parsers/reference.ts';
 import { collectRecords, pictureGroup } from '../source/collect.ts';
-import { findFiles, isOfSplit } from '../source/files.ts';
+import { findFiles, isOfSplit, ofSplit } from '../source/files.ts';
 import type { PictureReader, StoredImage } from '../source/pictures.ts';
 import { type Row, readRows } from '../source/row.ts';
 import type { EvalPrompt, EvalRecord, EvalSource, EvalTask } from '../task.ts';
@@ -93,7 +93,11 @@ function judgePrompt(answer: string, record: EvalRecord): EvalPrompt {
 
 async function open(source: EvalSource) {
   const split = source.split ?? 'val';
-  const files = await findFiles(source, (path) => /\.(parquet|jsonl?)$/.test(path) && isOfSplit(path, split), EXPECTED);
+  const files = await findFiles(
+    source,
+    (path) => /\.(parquet|jsonl?)$/.test(path) && isOfSplit(path, split),
+    `${EXPECTED}${ofSplit(split)}`,
+  );
   const missing = blinkTasks.filter((task) => !files.some(({ label }) => label.split('/').includes(task)));
   // Who names files means a part; a folder that lacks some was not fetched whole, and the mean of others is another number.
   if (files.every(({ isNamed }) => !isNamed) && missing.length > 0 && missing.length < blinkTasks.length)
@@ -119,7 +123,7 @@ async function recordOf(row: Row, pictures: PictureReader, imageFolder: string):
   if (images.length === 0) row.fail('image_1', 'a picture');
   const options = row.texts('choices');
   if (options.length < 2 || options.length > 5) row.fail('choices', '2 to 5 choices');
-  const answer = row.optionalText('answer');
+  const answer = row.reference('answer');
   const isHidden = answer === null || answer === 'hidden';
   const last = String.fromCharCode(64 + options.length);
   if (!isHidden && !new RegExp(`^\\([A-${last}]\\)$`).test(answer)) row.fail('answer', `(A) to (${last}), or "hidden"`);

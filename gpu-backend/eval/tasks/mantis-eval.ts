@@ -1,6 +1,6 @@
 import type { TaskOptions } from '../options.ts';
 import { collectRecords } from '../source/collect.ts';
-import { findFiles, isOfSplit } from '../source/files.ts';
+import { findFiles, isOfSplit, ofSplit } from '../source/files.ts';
 import { readRows } from '../source/row.ts';
 import type { EvalSource, EvalTask } from '../task.ts';
 import { mantisRecord, mantisTask } from './mantis-form.ts';
@@ -19,7 +19,11 @@ export function mantisEvalTask(options?: TaskOptions): EvalTask {
 
 async function open(source: EvalSource) {
   const split = source.split ?? 'test';
-  const files = await findFiles(source, (path) => /\.(parquet|jsonl?)$/.test(path) && isOfSplit(path, split), EXPECTED);
+  const files = await findFiles(
+    source,
+    (path) => /\.(parquet|jsonl?)$/.test(path) && isOfSplit(path, split),
+    `${EXPECTED}${ofSplit(split)}`,
+  );
   return await collectRecords(source, async function* (pictures) {
     for (const { path, label, imageFolder } of files)
       for await (const row of readRows(path, label)) yield await mantisRecord(row, pictures, imageFolder);

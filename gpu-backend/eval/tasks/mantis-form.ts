@@ -126,10 +126,12 @@ export async function mantisRecord(
     images.push(await pictures.take(value, imageFolder, `${row.where('images')}, picture ${i + 1}`));
   const split = splitLetters(isShort ? [] : row.texts('options'));
   if (!isShort && split.options.length === 0) row.fail('options', 'at least one option of a multi-choice question');
-  const published = row.optionalText('answer');
+  const published = row.reference('answer');
   const letter = published === null || isShort ? published : referenceLetter(published);
   if (published !== null && !isShort && !/\p{L}/u.test(letter ?? ''))
     row.fail('answer', 'an answer that holds a letter');
+  if (letter !== null && !isShort && !letters(split.options.length).includes(letter.toUpperCase()))
+    row.fail('answer', `a letter from A to ${String.fromCharCode(64 + split.options.length)}`);
   return {
     id,
     group: groupOf?.(id) ?? pictureGroup(images),

@@ -158,7 +158,7 @@ async function recordOf(row: Row, folder: string, pictures: PictureReader): Prom
   const answerType = row.text('answer_type');
   if (!['text', 'integer', 'float', 'list'].includes(answerType))
     row.fail('answer_type', 'text, integer, float or list');
-  const answer = row.optionalText('answer');
+  const answer = row.reference('answer');
   const fields: Record<string, Json> = { answerType };
   if (row.has('precision')) fields.precision = row.number('precision');
   if (row.has('unit')) fields.unit = row.text('unit');

@@ -1,5 +1,5 @@
 import type { AnswerBy, TaskOptions } from '../options.ts';
-import { letteredLines } from '../parsers/letters.ts';
+import { letteredLines, letterOf } from '../parsers/letters.ts';
 import { openReferences, parseMultiChoice, scoreMmmu } from '../parsers/mmmu.ts';
 import { parseStringList } from '../parsers/python-text.ts';
 import { collectRecords, pictureGroup } from '../source/collect.ts';
@@ -81,9 +81,11 @@ async function recordOf(row: Row, folder: string, pictures: PictureReader): Prom
   const type = row.text('question_type');
   if (type !== 'multiple-choice' && type !== 'open') row.fail('question_type', '"multiple-choice" or "open"');
   const options = type === 'open' ? [] : optionsOf(row);
-  const published = row.optionalText('answer');
+  const published = row.reference('answer');
   // Test rows have a question mark.
   const answer = published === null || published === '?' || published === '' ? null : published;
+  if (type !== 'open' && answer !== null && !options.some((_, i) => letterOf(i) === answer))
+    row.fail('answer', `a letter from A to ${letterOf(options.length - 1)}, or "?" where it is kept back`);
   const question = row.text('question');
   const mentioned = mentionedPictures([question, ...options].join('\n'));
   const images: StoredImage[] = [];

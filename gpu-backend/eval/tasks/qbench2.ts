@@ -1,8 +1,7 @@
-import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { TaskOptions } from '../options.ts';
 import { collectRecords, pictureGroup } from '../source/collect.ts';
-import { findFiles, type SourceFile } from '../source/files.ts';
+import { findFiles, ofSplit, type SourceFile } from '../source/files.ts';
+import { firstPicture } from '../source/first-picture.ts';
 import type { PictureReader, StoredImage } from '../source/pictures.ts';
 import { type Row, readRows } from '../source/row.ts';
 import type { EvalRecord, EvalSource, EvalTask } from '../task.ts';
@@ -37,7 +36,7 @@ async function open(source: EvalSource) {
       (name.startsWith(`${split}-`) && name.endsWith('.parquet'))
     );
   };
-  const found = await findFiles(source, isWanted, EXPECTED);
+  const found = await findFiles(source, isWanted, `${EXPECTED}${ofSplit(split)}`);
   // Who ran the paper's preparation has the prepared file beside the one that it was made from.
   const prepared = found.filter(({ label, isNamed }) => !isNamed && /-pair-[a-z]+\.json$/.test(label));
   const files = prepared.length > 0 ? prepared : found;
@@ -62,7 +61,9 @@ async function authorsRecord(row: Row, file: SourceFile, pictures: PictureReader
       images.push(await pictures.take(row.values[column], file.imageFolder, row.where(column)));
   } else {
     for (const name of pairNames(row))
-      images.push(await pictures.path(await pathOf(name, row, file), file.imageFolder, row.where('img_path')));
+      images.push(
+        await firstPicture([name, `all_single_images/${name}`], file.imageFolder, row.where('img_path'), pictures),
+      );
   }
   const options = row.has('candidates')
     ? row.texts('candidates')
@@ -97,20 +98,4 @@ function pairNames(row: Row): readonly string[] {
   const names = joined.replace(/\.jpg$/, '').split('_cat_');
   if (names.length !== 2 || names.some((name) => name === '')) row.fail('img_path', 'two names joined by "_cat_"');
   return names;
-}
-
-async function pathOf(name: string, row: Row, { imageFolder }: SourceFile): Promise<string> {
-  for (const folder of ['', 'all_single_images']) {
-    const path = join(imageFolder, folder, name);
-    if (
-      await stat(path).then(
-        (found) => found.isFile(),
-        () => false,
-      )
-    )
-      return path;
-  }
-  throw new Error(
-    `${row.where('img_path')}: expected ${name} in ${imageFolder} or its folder all_single_images; unpack all_single_images.zip there, or name its folder`,
-  );
 }

@@ -126,7 +126,19 @@ test('a bad row is named by file, row and column; files that are not there by th
   await bad({ question_type: 'essay' }, /row 2, column `question_type`: expected "multi-choice" or "short-answer"/);
   await bad({ options: 'x' }, /row 2, column `options`: expected a list, received "x"/);
   await bad({ answer: '7' }, /row 2, column `answer`: expected an answer that holds a letter, received "7"/);
-  await bad({ id: 'first' }, /two records have the id "first"/);
+  await bad({ answer: 'Z' }, /row 2, column `answer`: expected a letter from A to B, received "Z"/);
+  await bad({ answer: undefined }, /row 2, column `answer`: expected a column of answers .*, received nothing/);
+  await bad(
+    { id: 'first' },
+    /^Error: test\.json, row 2: expected an id of its own, "first" is also that of test\.json, row 1/,
+  );
+  await refused('nlvr2', 'bad/test.json', /row 1, column `options`: expected True and False/);
+  await put('bad/p.png', picture(0).subarray(0, 60));
+  await bad(
+    {},
+    /row 1, column `images`, picture 1: expected a whole picture, received a PNG of 60 bytes that is cut off/,
+  );
+  await put('bad/p.png', picture(0));
   await bad({ images: ['none.png'] }, /column `images`, picture 1: expected the picture "none\.png" under /);
   await bad({ images: ['p.png', '../outside.png'] }, /picture 2: the picture "\.\.\/outside\.png" leads out of /);
   await bad({ images: ['link.png'] }, /leads out of /);
@@ -140,7 +152,11 @@ test('a bad row is named by file, row and column; files that are not there by th
   await put('bad/test.json', '[]');
   await refused('mantis-eval', 'bad', /expected at least one record in /);
   await refused('mantis-eval', 'nowhere', /expected Mantis-Eval as published .*: .*nowhere does not exist/);
-  await refused('mantis-eval', 'bad', /expected Mantis-Eval .*; it holds other files: /, { split: 'val' });
+  await refused('mantis-eval', 'bad', /of the split `val` .*; it holds other files: /, { split: 'val' });
+  await put('bad/test.json', '');
+  await refused('mantis-eval', 'bad', /test\.json: expected rows, the file is empty/);
+  await put('pointer/test-00000-of-00001.parquet', 'version https://git-lfs.github.com/spec/v1');
+  await refused('mantis-eval', 'pointer', /expected a Parquet file, .* begin with "vers"/);
 });
 
 test('NLVR2: published shards, all of them; and the files of its authors with their pictures', async () => {
@@ -171,7 +187,7 @@ test('NLVR2: published shards, all of them; and the files of its authors with th
   await refused(
     'nlvr2',
     'authors',
-    /test1\.json, row 1, column `identifier`: expected the picture test1-0-1-img0\.png in /,
+    /test1\.json, row 1, column `identifier`: expected its picture as test1-0-1-img0\.png or test1\/test1-0-1-img0\.png/,
   );
   for (const pair of ['test1-0-1', 'test1-7-0', 'test1-9-0'])
     for (const side of [0, 1]) await put(`authors/test1/${pair}-img${side}.png`, picture(side));

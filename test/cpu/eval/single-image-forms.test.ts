@@ -184,7 +184,7 @@ test('what is wrong with a file is said with its name, row and column', async ()
   const row = { question_id: 1, question: 'q', image: `data:image/png;base64,${P0.toString('base64')}` };
   for (const [name, content, said] of [
     ['cut.parquet', parquet.subarray(0, parquet.length - 9), /^cut\.parquet: expected a whole Parquet file/],
-    ['empty.parquet', '', /expected at least one record in .*empty\.parquet, there is none/],
+    ['empty.parquet', '', /^empty\.parquet: expected rows, the file is empty/],
     ['cut.json', '{"data": [{"question_id": 1', /^cut\.json: expected a JSON object, received text that is not JSON/],
     [
       'other.json',
@@ -212,7 +212,11 @@ test('what is wrong with a file is said with its name, row and column', async ()
       JSON.stringify({ ...row, image: '../../../etc/hosts' }),
       /^out\.jsonl, row 1, column `image`: .*(leads out of|there is no such file)/,
     ],
-    ['twice.jsonl', `${JSON.stringify(row)}\n${JSON.stringify(row)}`, /two records have the id "1"/],
+    [
+      'twice.jsonl',
+      `${JSON.stringify(row)}\n${JSON.stringify(row)}`,
+      /twice\.jsonl, row 2: expected an id of its own, "1" is also that of twice\.jsonl, row 1/,
+    ],
   ] as const)
     assert.match(await complaint(name, content), said);
 });

@@ -20,7 +20,7 @@ import { sha256Hex } from '../../../gpu-backend/io/digest.ts';
 const VERSIONS: Readonly<Record<string, Readonly<Record<number, string>>>> = {
   nlvr2: { 1: 'cc0880561b78cb4b' },
   qbench2: { 1: '552715c9e26b94c8' },
-  'mantis-eval': { 1: 'eaea6cdba86f3f0b' },
+  'mantis-eval': { 1: 'e1f1f449cd1907bc' },
   blink: { 1: 'b67577469cf2c8b2' },
   mvbench: { 1: '7a13f494118d698b' },
 };
