@@ -8,7 +8,7 @@ import { after, describe, test } from 'node:test';
 import pino from 'pino';
 import type { ModelService } from '../../../gpu-backend/engine/service.ts';
 import type { EdgeClient } from '../../../gpu-backend/server/edge-client.ts';
-import { TaskFailure, TurnOver } from '../../../gpu-backend/server/task-runner.ts';
+import { TaskFailure, TaskRunner, TurnOver } from '../../../gpu-backend/server/task-runner.ts';
 import { layOut, Refusal } from '../../../gpu-backend/server/tasks/benchmark/layout.ts';
 import { scoringTask } from '../../../gpu-backend/server/tasks/benchmark/task.ts';
 import { evaluateHandler } from '../../../gpu-backend/server/tasks/evaluate.ts';
@@ -16,6 +16,7 @@ import type { GenerateRequest } from '../../../shared/contract/backend.ts';
 import { ApiError } from '../../../shared/contract/errors.ts';
 import type { BenchmarkRunSource } from '../../../shared/contract/evals.ts';
 import { type EvalItemReport, EvalItemsRequest, type EvaluateTask } from '../../../shared/contract/evalTask.ts';
+import { LIMITS } from '../../../shared/contract/limits.ts';
 
 const ITEMS = 60;
 const PICTURE = `data:image/png;base64,${(await readFile(new URL('../../fixtures/pictures/yellow-circle.png', import.meta.url))).toString('base64')}`;
@@ -381,4 +382,72 @@ describe('a benchmark', () => {
       ['coreference', 'comparison', 'reasoning', 'temporal'],
     );
   });
+});
+
+test('a backend works on a few runs side by side, and where others wait one gives its place', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  const waiting = ['run1', 'run2', 'run3'];
+  const begun: string[] = [];
+  const ends: Record<string, { status: string }[]> = {};
+  const turns = new Map<string, AbortSignal>();
+  let wantsPlaces = false;
+  const edge = {
+    async post(path: string, body: { status: string }): Promise<unknown> {
+      const [, , , id = '', what] = path.split('/');
+      if (id === 'claim') {
+        const next = waiting.shift();
+        return next === undefined
+          ? null
+          : { id: next, tenant: 't', spec, lease: { token: 1, expiresAt: Date.now() + 60_000 } };
+      }
+      if (what === 'heartbeat') return { cancel: false, othersWait: wantsPlaces, expiresAt: Date.now() + 60_000 };
+      ends[id] = [...(ends[id] ?? []), { status: body.status }];
+      return {};
+    },
+  };
+  const runner = new TaskRunner({
+    edge: edge as unknown as EdgeClient,
+    backendId: 'b',
+    log: pino({ level: 'silent' }),
+    dataDir: await mkdtemp(join(folder, 'runner-')),
+    threads: 1,
+    baseDirOf: () => null,
+    atOnce: 2,
+    observe: () => {},
+    handlers: {
+      evaluate: async ({ id }, { turn, signal }) => {
+        begun.push(id);
+        turns.set(id, turn);
+        await new Promise((resolve) => {
+          turn.addEventListener('abort', resolve);
+          signal.addEventListener('abort', resolve);
+        });
+        throw turn.aborted ? new TurnOver() : signal.reason;
+      },
+    },
+  });
+  const settled = async (isSo: () => boolean) => {
+    for (let i = 0; i < 500 && !isSo(); i++) await new Promise((resolve) => setTimeout(resolve, 5));
+    assert.ok(isSo(), JSON.stringify({ begun, ends }));
+  };
+  runner.start();
+  await settled(() => begun.length === 2);
+  t.mock.timers.tick(LIMITS.jobs.heartbeatEveryMs);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual([begun, ends], [['run1', 'run2'], {}], 'nobody waits: both go on');
+  wantsPlaces = true;
+  t.mock.timers.tick(LIMITS.jobs.heartbeatEveryMs);
+  await settled(() => begun.length === 3);
+  wantsPlaces = false;
+  assert.deepEqual(ends, { run1: [{ status: 'paused' }] }, 'one gives its place at a time');
+  assert.deepEqual(
+    [...turns].map(([id, { aborted }]) => [id, aborted]),
+    [
+      ['run1', true],
+      ['run2', false],
+      ['run3', false],
+    ],
+  );
+  await runner.drain();
+  assert.deepEqual([ends.run2, ends.run3], [[{ status: 'released' }], [{ status: 'released' }]]);
 });
