@@ -54,6 +54,9 @@ export class Evals {
     list: (id: string, query: Page & { status?: EvalRunStatus } = {}): Promise<List<EvalRun>> =>
       this.#http.json(`${of(id)}/runs`, { query }),
     retrieve: (id: string, run: string): Promise<EvalRun> => this.#http.json(of(id, run)),
+    /** A new run that begins with the answers of one that has ended: what is missing or has errors is asked again. */
+    retry: (id: string, run: string, more: Omit<CreateEvalRunRequest, 'data_source'> = {}): Promise<EvalRun> =>
+      this.runs.create(id, { ...more, data_source: { type: 'mantis.retry', run_id: run } }),
     cancel: (id: string, run: string): Promise<EvalRun> => this.#http.json(of(id, run), { method: 'POST' }),
     delete: (id: string, run: string): Promise<DeletedEvalRun> => this.#http.json(of(id, run), { method: 'DELETE' }),
 
@@ -63,13 +66,29 @@ export class Evals {
     /** In the order of the data. */
     items: (id: string, run: string, query: Page & { status?: EvalItemStatus } = {}): Promise<List<EvalOutputItem>> =>
       this.#http.json(`${of(id, run)}/output_items`, { query }),
+    /** All of them, page by page. */
+    allItems: (id: string, run: string, query: Omit<Page, 'limit'> & { status?: EvalItemStatus } = {}) =>
+      this.#allItems(id, run, query),
     item: (id: string, run: string, item: string): Promise<EvalOutputItem> =>
       this.#http.json(`${of(id, run)}/output_items/${encodeURIComponent(item)}`),
 
-    /** The report of a run that has completed: a page for people, or JSON. */
+    /** The report of a run that has ended with answers: a page for people, or JSON. */
     report: async (id: string, run: string, format: 'html' | 'json' = 'json'): Promise<string> =>
       await (await this.#http.response(`${of(id, run)}/report?format=${format}`)).text(),
   };
+
+  async *#allItems(
+    id: string,
+    run: string,
+    query: Page & { status?: EvalItemStatus },
+  ): AsyncGenerator<EvalOutputItem, void, undefined> {
+    for (let after = query.after; ; ) {
+      const page = await this.runs.items(id, run, { ...query, limit: 100, ...(after === undefined ? {} : { after }) });
+      yield* page.data;
+      if (!page.has_more || page.last_id === null) return;
+      after = page.last_id;
+    }
+  }
 
   async *#follow(id: string, run: string, call: { signal?: AbortSignal }): AsyncGenerator<EvalRun, void, undefined> {
     for (;;) {
