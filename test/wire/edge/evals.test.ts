@@ -159,7 +159,57 @@ describe('an evaluation by the official client', () => {
     assert.match(await page.text(), /^<!doctype html>/i);
     // What it used is in the tenant's usage, once.
     const { body } = await door.call('GET', `/v1/usage/records?request_id=${run.id}`);
-    assert.equal((body as { data: unknown[] }).data.length, 6);
+    const { data } = body as { data: { images: { width: number; tokens: number }[]; input_bytes: number }[] };
+    assert.equal(data.length, 6);
+    const withPictures = data.filter(({ images }) => images.length > 0);
+    assert.equal(withPictures.length, 2);
+    for (const { images, input_bytes } of withPictures) {
+      assert.deepEqual(
+        images.map(({ width, tokens }) => width > 0 && tokens > 0),
+        [true, true],
+      );
+      assert.ok(input_bytes > 100);
+    }
+    // What has no answer is asked again, and nothing else.
+    const again = await openai.evals.runs.create(evaluation.id, {
+      data_source: { type: 'mantis.retry', run_id: run.id },
+    } as unknown as OpenAI.Evals.RunCreateParams);
+    assert.deepEqual([again.result_counts.total, again.result_counts.errored], [4, 0]);
+    const retried = await ended(evaluation.id, again.id);
+    assert.deepEqual(retried.result_counts, done.result_counts);
+    assert.deepEqual(retried.per_testing_criteria_results, done.per_testing_criteria_results);
+    assert.deepEqual(retried.per_model_usage, [], 'a picture that is not there was asked for, and no model');
+    const kept = await openai.evals.runs.outputItems.list(again.id, { eval_id: evaluation.id });
+    assert.deepEqual(
+      kept.data.map(({ sample }) => sample),
+      outputs.data.map(({ sample }) => sample),
+    );
+    await assert.rejects(
+      openai.evals.runs.create(evaluation.id, {
+        data_source: { type: 'mantis.retry', run_id: 'evalrun_none' },
+      } as unknown as OpenAI.Evals.RunCreateParams),
+      /data_source\.run_id: expected the id of a run of this evaluation/,
+    );
+  });
+
+  it('takes the data source `responses`, whose answers may be read as JSON', async () => {
+    const made = await openai.evals.create({
+      data_source_config: { type: 'custom', item_schema: SCHEMA },
+      testing_criteria: [{ ...equals, input: '{{sample.output_json.colour}}', operation: 'ne' }],
+    });
+    const schema = { type: 'object', properties: { colour: { enum: ['red', 'blue'] } }, required: ['colour'] };
+    const run = await openai.evals.runs.create(made.id, {
+      data_source: {
+        type: 'responses',
+        model: MODEL,
+        source: { type: 'file_content', content: [{ item: { images: [], question: 'red?', answer: 'green' } }] },
+        input_messages: { type: 'template', template: [{ role: 'user', content: '{{item.question}}' }] },
+        sampling_params: { max_completion_tokens: 24, text: { format: { type: 'json_schema', name: 'c', schema } } },
+      },
+    });
+    const done = await ended(made.id, run.id);
+    assert.deepEqual(done.result_counts, { total: 1, passed: 1, failed: 0, errored: 0 }, JSON.stringify(done.error));
+    assert.equal(done.data_source.type, 'responses');
   });
 
   it('judges answers of a file that were given elsewhere', async () => {
@@ -347,6 +397,14 @@ describe('an evaluation by the official client', () => {
       'what was judged before the kill stays as it was',
     );
     assert.equal(done.per_model_usage[0]?.invocation_count, 120);
+    // One that is canceled in the middle has a report of what was judged until then.
+    const half = await openai.evals.runs.create(evaluation.id, asking([...items, ...items, ...items]));
+    const judged = async () => (await openai.evals.runs.retrieve(half.id, { eval_id: evaluation.id })).result_counts;
+    await until(async () => (await judged()).passed + (await judged()).failed > 5, 60_000, 'some are judged');
+    await openai.evals.runs.cancel(half.id, { eval_id: evaluation.id });
+    const headers = { authorization: `Bearer ${API_KEY}` };
+    await until(async () => (await fetch(half.report_url, { headers })).status === 200, 30_000, 'it has a report');
+    assert.match(await (await fetch(half.report_url, { headers })).text(), /\(canceled\)/);
   });
 
   it('refuses what it cannot do, and says what', async () => {
@@ -429,6 +487,34 @@ describe('an evaluation by the official client', () => {
       input_messages: { type: 'template', template: [{ role: 'user', content: '{{sample.output_text}}' }] },
     });
     await assert.rejects(openai.evals.runs.create(evaluation.id, withSample), /there is no sample yet/);
+    const item = { images: [], question: 'q', answer: 'a' };
+    const misspelt = asking([{ item }], {
+      input_messages: { type: 'template', template: [{ role: 'user', content: '{{item.qestion}}' }] },
+    });
+    await assert.rejects(
+      openai.evals.runs.create(evaluation.id, misspelt),
+      /400 data_source\.input_messages\.template\[0\]\.content: \{\{item\.qestion\}\}: the only line has no `item` with such a field/,
+    );
+    const long = asking([{ item }], { sampling_params: { max_completion_tokens: 1_000_000 } });
+    await assert.rejects(
+      openai.evals.runs.create(evaluation.id, long),
+      /max_completion_tokens: expected less than the \d+ tokens that .* reads and writes in all, received 1000000/,
+    );
+    await refused(
+      { testing_criteria: [equals, equals] },
+      'invalid_value',
+      /testing_criteria\[1\]\.name: expected a name of its own/,
+    );
+    const benchmark = await openai.evals.create({
+      data_source_config: { type: 'mantis.benchmark', benchmark: 'nlvr' },
+      testing_criteria: [],
+    } as unknown as OpenAI.EvalCreateParams);
+    await assert.rejects(
+      openai.evals.runs.create(benchmark.id, {
+        data_source: { type: 'mantis.benchmark', model: MODEL },
+      } as unknown as OpenAI.Evals.RunCreateParams),
+      /data_source\.file_ids: expected the files of nlvr as they were published/,
+    );
   });
 
   it('is nobody else’s', async () => {
