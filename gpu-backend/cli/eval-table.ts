@@ -1,5 +1,6 @@
 /** Runs side by side: one row a model, one column a task. */
 import type { EvalReport } from '../eval/report/schema.ts';
+import { csvCell } from './csv.ts';
 
 export const tableFormats = ['text', 'markdown', 'csv'] as const;
 export type TableFormat = (typeof tableFormats)[number];
@@ -96,7 +97,7 @@ export function runTable(reports: readonly EvalReport[]): Table {
 /** As text in columns, a Markdown table, or comma-separated values (RFC 4180). Ends with a line break. */
 export function formatTable({ head, rows, notes }: Table, format: TableFormat): string {
   const lines = [head, ...rows];
-  if (format === 'csv') return lines.map((cells) => `${cells.map(quoted).join(',')}\n`).join('');
+  if (format === 'csv') return lines.map((cells) => `${cells.map(csvCell).join(',')}\n`).join('');
   if (format === 'markdown') {
     const line = (cells: readonly string[]) =>
       `| ${cells.map((cell) => plain(cell).replaceAll('|', '\\|')).join(' | ')} |\n`;
@@ -111,12 +112,6 @@ export function formatTable({ head, rows, notes }: Table, format: TableFormat): 
       .trimEnd(),
   );
   return `${[...text, '', ...notes].join('\n')}\n`;
-}
-
-/** Quotes where commas, quotes or line breaks ask for it; what a spreadsheet would take for a formula is kept from being one. */
-function quoted(value: string): string {
-  const safe = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
 /** Of one line: nothing in it moves the cursor or turns the direction of reading. */

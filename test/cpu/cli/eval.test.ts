@@ -6,9 +6,10 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { CommanderError } from 'commander';
+import { type Command, CommanderError } from 'commander';
 import { CliError } from '../../../gpu-backend/cli/error.ts';
 import { evalCommand } from '../../../gpu-backend/cli/eval.ts';
+import { evalsCommand } from '../../../gpu-backend/cli/evals.ts';
 import { nearestName } from '../../../gpu-backend/cli/near.ts';
 
 const PNG = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==';
@@ -30,17 +31,25 @@ const rows = (change: (i: number) => object = () => ({})) =>
 
 interface Outcome {
   readonly out: string;
+  readonly err: string;
   readonly code: number;
   readonly message: string;
 }
 
-/** One command line, with what it prints. Progress is not shown. */
-async function mantisEval(...args: readonly string[]): Promise<Outcome> {
+const mantisEval = (...args: readonly string[]): Promise<Outcome> => run(evalCommand(), args);
+
+/** One command line, with what it prints. */
+async function run(command: Command, args: readonly string[]): Promise<Outcome> {
   const written: string[] = [];
+  const told: string[] = [];
   const [stdout, stderr] = [process.stdout.write, process.stderr.write];
-  process.stdout.write = ((text: string) => written.push(text) > 0) as typeof process.stdout.write;
-  process.stderr.write = (() => true) as typeof process.stderr.write;
-  const command = evalCommand().exitOverride().enablePositionalOptions();
+  // The test runner's own lines, which are bytes, go their way.
+  process.stdout.write = ((text: string | Uint8Array) =>
+    typeof text === 'string'
+      ? written.push(text) > 0
+      : stdout.call(process.stdout, text)) as typeof process.stdout.write;
+  process.stderr.write = ((text: string) => told.push(text) > 0) as typeof process.stderr.write;
+  command.exitOverride().enablePositionalOptions();
   for (const below of command.commands) below.exitOverride();
   let outcome = { code: 0, message: '' };
   try {
@@ -53,7 +62,7 @@ async function mantisEval(...args: readonly string[]): Promise<Outcome> {
     process.stdout.write = stdout;
     process.stderr.write = stderr;
   }
-  return { out: written.join(''), ...outcome };
+  return { out: written.join(''), err: told.join(''), ...outcome };
 }
 
 describe('mantis eval', () => {
@@ -185,6 +194,41 @@ describe('mantis eval', () => {
     }
     assert.equal(questions.length, 0);
   });
+});
+
+it('lists of evaluations go on from page to page, and say where they end before all', async () => {
+  const asked: string[] = [];
+  const api = createServer((request, response) => {
+    const { pathname, searchParams } = new URL(request.url ?? '', 'http://api');
+    asked.push(`${pathname}?${searchParams}`);
+    const from = Number(searchParams.get('after')?.slice(1) ?? -1) + 1;
+    const ids = Array.from({ length: Math.min(Number(searchParams.get('limit')), 250 - from) }, (_, i) => from + i);
+    const data = ids.map((i) => ({
+      id: `e${i}`,
+      name: `n${i}`,
+      created_at: 0,
+      data_source_config: { type: 'mantis.benchmark', benchmark: 'nlvr' },
+      testing_criteria: [],
+    }));
+    response.setHeader('content-type', 'application/json');
+    response.end(JSON.stringify({ object: 'list', data, has_more: from + ids.length < 250 }));
+  });
+  await new Promise<void>((resolve) => api.listen(0, '127.0.0.1', resolve));
+  try {
+    const url = `http://127.0.0.1:${(api.address() as AddressInfo).port}`;
+    const list = (...args: string[]) => run(evalsCommand(), ['list', '--url', url, '--api-key', 'k', ...args]);
+    const whole = await list('--limit', '1000');
+    assert.equal(whole.out.trim().split('\n').length, 251);
+    assert.equal(asked.length, 3);
+    assert.equal(whole.err, '');
+    const first = await list('--limit', '120');
+    assert.equal(first.out.trim().split('\n').length, 121);
+    assert.match(first.err, /the first 120 evaluations, there are more: --limit/);
+    assert.deepEqual(asked.slice(3), ['/v1/evals?limit=100&order=desc', '/v1/evals?limit=20&after=e99&order=desc']);
+    assert.match((await list('--limit', '0')).message, /Expected a whole number from 1/);
+  } finally {
+    api.close();
+  }
 });
 
 it('a misspelt name finds the one that was meant, and nothing where none is near', () => {
