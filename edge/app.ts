@@ -50,10 +50,10 @@ import {
   listDatasetValidations,
   retrieveDatasetValidation,
 } from './routes/datasetValidations.ts';
+import { evalReport, linkedEvalReport } from './routes/evalReports.ts';
 import {
   cancelEvalRun,
   createEvalRun,
-  evalReport,
   listEvalItems,
   listEvalRuns,
   removeEvalRun,
@@ -207,6 +207,7 @@ export function createApp(): Hono<AppEnv> {
   app.post('/v1/evals/:id/runs/:run', cancelEvalRun);
   app.delete('/v1/evals/:id/runs/:run', removeEvalRun);
   app.get('/v1/evals/:id/runs/:run/report', evalReport);
+  app.get('/reports/:token/:run', linkedEvalReport);
   app.get('/v1/evals/:id/runs/:run/output_items', listEvalItems);
   app.get('/v1/evals/:id/runs/:run/output_items/:item', retrieveEvalItem);
   app.post('/v1/webhook_endpoints', createWebhookEndpoint);

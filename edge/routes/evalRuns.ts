@@ -15,6 +15,7 @@ import { nowMs as clockMs } from '../clock.ts';
 import { type AppEnv, actorOf, scheduler } from '../env.ts';
 import { streamRun } from '../evals/follow.ts';
 import { deleteRuns } from '../evals/remove.ts';
+import { reportUrl } from '../evals/reportLink.ts';
 import { mustBeSameModels, retriedRun } from '../evals/retry.ts';
 import { prepareRun } from '../evals/task.ts';
 import { wakeBackends } from '../jobs/sweep.ts';
@@ -119,14 +120,18 @@ export async function listEvalRuns(c: Context<AppEnv>): Promise<Response> {
   const row = await existingEval(c);
   const status = oneOf(c, 'status', EvalRunStatus.options, null);
   const query = { ...listQuery(c), order: orderQuery(c, 'asc'), status };
-  return c.json(await listRuns(c.env.DB, row.tenant, row.id, query, (run) => showRun(run, reportUrl(c, run), null)));
+  const found = await listRuns(c.env.DB, row.tenant, row.id, query, (run) => run);
+  const data = await Promise.all(found.data.map(async (run) => showRun(run, await reportUrl(c, run), null)));
+  return c.json({ ...found, data });
 }
 
 /** `GET /v1/evals/{id}/runs/{run}`; with `Accept: text/event-stream` as it goes on. */
 export async function retrieveEvalRun(c: Context<AppEnv>): Promise<Response> {
   const run = await existingRun(c);
-  if ((c.req.header('accept') ?? '').includes('text/event-stream'))
-    return streamRun(c.env.DB, run, (row) => showRun(row, reportUrl(c, row), null));
+  if ((c.req.header('accept') ?? '').includes('text/event-stream')) {
+    const url = await reportUrl(c, run);
+    return streamRun(c.env.DB, run, (row) => showRun(row, url, null));
+  }
   return c.json(await shown(c, run));
 }
 
@@ -177,42 +182,15 @@ export async function retrieveEvalItem(c: Context<AppEnv>): Promise<Response> {
   return c.json(showItem(item, run.eval_id));
 }
 
-/** `GET /v1/evals/{id}/runs/{run}/report`: a page, or with `format=json` what is in it. Written when the run completes. */
-export async function evalReport(c: Context<AppEnv>): Promise<Response> {
-  const run = await existingRun(c);
-  const format = oneOf(c, 'format', ['html', 'json'] as const, 'html');
-  const key = format === 'html' ? run.report_html_key : run.report_json_key;
-  const object = key === null ? null : await c.env.BLOBS.get(key);
-  if (object === null)
-    throw new ApiError(
-      'invalid_state',
-      `Run ${run.id} has no report: ${run.status === 'succeeded' ? 'none was written' : 'it has not completed'}.`,
-      { param: 'run_id' },
-    );
-  return new Response(object.body, {
-    headers: {
-      'content-type': format === 'html' ? 'text/html; charset=utf-8' : 'application/json',
-      'content-length': String(object.size),
-      // Answers of models and words of items stand in it, escaped: besides, nothing in it may load or call, and its filters belong to no origin.
-      'content-security-policy':
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; sandbox allow-scripts",
-      'x-content-type-options': 'nosniff',
-    },
-  });
-}
-
 /** With the lines that came with its creation. */
 async function shown(c: Context<AppEnv>, run: WholeRun): Promise<EvalRun> {
   const object = run.content_key === null ? null : await c.env.BLOBS.get(run.content_key);
   const lines = object === null ? null : (await object.text()).split('\n').filter((line) => line !== '');
-  return showRun(run, reportUrl(c, run), lines?.map((line): unknown => JSON.parse(line)) ?? null);
+  return showRun(run, await reportUrl(c, run), lines?.map((line): unknown => JSON.parse(line)) ?? null);
 }
 
-function reportUrl(c: Context<AppEnv>, { eval_id, id }: WholeRun): string {
-  return `${new URL(c.req.url).origin}/v1/evals/${eval_id}/runs/${id}/report`;
-}
-
-async function existingRun(c: Context<AppEnv>, id: string = c.req.param('run') ?? ''): Promise<WholeRun> {
+/** @throws ApiError `eval_run_not_found`, `eval_not_found` */
+export async function existingRun(c: Context<AppEnv>, id: string = c.req.param('run') ?? ''): Promise<WholeRun> {
   const evalId = c.req.param('id') ?? '';
   const run = await getRun(c.env.DB, c.get('tenant'), evalId, id);
   if (run !== null) return run;

@@ -98,12 +98,12 @@ export function findRun(db: D1Database, id: string): Promise<WholeRun | null> {
   return db.prepare(`${WHOLE} WHERE r.id = ?`).bind(id).first<WholeRun>();
 }
 
-export async function listRuns(
+export async function listRuns<Shown extends { id: string }>(
   db: D1Database,
   tenant: string,
   evalId: string,
   query: { limit: number; after: string | null; order: 'asc' | 'desc'; status: EvalRunStatus | null },
-  show: (row: WholeRun) => EvalRun,
+  show: (row: WholeRun) => Shown,
 ) {
   const past = query.order === 'desc' ? '<' : '>';
   const wanted = (Object.keys(SHOWN) as TaskStatus[]).filter(

@@ -4,9 +4,11 @@ import { ApiError } from '../../shared/contract/errors.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { ModelService } from '../engine/service.ts';
 import { type BlobCache, BlobsMissingError } from './blob-cache.ts';
+import type { EdgeClient } from './edge-client.ts';
 import { errorBody } from './errors.ts';
 import type { Metrics } from './metrics.ts';
 import { requireSignature, type SignedEnv } from './require-signature.ts';
+import { compareRoutes } from './routes/compare.ts';
 import { generateRoutes } from './routes/generate.ts';
 import { healthRoutes } from './routes/health.ts';
 import { metricsRoute } from './routes/metrics.ts';
@@ -16,6 +18,8 @@ export interface AppContext {
   readonly service: ModelService;
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** Null: it runs alone. */
+  readonly edge: EdgeClient | null;
   /** Picture files that need not travel again. */
   readonly blobs: BlobCache;
   readonly secret: string;
@@ -56,6 +60,7 @@ export function createApp(context: AppContext): Hono<SignedEnv> {
     return c.body(null, 202);
   });
   app.route('/', generateRoutes(context));
+  app.route('/', compareRoutes(context));
 
   app.notFound((c) => {
     const error = new ApiError('not_found', `${c.req.method} ${c.req.path}: expected a route of this backend.`);

@@ -192,6 +192,7 @@ export async function serve(options: ServeOptions): Promise<RunningServer> {
     service,
     metrics,
     log,
+    edge,
     blobs,
     secret: options.secret,
     audience: edge === null ? undefined : id,

@@ -75,6 +75,22 @@ export class Evals {
     /** The report of a run that has ended with answers: a page for people, or JSON. */
     report: async (id: string, run: string, format: 'html' | 'json' = 'json'): Promise<string> =>
       await (await this.#http.response(`${of(id, run)}/report?format=${format}`)).text(),
+
+    /**
+     * What a run does otherwise than another one of yours, answer by answer: paired test, interval, wins and losses.
+     * @param options.force compare what they share although they did different things
+     */
+    compare: async (
+      id: string,
+      run: string,
+      other: string,
+      { format = 'json', force = false }: { format?: 'html' | 'json'; force?: boolean } = {},
+    ): Promise<string> =>
+      await (
+        await this.#http.response(
+          `${of(id, run)}/report?compare=${encodeURIComponent(other)}&format=${format}&force=${force}`,
+        )
+      ).text(),
   };
 
   async *#allItems(

@@ -51,6 +51,11 @@ export const EVAL_LIMITS = {
   tellEveryMs: 500,
   /** A report, as JSON or HTML. */
   maxReportBytes: 64 * MIB,
+  /** Answers of each of two runs that are compared, and the time that it may take. */
+  maxComparedAnswers: 100_000,
+  compareMs: 60_000,
+  /** Links to reports, which need no key, work so long at least, and at most an hour longer. */
+  reportLinkMs: 24 * 3_600_000,
   /** Results of a run are kept so long after its end; then the run deletes itself. */
   keepMs: 180 * 24 * 3_600_000,
 } as const;

@@ -396,7 +396,10 @@ export const EvalRun = z.object({
   result_counts: z.object({ total: z.int(), passed: z.int(), failed: z.int(), errored: z.int() }),
   per_model_usage: z.array(z.extend(Usage, { model_name: z.string(), invocation_count: z.int() })),
   per_testing_criteria_results: z.array(z.object({ testing_criteria: z.string(), passed: z.int(), failed: z.int() })),
-  /** A page for people, with numbers, intervals and wrong answers; `?format=json` for programs. It wants the API key, as everything does. */
+  /**
+   * A page for people, with numbers, intervals and wrong answers: a link that opens in a browser without a key, for about a day; the run, retrieved again, has a new
+   * one. Who has the link can read the report. `?format=json` for programs.
+   */
   report_url: z.string(),
 });
 export type EvalRun = z.infer<typeof EvalRun>;

@@ -27,6 +27,8 @@ const ACCESS: readonly (readonly [prefix: string, access: Access])[] = [
   ['=/openapi.json', 'open'],
   ['=/version', 'open'],
   ['=/metrics', 'admin'],
+  // Their links are signed.
+  ['/reports', 'open'],
   ['/internal', 'signature'],
   ['/v1/chat', 'inference'],
   ['/v1/score', 'inference'],

@@ -45,5 +45,14 @@ export const QUERY = {
   'status:evalrun': { type: 'string', enum: EvalRunStatus.options },
   'status:evalitem': { type: 'string', enum: EvalItemStatus.options },
   format: { type: 'string', enum: ['html', 'json'], default: 'html' },
+  compare: {
+    type: 'string',
+    description: 'Id of another run of yours, which stands first: the answer is what this one does otherwise',
+  },
+  force: {
+    type: 'boolean',
+    default: false,
+    description: 'Compare what two runs share although they did different things',
+  },
   'type:event': { type: 'string', enum: WebhookEventType.options },
 } as const;

@@ -125,6 +125,26 @@ function signedText(call: {
   return ['v2', method.toUpperCase(), target, timestamp, nonce, audience, digest].join('\n');
 }
 
+/**
+ * A code, 64 hexadecimal digits, that proves that whoever has the secret wrote these parts: for links that need no key.
+ * @param parts what is proved; the first names the kind of link, so that no code is one of another kind. None may hold a newline.
+ */
+export async function linkCode(secret: string, parts: readonly string[]): Promise<string> {
+  return await hmacHex(secretsOf(secret)[0] ?? '', linkText(parts));
+}
+
+/** Whether a code is that of these parts, by any of the secrets. */
+export async function linkMatches(secret: string, parts: readonly string[], code: string): Promise<boolean> {
+  for (const one of secretsOf(secret)) if (equalText(code, await hmacHex(one, linkText(parts)))) return true;
+  return false;
+}
+
+/** Begins otherwise than any call's text. */
+function linkText(parts: readonly string[]): string {
+  if (parts.some((part) => part.includes('\n'))) throw new RangeError('linkCode: expected parts without newlines');
+  return ['link', ...parts].join('\n');
+}
+
 function secretsOf(secret: string): string[] {
   return secret.split(',').filter((part) => part !== '');
 }

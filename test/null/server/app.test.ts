@@ -34,6 +34,7 @@ function scripted(script: (signal: AbortSignal) => AsyncGenerator<GenerateEvent,
   };
   let draining = false;
   const app = createApp({
+    edge: null,
     service,
     metrics: createMetrics(service.stats),
     log: pino({ level: 'silent' }),

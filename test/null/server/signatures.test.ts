@@ -25,6 +25,7 @@ function backend(id = audience, secrets = secret, knownSinceMs?: () => number | 
   const unused = () => assert.fail('a refused call reached the engine');
   let wakes = 0;
   const app = createApp({
+    edge: null,
     service: { cards: () => [], inFlight: 0, generate: unused, count: unused, score: unused, stats },
     metrics: createMetrics(stats),
     log: pino({ level: 'silent' }),

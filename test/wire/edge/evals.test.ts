@@ -154,9 +154,33 @@ describe('an evaluation by the official client', () => {
     const report = await fetch(`${done.report_url}?format=json`, { headers: { authorization: `Bearer ${API_KEY}` } });
     assert.equal(report.status, 200);
     assert.equal(((await report.json()) as { object: string }).object, 'mantis.eval_report');
-    const page = await fetch(done.report_url, { headers: { authorization: `Bearer ${API_KEY}` } });
+    // A person opens the link without a key, and nothing else by it.
+    const page = await fetch(done.report_url);
+    assert.equal(page.headers.get('cache-control'), 'private, no-store');
     assert.match(page.headers.get('content-security-policy') ?? '', /default-src 'none'.*sandbox/);
     assert.match(await page.text(), /^<!doctype html>/i);
+    const [, expires = '', code = ''] = /\/reports\/(\d+)\.([0-9a-f]{64})\/evalrun_/.exec(done.report_url) ?? [];
+    const inHours = (Number(expires) - Date.now() / 1000) / 3_600;
+    assert.ok(inHours > 23.9 && inHours < 25.1, `${inHours} h`);
+    for (const other of [
+      done.report_url.replace(run.id, 'evalrun_other'),
+      done.report_url.replace(`${expires}.`, `${Number(expires) + 3_600}.`),
+      done.report_url.replace(
+        code,
+        code.replace(/^./, (digit) => (digit === '0' ? '1' : '0')),
+      ),
+      done.report_url.replace(`${expires}.${code}`, 'x'),
+    ])
+      assert.equal((await fetch(other)).status, 404, other);
+    const { status, body: compared } = await door.call(
+      'GET',
+      `/v1/evals/${evaluation.id}/runs/${run.id}/report?compare=${run.id}&format=json`,
+    );
+    assert.equal(status, 200, JSON.stringify(compared));
+    const { verdict, pairs, power } = compared as { verdict: { outcome: string }; pairs: number; power: null };
+    assert.deepEqual([verdict.outcome, pairs, power], ['equal', done.result_counts.total, null]);
+    const nobodys = await door.call('GET', `/v1/evals/${evaluation.id}/runs/${run.id}/report?compare=evalrun_x`);
+    assert.equal(nobodys.status, 404);
     // What it used is in the tenant's usage, once.
     const { body } = await door.call('GET', `/v1/usage/records?request_id=${run.id}`);
     const { data } = body as { data: { images: { width: number; tokens: number }[]; input_bytes: number }[] };
@@ -350,6 +374,12 @@ describe('an evaluation by the official client', () => {
       controls.map(({ control }) => control),
       ['text-only'],
     );
+    const other = (more: string) =>
+      door.call('GET', `/v1/evals/${made.id}/runs/${done.id}/report?compare=${folders.id}${more}`);
+    const different = (await other('')).body as { error: { code: string; param: string; message: string } };
+    assert.deepEqual([different.error.code, different.error.param], ['invalid_value', 'compare']);
+    assert.match(different.error.message, /did different things.*variants.*`force=true` compares what they share/);
+    assert.match(String((await other('&force=true')).body), /<h2>The two runs did different things<\/h2>/);
     const escaped = await ended(
       made.id,
       (await started([{ ...rows[0], images: ['/etc/hostname', '../../x.png'] }], 'test.json')).id,
