@@ -23,8 +23,8 @@ export interface TaskContext {
   readonly signal: AbortSignal;
   /** Aborted when others wait and this task has had its turn: a handler that can go on later stops then and throws `TurnOver`. */
   readonly turn: AbortSignal;
-  /** Whether `signal` was aborted because a client cancelled the task. */
-  readonly wasCancelled: () => boolean;
+  /** Whether a client has cancelled the task: asked of the edge, which a handler that was refused has not heard it from yet. */
+  readonly wasCancelled: () => Promise<boolean>;
   /** Checkpoint folder of a base model, or `null` when this backend does not have it. */
   readonly baseDirOf: (model: string) => string | null;
   /** Name under which this backend is known. */
@@ -196,7 +196,7 @@ export class TaskRunner {
         log,
         signal: stop.signal,
         turn: turn.signal,
-        wasCancelled: () => isCancelled,
+        wasCancelled: async () => isCancelled || (await this.#isCancelled(id, lease)),
         baseDirOf,
         backendId,
       };
@@ -226,6 +226,11 @@ export class TaskRunner {
     if (!isLost) await this.#finish(id, { token: lease.token, ...end }, log);
     await rm(workDir, { recursive: true, force: true }).catch(() => {});
     this.#o.observe(this.#running.size);
+  }
+
+  async #isCancelled(id: string, { token }: Lease): Promise<boolean> {
+    const answer = await this.#o.edge.post(`/internal/tasks/${id}/heartbeat`, { token }).catch(() => null);
+    return answer !== null && JobHeartbeatResponse.parse(answer).cancel;
   }
 
   #keepLease(

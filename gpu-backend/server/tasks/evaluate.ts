@@ -2,6 +2,7 @@ import type { EvaluateTask } from '../../../shared/contract/evalTask.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 import type { ModelService } from '../../engine/service.ts';
 import { Turnstile } from '../../eval/run/turnstile.ts';
+import { EdgeError } from '../edge-client.ts';
 import { TaskFailure, type TaskHandler, TurnOver } from '../task-runner.ts';
 import { Asker } from './evaluate-ask.ts';
 import { stageReports } from './evaluate-report.ts';
@@ -41,7 +42,8 @@ export function evaluateHandler(service: ModelService, observe: ObserveQuestion 
         );
       return staged;
     } catch (error) {
-      if (run !== null && context.wasCancelled()) await lastReport(run, id, leaseToken, context);
+      const isStopped = signal.aborted || (error instanceof EdgeError && error.code === 'stale_lease');
+      if (run !== null && isStopped && (await context.wasCancelled())) await lastReport(run, id, leaseToken, context);
       throw error;
     } finally {
       await results.close();
