@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { CreateEvalRequest } from '../../shared/contract/evals.ts';
 import { withApi } from './api.ts';
 import { CliError } from './error.ts';
+import { addCompareCommand } from './evals-compare.ts';
 import { readRequest } from './evals-request.ts';
 import { addRunCommands } from './evals-runs.ts';
 import { type JsonOption, type Paged, paged, print, readPages, tellMore } from './evals-view.ts';
@@ -73,6 +74,7 @@ export function evalsCommand(): Command {
   );
 
   addRunCommands(evals);
+  addCompareCommand(evals);
   return evals;
 }
 

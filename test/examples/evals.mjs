@@ -73,9 +73,7 @@ for await (const { sample, datasource_item: item } of client.evals.runs.outputIt
   status: 'fail',
 }))
   console.log(`${item.question}: expected ${item.answer}, received ${sample.output[0].content}`);
-const report = await fetch(`${run.report_url}?format=json`, {
-  headers: { authorization: `Bearer ${client.apiKey}` },
-});
+const report = await fetch(`${run.report_url}?format=json`);
 const { headline } = await report.json();
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 console.log(`${percent(headline.mean)}, 95 % interval ${headline.interval.map(percent).join(' to ')}`);

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import OpenAI, { toFile } from 'openai';
+import { evalsCommand } from '../../../gpu-backend/cli/evals.ts';
 import { API_KEY, type Installation, MODEL, startInstallation, until } from './installation.ts';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
@@ -179,6 +180,16 @@ describe('an evaluation by the official client', () => {
     assert.equal(status, 200, JSON.stringify(compared));
     const { verdict, pairs, power } = compared as { verdict: { outcome: string }; pairs: number; power: null };
     assert.deepEqual([verdict.outcome, pairs, power], ['equal', done.result_counts.total, null]);
+    const said: string[] = [];
+    const write = process.stdout.write;
+    process.stdout.write = (text: string | Uint8Array) => said.push(String(text)) > 0;
+    const at = ['--url', door.url, '--api-key', API_KEY];
+    await evalsCommand()
+      .parseAsync(['compare', evaluation.id, run.id, run.id, ...at], { from: 'user' })
+      .finally(() => {
+        process.stdout.write = write;
+      });
+    assert.match(said.join(''), /score the same on each of these \d+ answers/);
     const nobodys = await door.call('GET', `/v1/evals/${evaluation.id}/runs/${run.id}/report?compare=evalrun_x`);
     assert.equal(nobodys.status, 404);
     // What it used is in the tenant's usage, once.
