@@ -128,6 +128,7 @@ async function servedModel(flags: EvalFlags, model: string): Promise<EvalModel> 
     baseUrl: `${origin}/v1`,
     apiKey,
     choices: 'score',
+    ...(card.limits == null ? {} : { maxAnswerTokens: card.limits.max_new_tokens }),
     // A folder that was written anew is another model.
     facts: { created: card.created },
     ...requestSettings(flags),

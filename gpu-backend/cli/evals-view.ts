@@ -47,7 +47,7 @@ export async function readPages<T extends { readonly id: string }>(
 
 /** A list that ends before all of them says so; on standard error, so that a pipe gets the table alone. */
 export function tellMore({ data, hasMore }: Listed<unknown>, things: string): void {
-  if (hasMore) process.stderr.write(`the first ${data.length} ${things}, there are more: --limit\n`);
+  if (hasMore) process.stderr.write(`there are more ${things} than these ${data.length}: --limit\n`);
 }
 
 /** What came of a run; of one that has not completed, why comes first. */

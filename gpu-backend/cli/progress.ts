@@ -9,6 +9,7 @@ const LEAST_MS = 2_000;
 export class ProgressBar {
   readonly #label: string;
   #lastLineAt = Number.NEGATIVE_INFINITY;
+  #lastLine = '';
   /** What was done when, oldest first: the last half a minute. */
   readonly #passed: { readonly atMs: number; readonly done: number }[] = [];
   #open = false;
@@ -23,9 +24,11 @@ export class ProgressBar {
     const now = performance.now();
     const text = `${this.#label} ${done}/${total} ${Math.floor(ratio * 100)} %${this.#remaining(done, total, now)} ${note}`;
     if (!process.stderr.isTTY) {
-      if (now - this.#lastLineAt < LINE_MS && ratio < 1) return;
+      const line = `${text.trimEnd()}\n`;
+      if ((now - this.#lastLineAt < LINE_MS && ratio < 1) || line === this.#lastLine) return;
       this.#lastLineAt = now;
-      process.stderr.write(`${text.trimEnd()}\n`);
+      this.#lastLine = line;
+      process.stderr.write(line);
       return;
     }
     const width = Math.max(10, Math.min(40, (process.stderr.columns ?? 80) - text.length - 4));

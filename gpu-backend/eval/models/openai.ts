@@ -16,12 +16,14 @@ export interface OpenAiModelOptions extends EndpointOptions {
   readonly maxImageBytes?: number;
   /** Most pictures of a question. Default: no bound. */
   readonly maxImages?: number;
+  /** Longest answer that the model may write; a task's bound that is not below it is left out of requests. Default: not known. */
+  readonly maxAnswerTokens?: number;
 }
 
 const MAX_IMAGE_BYTES = 20 * 2 ** 20;
 
 export function openAiModel(options: OpenAiModelOptions): EvalModel {
-  const { model, request = {}, choices, facts = {}, maxImageBytes, maxImages, ...address } = options;
+  const { model, request = {}, choices, facts = {}, maxImageBytes, maxImages, maxAnswerTokens, ...address } = options;
   const endpoint = new Endpoint(address);
   const comparesChoices = choices === 'score';
   const identity = { endpoint: endpoint.address, model, request, comparesChoices, facts };
@@ -31,7 +33,8 @@ export function openAiModel(options: OpenAiModelOptions): EvalModel {
   const generate = async (messages: Json, prompt: EvalPrompt, signal: AbortSignal): Promise<EvalAnswer> => {
     for (;;) {
       const bound = boundName;
-      const body = { model, messages, temperature: 0, [bound]: prompt.maxTokens, ...request };
+      const isBound = maxAnswerTokens === undefined || prompt.maxTokens < maxAnswerTokens;
+      const body = { model, messages, temperature: 0, ...(isBound ? { [bound]: prompt.maxTokens } : {}), ...request };
       try {
         return await endpoint.post('/chat/completions', withoutNulls(body), readCompletion, signal);
       } catch (error) {

@@ -223,7 +223,7 @@ it('lists of evaluations go on from page to page, and say where they end before 
     assert.equal(whole.err, '');
     const first = await list('--limit', '120');
     assert.equal(first.out.trim().split('\n').length, 121);
-    assert.match(first.err, /the first 120 evaluations, there are more: --limit/);
+    assert.match(first.err, /there are more evaluations than these 120: --limit/);
     assert.deepEqual(asked.slice(3), ['/v1/evals?limit=100&order=desc', '/v1/evals?limit=20&after=e99&order=desc']);
     assert.match((await list('--limit', '0')).message, /Expected a whole number from 1/);
   } finally {

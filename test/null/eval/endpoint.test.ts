@@ -193,6 +193,15 @@ describe('an endpoint of OpenAI’s form', () => {
     assert.equal(requests[3]?.body.reasoning_effort, 'low');
   });
 
+  it('is not asked for more than its model may write', async () => {
+    await ask({ maxAnswerTokens: 16 });
+    await ask({ maxAnswerTokens: 17 });
+    assert.deepEqual(
+      requests.map(({ body }) => body.max_tokens),
+      [undefined, 16],
+    );
+  });
+
   it('is not sent what is too large, or no picture', async () => {
     await assert.rejects(ask({ maxImageBytes: 10 }), /picture 1 has 70 bytes and is not sent, 10 are allowed/);
     await assert.rejects(ask({ maxImages: 1 }), /2 pictures is not sent, 1 are allowed/);
