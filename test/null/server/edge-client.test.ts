@@ -1,7 +1,7 @@
 /** Downloads from the edge: whole or not at all, also where two models that are loaded at once share a file. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, utimes } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -87,3 +87,39 @@ test('models that share files are fetched at the same time', async () => {
       'every file of the model is in its folder',
     );
 });
+
+test('checkpoints that were used longest ago make room, with the files that are theirs alone', async () => {
+  const kept = join(dir, 'kept');
+  const config = FILES.get('adapter_config.json')!;
+  const store = new OverlayStore(edge, kept, undefined, { bytes: 2 * 300_100, atLeast: 1 });
+  const fetch = async (step: number) => {
+    const weights = `step${step}.bin`;
+    FILES.set(weights, Buffer.alloc(300_000, step));
+    const stored = { 'adapter_config.json': config, 'adapter_model.safetensors': FILES.get(weights)! };
+    const files = Object.entries(stored).map(([name, bytes]) => ({
+      name,
+      url: '',
+      bytes: bytes.byteLength,
+      sha256: sha256Of(bytes),
+    }));
+    // The server goes by the last name of a path.
+    FILES.set('adapter_model.safetensors', stored['adapter_model.safetensors']);
+    const overlay = await store.fetch({ model: 'm', adapter: { id: 'm', base: 'nano', kind: 'lora', files } });
+    await store.settled();
+    return overlay;
+  };
+  const [first, second] = [await fetch(1), await fetch(2)];
+  const hourAgo = Date.now() / 1000 - 3_600;
+  await utimes(second.dir, hourAgo, hourAgo);
+  await utimes(first.dir, hourAgo - 60, hourAgo - 60);
+  await fetch(1); // used again
+  await until(async () => (await stat(first.dir)).mtimeMs > Date.now() - 60_000);
+  const third = await fetch(3);
+  assert.deepEqual((await readdir(join(kept, 'overlays'))).sort(), [first, third].map(({ key }) => key).sort());
+  assert.equal((await readdir(join(kept, 'blobs'))).length, 3, 'two of weights, one of the configuration');
+  assert.deepEqual(await readFile(join(third.dir, 'adapter_model.safetensors')), Buffer.alloc(300_000, 3));
+});
+
+async function until(isSo: () => Promise<boolean>): Promise<void> {
+  for (let i = 0; i < 200 && !(await isSo()); i++) await new Promise((resolve) => setTimeout(resolve, 5));
+}
