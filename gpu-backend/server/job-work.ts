@@ -224,7 +224,7 @@ export class JobWork {
     if (!this.#hasEnough(evaluation)) return false;
     this.#say(
       'info',
-      `The job ends early after step ${step}: its accuracy had no new best ${evaluation.earlyStop?.patience} times.`,
+      `The job ends early after step ${step}: ${bestless(evaluation.earlyStop?.patience ?? 0)} no new best accuracy.`,
     );
     return true;
   }
@@ -343,4 +343,9 @@ function checkpointMetrics(metrics: FineTuneMetrics): CheckpointMetrics {
     ...(full_valid_loss === undefined ? {} : { full_valid_loss }),
     ...(full_valid_mean_token_accuracy === undefined ? {} : { full_valid_mean_token_accuracy }),
   };
+}
+
+/** `the last evaluation brought`, `the last 3 evaluations brought`. */
+function bestless(count: number): string {
+  return count === 1 ? 'the last evaluation brought' : `the last ${count} evaluations brought`;
 }

@@ -53,7 +53,7 @@ export function headline(report: EvalReport): Markup {
   ];
   rows.sort((a, b) => b.value - a.value);
   const isGuessed = rows.some(({ kind }) => kind === 'random');
-  return html`<section>${part === null ? null : html`<p class="note"><strong>Only a part of the benchmark was asked:</strong> ${part}. Published scores are over all of it and do not compare.</p>`}
+  return html`<section>${part === null ? null : html`<p class="note"><strong>Only a part of the benchmark was asked:</strong> ${part}.${report.anchors.length === 0 ? '' : ' Published scores are over all of it and do not compare.'}</p>`}
 <div class="head"><div><div class="big">${percent(own.mean)}</div>
 <p class="soft">${own.method === 'none' ? 'all answers are of one group: no interval can be given' : html`95 % interval ${percent(own.interval[0])} … ${percent(own.interval[1])}${own.standardError === null || own.standardError === 0 ? null : html`, standard error ${(100 * own.standardError).toFixed(2)}`}`}${
     bootstrap === null || bootstrap[0] === bootstrap[1]
