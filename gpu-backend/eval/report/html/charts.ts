@@ -54,14 +54,14 @@ export function withInterval(mean: number, interval: readonly [number, number]):
 export function reliability(calibration: NonNullable<EvalReport['calibration']>): Markup {
   const most = Math.max(...calibration.bins.map(({ items }) => items));
   const [x, y] = [(share: number) => 34 + 250 * share, (share: number) => 260 - 250 * share];
-  return html`<svg class="plot" viewBox="0 0 300 300" role="img" aria-label="Accuracy by confidence; on the dashed line both are equal">
+  return html`<svg class="plot" viewBox="-16 -4 316 304" role="img" aria-label="Accuracy by confidence; on the dashed line both are equal">
 <rect class="axis" x="34" y="10" width="250" height="250"/><line class="ideal" x1="34" y1="260" x2="284" y2="10"/>
 ${calibration.bins.map(
   ({ confidence, accuracy, items, from, to }) =>
     html`<circle class="own" cx="${x(confidence).toFixed(1)}" cy="${y(accuracy).toFixed(1)}" r="${(3 + 9 * Math.sqrt(items / most)).toFixed(1)}"><title>confidence ${from.toFixed(1)} … ${to.toFixed(1)}: ${items} answers, ${percent(accuracy)} right</title></circle>`,
 )}
 ${[0, 0.5, 1].map((tick) => html`<text x="${x(tick)}" y="276" text-anchor="middle">${100 * tick}</text><text x="28" y="${y(tick) + 4}" text-anchor="end">${100 * tick}</text>`)}
-<text x="159" y="294" text-anchor="middle">confidence, %</text><text x="12" y="135" text-anchor="middle" transform="rotate(-90 12 135)">right, %</text></svg>`;
+<text x="159" y="294" text-anchor="middle">confidence, %</text><text x="-4" y="135" text-anchor="middle" transform="rotate(-90 -4 135)">right, %</text></svg>`;
 }
 
 /** References in rows, answers in columns. */

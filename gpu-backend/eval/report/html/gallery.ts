@@ -77,7 +77,7 @@ type Question = Pick<WrongAnswer, 'record' | 'category' | 'question' | 'options'
 
 function questionParts({ record, category, question, options, images, reference }: Question, sprites: Sprites): Markup {
   return html`<p class="chips">${category === null ? null : html`<span class="chip">${category}</span>`}<code class="soft small">${record}</code></p>
-${images.length === 0 ? null : html`<div class="pictures">${images.map((sha256, i) => sprites.show(sha256, i + 1, images.length))}</div>`}
+${images.length === 0 ? null : sprites.isEmpty ? html`<p class="soft small">${counted(images.length, 'picture')}, not embedded here</p>` : html`<div class="pictures">${images.map((sha256, i) => sprites.show(sha256, i + 1, images.length))}</div>`}
 ${question === '' ? null : html`<p dir="auto">${withSlots(question, images.length)}</p>`}
 ${optionList(options, reference)}`;
 }

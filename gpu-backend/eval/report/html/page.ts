@@ -39,6 +39,11 @@ export class Sprites {
     this.#thumbnails = thumbnails;
   }
 
+  /** Nobody had the pictures at hand: a page of boxes would tell nothing. */
+  get isEmpty(): boolean {
+    return this.#thumbnails.size === 0;
+  }
+
   /** The picture at its place; a box that says so where it is not embedded. */
   show(sha256: string, place: number, count: number): Markup {
     const thumbnail = this.#thumbnails.get(sha256);

@@ -54,7 +54,7 @@ article p{white-space:pre-wrap;unicode-bidi:isolate}article .chips{margin:0 0 6p
 ol.options{margin:6px 0;padding-left:24px;list-style:upper-alpha}ol.options li{unicode-bidi:isolate}
 pre{font-size:12.5px;white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border-radius:8px;padding:12px;margin:8px 0 0}
 summary{cursor:pointer;font-weight:600}code{font-size:.92em;overflow-wrap:anywhere}[hidden]{display:none!important}
-.plot{max-width:340px;width:100%;height:auto}.plot text{fill:var(--soft);font-size:11px}.plot .axis{stroke:var(--line);fill:none}.plot .ideal{stroke:var(--soft);stroke-dasharray:4 4}.plot .own{fill:var(--own);fill-opacity:.8}
+.plot{max-width:340px;overflow:visible;width:100%;height:auto}.plot text{fill:var(--soft);font-size:11px}.plot .axis{stroke:var(--line);fill:none}.plot .ideal{stroke:var(--soft);stroke-dasharray:4 4}.plot .own{fill:var(--own);fill-opacity:.8}
 footer{color:var(--soft);font-size:12px;margin-top:24px;overflow-wrap:anywhere}
 @media (max-width:560px){main{padding:18px 10px 40px}section{padding:14px 12px}.big{font-size:44px}.bars{table-layout:fixed}.bars th{width:39%;max-width:none;white-space:normal;overflow-wrap:anywhere;hyphens:auto;line-height:1.2;font-size:13px}.bars td.n{width:31%;white-space:normal;font-size:13px}.bars td.t{min-width:0}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--line:#bbb;--page:#fff;--card:#fff;--track:#eee;--own:#0b6e5f;--own-soft:#0b6e5f38;--dot:#777;--mantis:#b8860b;--good:#0b6e5f;--bad:#b3362c;--guess:#b3362c;--chip:#eee}
