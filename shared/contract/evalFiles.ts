@@ -8,8 +8,7 @@ export function benchmarkPath(filename: string): string | null {
   const path = filename.replaceAll('\\', '/');
   if (path.startsWith('/') || /^[a-z]:/i.test(path)) return null;
   const steps = path.split('/').filter((step) => step !== '' && step !== '.');
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
-  const isOdd = steps.some((step) => step.startsWith('.') || step.length > 200 || /[\u0000-\u001f\u007f]/.test(step));
+  const isOdd = steps.some((step) => step.startsWith('.') || step.length > 200 || /\p{Cc}/u.test(step));
   return steps.length === 0 || isOdd ? null : steps.join('/');
 }
 
