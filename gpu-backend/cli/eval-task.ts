@@ -72,9 +72,7 @@ export async function openTask(name: string, flags: EvalFlags, paths: readonly s
   try {
     const task = name === SKILLS ? await generatedSkills(flags) : taskOf(name, flags);
     if (name !== SKILLS && paths.length === 0)
-      throw new Error(
-        `${task.title} is read from your own files: name them with --data (${benchmarkFacts[name]?.files ?? 'repeatable'})`,
-      );
+      throw new Error(`${task.title} is read from your own files: name them with --data${howToFetch(name)}`);
     const read = await task.open({
       // Readers join names of pictures to these, so they must mean the same wherever they are read.
       paths: paths.map((path) => resolve(path)),
@@ -100,6 +98,15 @@ export async function openTask(name: string, flags: EvalFlags, paths: readonly s
   } catch (error) {
     throw error instanceof CliError ? error : new CliError(error instanceof Error ? error.message : String(error), 2);
   }
+}
+
+/** What files a task wants, and for a data set of Hugging Face's hub how to get them. */
+function howToFetch(name: string): string {
+  const files = benchmarkFacts[name]?.files;
+  if (files === undefined) return '';
+  const hub = /^[\w-]+\/[\w.-]*\w/.exec(files)?.[0];
+  const fetch = `huggingface-cli download ${hub} --repo-type dataset --local-dir ${name}`;
+  return hub === undefined ? ` (${files})` : ` (${files}); to fetch them: ${fetch}, then --data ${name}`;
 }
 
 /** Questions that nobody can score are asked for a test server alone. */

@@ -265,10 +265,11 @@ class Run {
       this.#counts.errors++;
       const { total } = this.#askable;
       const share = this.#o.maxErrorShare ?? DEFAULT_MAX_ERROR_SHARE;
-      const most = share === 0 ? 0 : Math.max(Math.floor(share * total), Math.min(MIN_ERRORS, total - 1));
+      const least = share === 0 ? 0 : Math.min(MIN_ERRORS, total - 1);
+      const most = Math.max(Math.floor(share * total), least);
       if (this.#counts.errors > most)
         throw new TooManyErrors(
-          `${this.#counts.errors} of ${total} questions stayed without an answer, ${most} ${most === 1 ? 'is' : 'are'} let pass (--max-errors ${share}${share === 0 ? '' : `, and ${MIN_ERRORS} in any case`}); the last one, ${item.record}: ${item.error}`,
+          `${this.#counts.errors} of ${total} questions stayed without an answer, ${most} ${most === 1 ? 'is' : 'are'} let pass (--max-errors ${share}${least === 0 ? '' : `, and ${least} in any case`}); the last one, ${item.record}: ${item.error}`,
         );
     }
     this.#count();
