@@ -152,8 +152,8 @@ function summary(result: ValidateResult): string {
       ? 'Files refused: there is no usable example.'
       : `Files refused: ${share} of the lines are bad, at most ${(100 * report.max_bad_share).toFixed(1)} % may be.`;
   const odd = `${leakageOf(report.leakage)}${unanswerableOf(report)}`;
-  if (bad === 0) return `Files validated: ${usable} examples.${odd}`;
-  return `Files validated: ${usable} examples; ${bad} bad lines (${share}) are left out.${odd}`;
+  if (bad === 0) return `Files validated: ${counted(usable, 'example')}.${odd}`;
+  return `Files validated: ${counted(usable, 'example')}; ${counted(bad, 'bad line')} (${share}) ${bad === 1 ? 'is' : 'are'} left out.${odd}`;
 }
 
 /** Whether what is measured on the held-out examples says less than it seems to. */
@@ -167,7 +167,7 @@ function leakageOf({ held_out_images: images = 0, held_out_examples: examples = 
     ...(images === 0 ? [] : [counted(images, 'held-out picture')]),
     ...(examples === 0 ? [] : [counted(examples, 'held-out example')]),
   ];
-  return ` ${found.join(' and ')} ${images + examples === 1 ? 'is' : 'are'} in the training data too: what is measured on them says little.`;
+  return ` ${found.join(' and ')} ${images + examples === 1 ? 'is' : 'are'} in the training data too: what is measured on ${images + examples === 1 ? 'it' : 'them'} says little.`;
 }
 
 function unanswerableOf({ problems, problem_counts: counts }: DatasetReport): string {

@@ -35,6 +35,7 @@ export async function endTraining(env: Env, run: TrainedRun, nowMs: number): Pro
       error?.code ?? `job_${cause}`,
       error?.message ?? `Job ${run.job_id} is ${cause}.`,
       nowMs,
+      error?.param,
     );
   }
   const schedule = await findSchedule(env.DB, run.schedule_id);
@@ -67,7 +68,7 @@ async function beginGate(
         : await dataSpecOf(env, run.tenant, gate.held_out_file, 'gate.held_out_file');
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    return await fail(env, run, error.code, error.message, nowMs);
+    return await fail(env, run, error.code, error.message, nowMs, error.param);
   }
   const spec: CompareTask = {
     kind: 'compare',
@@ -108,7 +109,7 @@ export async function endGate(env: Env, run: ComparedRun, nowMs: number): Promis
   if (run.task_status !== 'succeeded' || run.result_key === null) {
     const error = run.task_error === null ? null : (JSON.parse(run.task_error) as JobError);
     const message = error?.message ?? `Comparison ${run.task_id} is ${run.task_status ?? 'gone'}.`;
-    return await fail(env, run, error?.code ?? 'comparison_failed', message, nowMs);
+    return await fail(env, run, error?.code ?? 'comparison_failed', message, nowMs, error?.param);
   }
   const schedule = await findSchedule(env.DB, run.schedule_id);
   if (schedule === null || schedule.status === 'deleted' || schedule.alias === null || schedule.gate === null)

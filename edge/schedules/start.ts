@@ -119,8 +119,15 @@ async function postpone(env: Env, run: RunRow, message: string, nowMs: number) {
 }
 
 /** Ends a run as failed. */
-export async function fail(env: Env, run: RunRow, code: string, message: string, nowMs: number): Promise<void> {
-  const error = JSON.stringify({ code, message, param: null });
+export async function fail(
+  env: Env,
+  run: RunRow,
+  code: string,
+  message: string,
+  nowMs: number,
+  param: string | null = null,
+): Promise<void> {
+  const error = JSON.stringify({ code, message, param });
   const { statement, guard } = changeRun(env.DB, run, { status: 'failed', error, finished_at: nowMs });
   await env.DB.batch([
     statement,

@@ -177,7 +177,7 @@ export class ItemJudge {
       model: this.#spec.model ?? (typeof sample.model === 'string' ? sample.model : ''),
       usage: answered === null ? null : usageOf(answered),
       error: null,
-      temperature: answered === null ? null : (sampling.temperature ?? 0),
+      temperature: this.#write === null ? null : (sampling.temperature ?? 0),
       max_completion_tokens: sampling.max_completion_tokens ?? sampling.max_completions_tokens ?? null,
       top_p: sampling.top_p ?? null,
       seed: sampling.seed ?? null,

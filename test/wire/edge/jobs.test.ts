@@ -133,6 +133,13 @@ describe('the data of a job', () => {
   it('must exist', async () => {
     const error = await refused(post({ training_file: 'file-x' }));
     assert.deepEqual([error.status, error.code, error.param], [404, 'file_not_found', 'training_file']);
+    const elsewhere = await door.openai.files.create({ file: new File(['{}\n'], 'x.jsonl'), purpose: 'evals' });
+    const misfit = await refused(post({ training_file: elsewhere.id }));
+    assert.deepEqual([misfit.code, misfit.param], ['invalid_value', 'training_file']);
+    assert.match(
+      misfit.message,
+      /expected a file that was uploaded with the purpose "fine-tune", received file-\w+, which is for "evals"/,
+    );
     const stages = [{ train: 'lora', training_file: 'file-y' }];
     const other = await refused(post({ method: { type: 'supervised', supervised: { mantis: { stages } } } }));
     assert.equal(other.param, 'method.supervised.mantis.stages[0].training_file');
@@ -158,11 +165,25 @@ describe('the data of a job', () => {
       data: 0,
     });
     assert.equal((await refused(door.openai.files.delete(file))).status, 409);
-    const end = { token: task.lease.token, status: 'succeeded', result: validateResult(1), error: null };
+    const { report, ...rest } = validateResult(1);
+    const leakage = { ...report.leakage, held_out_images: 1, held_out_examples: 0 };
+    const result = { ...rest, report: { ...report, leakage } };
+    const end = { token: task.lease.token, status: 'succeeded', result, error: null };
     assert.equal((await door.signed('POST', `/internal/tasks/${task.id}/finish`, { ...end, token: 99 })).status, 409);
     for (const _ of [1, 2])
       assert.equal((await door.signed('POST', `/internal/tasks/${task.id}/finish`, end)).status, 200);
     assert.equal((await retrieve(job.id)).status, 'queued');
+    const said = (await door.openai.fineTuning.jobs.listEvents(job.id)).data;
+    assert.deepEqual(
+      said.slice(0, 2).map(({ level, message }) => [level, message]),
+      [
+        ['info', 'Files validated, moving job to queued state.'],
+        [
+          'warn',
+          'Files validated: 1 example. 1 held-out picture is in the training data too: what is measured on it says little.',
+        ],
+      ],
+    );
     assert.equal((await door.openai.fineTuning.jobs.cancel(job.id)).status, 'cancelled');
     assert.equal((await door.openai.files.delete(file)).deleted, true);
   });
