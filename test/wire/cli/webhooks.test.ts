@@ -67,7 +67,7 @@ describe('mantis webhooks', () => {
     assert.match(list.out, new RegExp(`^${id}\\s+enabled\\s+batch\\.\\*\\s.*${url}\\s+ops`, 'm'));
     assert.match(deliveries.out, /^evt_\w+\s+batch\.failed\s+delivered\s+1\s+200/m);
     assert.deepEqual([test.code, /^200 after \d+ ms/.test(test.out)], [0, true]);
-    assert.equal(wrong.code, 1);
+    assert.equal(wrong.code, 2);
     assert.match(wrong.err, /Expected some of \*, fine_tuning\.\*/);
     const delivery = /whd_\w+/.exec(deliveries.out)?.[0] ?? '';
     const [shown, again, range, rotated] = await Promise.all([
