@@ -94,7 +94,7 @@ export class Asker {
       priority: 'batch',
       deadlineMs: LIMITS.request.deadlineMs,
     };
-    return await this.#again(async () => {
+    return await this.#again(messages, async () => {
       const startedAt = performance.now();
       const used = (usage: Omit<EvalItemUsage, 'model'>, tokens: readonly number[], cache: readonly string[] = []) => ({
         model,
@@ -123,7 +123,7 @@ export class Asker {
     });
   }
 
-  async #again<T>(work: () => Promise<T>): Promise<T> {
+  async #again<T>(messages: readonly GenerateMessage[], work: () => Promise<T>): Promise<T> {
     const { signal } = this.#o;
     for (let attempt = 1; ; attempt++) {
       signal.throwIfAborted();
@@ -133,7 +133,7 @@ export class Asker {
         signal.throwIfAborted();
         if (!(error instanceof ApiError)) throw error;
         const passes = error.status >= 500 || error.status === 429;
-        if (!passes) throw new ItemError(error.code, error.message);
+        if (!passes) throw new ItemError(error.code, inWords(error.message, messages));
         if (attempt === MAX_TRIES) throw error;
         await sleep(Math.min(PAUSE_MS * 2 ** (attempt - 1), MAX_PAUSE_MS), undefined, { signal });
       }
@@ -157,7 +157,10 @@ export class Asker {
           content += part.text;
           continue;
         }
-        const picture = await this.picture(part.reference);
+        const place = pictures.length + 1;
+        const picture = await this.picture(part.reference).catch((error: unknown) => {
+          throw error instanceof ItemError ? new ItemError(error.code, inPicture(place, error.message)) : error;
+        });
         let blob = places.get(picture.sha256);
         if (blob === undefined) {
           blob = blobs.push(picture.bytes) - 1;
@@ -226,6 +229,20 @@ export class Asker {
 async function measured(bytes: Uint8Array): Promise<Picture> {
   const { width, height } = await readPictureSize(bytes).catch(() => ({ width: 0, height: 0 }));
   return { bytes, sha256: createHash('sha256').update(bytes).digest('hex'), width, height };
+}
+
+/** `picture 3 of the question: expected …`: people know nothing of parts and blobs. */
+const inPicture = (place: number, message: string): string =>
+  `picture ${place} of the question: ${message.replace(/^(?:image|reference|data_source)[^:]{0,40}: /, '')}`;
+
+/** A refusal by the engine, which names parts of messages, in the same words. */
+function inWords(message: string, messages: readonly GenerateMessage[]): string {
+  const [whole, m, p] = /^messages\[(\d+)\]\.parts\[(\d+)\]: /.exec(message) ?? [];
+  if (whole === undefined) return message;
+  const before = messages.slice(0, Number(m)).flatMap(({ parts }) => parts);
+  const until = messages[Number(m)]?.parts.slice(0, Number(p) + 1) ?? [];
+  const place = [...before, ...until].filter(({ type }) => type === 'image').length;
+  return inPicture(place, message.slice(whole.length));
 }
 
 /** Where only the sum of several pictures is told: equal parts of it, the first ones larger by what is left. */

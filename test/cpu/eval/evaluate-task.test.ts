@@ -218,7 +218,10 @@ test('canceled, it has a report of what was judged; without a verdict at all, it
   const criteria = spec.criteria.map((criterion) => ({ ...criterion, reference }) as typeof criterion);
   await assert.rejects(attempt(without, null, [], { spec: { ...spec, criteria } }), (error: unknown) => {
     assert.ok(error instanceof TaskFailure && error.code === 'eval_no_answers', String(error));
-    assert.match(error.message, /^None of the 2 questions has a verdict\. The first: image: expected data:image/);
+    assert.match(
+      error.message,
+      /^None of the 2 questions has a verdict\. The first: picture 1 of the question: expected data:image/,
+    );
     assert.ok(error.result !== null, 'with its report');
     return true;
   });

@@ -581,5 +581,22 @@ describe('an evaluation by the official client', () => {
       testing_criteria: [equals],
     });
     await assert.rejects(theirs.evals.runs.retrieve(run!.id, { eval_id: own.id }), OpenAI.NotFoundError);
+    // A long run of one tenant keeps nobody else waiting.
+    const long = await openai.evals.runs.create(
+      evaluation.id,
+      asking(Array.from({ length: 1_000 }, (_, i) => ({ item: { images: [], question: `${i}`, answer: 'x' } }))),
+    );
+    const short = await theirs.evals.runs.create(
+      own.id,
+      asking([{ item: { images: [], question: '?', answer: 'x' } }]),
+    );
+    await until(
+      async () => (await theirs.evals.runs.retrieve(short.id, { eval_id: own.id })).status === 'completed',
+      30_000,
+      'the short run has ended',
+    );
+    const stillLong = await openai.evals.runs.retrieve(long.id, { eval_id: evaluation.id });
+    assert.ok(['queued', 'in_progress'].includes(stillLong.status), JSON.stringify(stillLong.result_counts));
+    await openai.evals.runs.cancel(long.id, { eval_id: evaluation.id });
   });
 });

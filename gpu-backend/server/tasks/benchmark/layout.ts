@@ -47,7 +47,8 @@ export async function layOut(
       // What readers throw is about the files, and says which.
       const message = error instanceof Error ? error.message : String(error);
       throw new Refusal(
-        message.replaceAll(`${folder}/`, '').replaceAll(folder, 'the uploaded files'),
+        // Readers speak to the command line too.
+        message.replaceAll(`${folder}/`, '').replaceAll(folder, 'the uploaded files').replaceAll('--split', '`split`'),
         'data_source.file_ids',
       );
     });
