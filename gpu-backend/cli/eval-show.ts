@@ -1,5 +1,5 @@
 /** `mantis eval show`: reports of runs that have ended, what changed between two, or all in one table. */
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { compareReports } from '../eval/report/compare.ts';
 import { renderComparisonHtml } from '../eval/report/html/compare.ts';
@@ -19,14 +19,15 @@ export interface ShowFlags {
   readonly format?: TableFormat;
 }
 
-/** @param folders one: its report; several: a leaderboard @throws CliError */
-export async function showRuns(folders: readonly string[], flags: ShowFlags): Promise<void> {
-  const [folder, ...others] = folders;
-  if (folder === undefined) throw new CliError('expected the folder of a run', 2);
+/** @param paths one run: its report; several, or a folder of runs: a table of all @throws CliError */
+export async function showRuns(paths: readonly string[], flags: ShowFlags): Promise<void> {
   if (flags.force === true && flags.compare === undefined)
     throw new CliError('--force does nothing here: there is no --compare', 2);
   if (flags.format !== undefined && (flags.json === true || flags.compare !== undefined || flags.html !== undefined))
     throw new CliError('--format is for the table alone: leave --json, --html and --compare out', 2);
+  const folders = await runsIn(paths);
+  const [folder, ...others] = folders;
+  if (folder === undefined) throw new CliError(`${paths.join(', ')}: there is no report of a run`, 2);
   if (others.length > 0 || flags.format !== undefined) {
     if (flags.compare !== undefined || flags.html !== undefined)
       throw new CliError('--compare and --html are for one run; several are shown as a table', 2);
@@ -58,6 +59,33 @@ export async function showRuns(folders: readonly string[], flags: ShowFlags): Pr
   );
   if (flags.html !== undefined) await writePage(flags.html, renderComparisonHtml(comparison, new Map()));
 }
+
+/** Folders of runs; of a folder that is none, those in it, as several tasks with one --out leave them. Of many, those that have not ended are left out, and said to be. */
+async function runsIn(paths: readonly string[]): Promise<readonly string[]> {
+  const found: string[] = [];
+  for (const path of paths) {
+    const folder = await folderOf(path);
+    const inside = (await isRun(folder)) ? [folder] : await runsBelow(folder);
+    // A single one is complained of when it is read.
+    if (inside.length === 0 && paths.length === 1) found.push(path);
+    if (inside.length === 0 && paths.length > 1) process.stderr.write(`${path}: no report yet, left out\n`);
+    found.push(...inside);
+  }
+  return found;
+}
+
+async function runsBelow(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { withFileTypes: true });
+  const below = entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
+  const are = await Promise.all(below.map(isRun));
+  return below.filter((_, i) => are[i]).sort();
+}
+
+const isRun = (folder: string): Promise<boolean> =>
+  stat(join(folder, 'report.json')).then(
+    (found) => found.isFile(),
+    () => false,
+  );
 
 async function reportIn(folder: string): Promise<EvalReport> {
   const path = join(await folderOf(folder), 'report.json');

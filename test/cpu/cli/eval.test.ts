@@ -126,6 +126,9 @@ describe('mantis eval', () => {
     assert.match(table[0] ?? '', /^\| model \| mantis-eval \| nlvr2 \|$/);
     assert.match(table[2] ?? '', /^\| one \| 100\.0 \(\d+\.\d … 100\.0\) \| 100\.0 /);
     assert.match(table[3] ?? '', /^\| B @ 127\.0\.0\.1:\d+ \| 0\.0 \(0\.0 … [\d.]+\) \| {2}\|$/);
+    const all = await mantisEval('show', at('both'), at('other'), at('data'), '--format', 'markdown');
+    assert.equal(all.out.split('\n')[2], table[2]);
+    assert.match(all.err, /data: no report yet, left out/);
     const csv = (await mantisEval('show', ...runs, '--format', 'csv')).out.trim().split('\n');
     assert.equal(csv.length, 4);
     assert.match(csv[1] ?? '', /^one,mantis-eval,4,1,/);
