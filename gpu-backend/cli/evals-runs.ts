@@ -40,6 +40,21 @@ export function addRunCommands(evals: Command): void {
       if (options.follow === true && run.status !== 'completed') process.exitCode = 1;
     });
 
+  api(
+    evals,
+    'retry <eval> <run>',
+    'ask what an ended run has no answer for, or an error, in a new run with its answers',
+  )
+    .option('--follow', 'wait until it has ended; exit code 1 unless it has completed. Ctrl-C leaves it running')
+    .action(async (id: string, run: string, options: JsonOption & { readonly follow?: boolean }) => {
+      const last = await withApi(options, async (client) => {
+        const made = await client.evals.runs.retry(id, run);
+        return options.follow === true ? await follow(client, id, made.id) : made;
+      });
+      show(last, options);
+      if (options.follow === true && last.status !== 'completed') process.exitCode = 1;
+    });
+
   paged(api(evals, 'runs <eval>', 'list its runs, newest first'), 100).action(
     async (id: string, options: JsonOption & Paged) => {
       const list = await withApi(options, (client) =>
