@@ -68,7 +68,7 @@ async function beginGate(
         : await dataSpecOf(env, run.tenant, gate.held_out_file, 'gate.held_out_file');
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    return await fail(env, run, error.code, error.message, nowMs, error.param);
+    return await fail(env, run, error.code, error.message, nowMs, error.options.param);
   }
   const spec: CompareTask = {
     kind: 'compare',

@@ -1,4 +1,4 @@
-import { tQuantile } from './distributions.ts';
+import { incompleteBeta, tQuantile } from './distributions.ts';
 
 export interface Power {
   /** Chance of seeing a difference that is there, 0.8 for 80 %. */
@@ -35,7 +35,7 @@ export function leastClusters(confidence: number): number {
  * How many questions it takes to see a difference, from the standard error of a difference that was measured: SE shrinks with the root of the number of
  * clusters, and a difference of (t_{1−α/2} + t_{power}) SE is seen with the chance `power` (Bloom 1995, Evaluation Review 19:547–556; for clustered and paired
  * questions Miller 2024, arXiv 2411.00640, section 5). Student's t has the degrees of freedom of the interval beside it. The test is one of signs, so that no
- * number of clusters below `leastClusters` shows anything.
+ * number of clusters below `leastClusters` shows anything, and of right-or-wrong answers, one a cluster, so many must differ with the chance `power`.
  * @returns null where nothing can be said: too few clusters for any test, or answers that did not vary
  */
 export function powerOf(
@@ -49,7 +49,10 @@ export function powerOf(
   const seenBy = (count: number): number => {
     const df = Math.max(1, (degreesOfFreedom * count) / clusters);
     const reach = tQuantile(0.5 + confidence / 2, df) + tQuantile(power, df);
-    return Math.max(reach * standardError * Math.sqrt(clusters / count), isCounted ? least / count : 0);
+    return Math.max(
+      reach * standardError * Math.sqrt(clusters / count),
+      isCounted ? countedLeast(count, least, power) : 0,
+    );
   };
   const smallest = seenBy(clusters);
   return {
@@ -61,6 +64,21 @@ export function powerOf(
       return { points: point, clusters: count, items: Math.ceil((count * items) / clusters) };
     }),
   };
+}
+
+/**
+ * Smallest share of answers that differ, at best all to one side, with which `least` of `count` or more differ with the chance `power`: the tail of a binomial
+ * as an incomplete beta function (DLMF 8.17.5).
+ */
+function countedLeast(count: number, least: number, power: number): number {
+  if (count < least) return Number.POSITIVE_INFINITY;
+  let [low, high] = [least / (2 * count), 1];
+  for (let step = 0; step < 60; step++) {
+    const middle = (low + high) / 2;
+    if (incompleteBeta(middle, least, count - least + 1) < power) low = middle;
+    else high = middle;
+  }
+  return high;
 }
 
 /** Smallest whole number from `from` on for which it holds; it then holds for all that are larger. */

@@ -595,6 +595,12 @@ describe('an evaluation by the official client', () => {
       30_000,
       'the short run has ended',
     );
+    // Nor is it compared with somebody else's.
+    const { status: strange } = await fetch(
+      `${door.url}/v1/evals/${own.id}/runs/${short.id}/report?compare=${run!.id}&force=true`,
+      { headers: { authorization: `Bearer ${(key as { secret: string }).secret}` } },
+    );
+    assert.equal(strange, 404);
     const stillLong = await openai.evals.runs.retrieve(long.id, { eval_id: evaluation.id });
     assert.ok(['queued', 'in_progress'].includes(stillLong.status), JSON.stringify(stillLong.result_counts));
     await openai.evals.runs.cancel(long.id, { eval_id: evaluation.id });
