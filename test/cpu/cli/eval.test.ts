@@ -68,15 +68,23 @@ async function run(command: Command, args: readonly string[]): Promise<Outcome> 
 describe('mantis eval', () => {
   let dir: string;
   let questions: string[];
+  let bounds: (number | undefined)[];
   let endpoint: string[];
   const at = (...path: string[]) => join(dir, ...path);
   const server = createServer(async (request, response) => {
     const pieces: Buffer[] = [];
     for await (const piece of request) pieces.push(piece as Buffer);
-    const { messages, model } = JSON.parse(Buffer.concat(pieces).toString('utf8')) as {
+    response.setHeader('content-type', 'application/json');
+    if (request.url === '/v1/models/served') {
+      response.end(JSON.stringify({ id: 'served', created: 1, limits: { max_new_tokens: 64 } }));
+      return;
+    }
+    const { messages, model, max_tokens } = JSON.parse(Buffer.concat(pieces).toString('utf8')) as {
       messages: { content: { type: string; text?: string }[] }[];
       model: string;
+      max_tokens?: number;
     };
+    bounds.push(max_tokens);
     questions.push(messages[0]?.content.find(({ type }) => type === 'text')?.text ?? '');
     response.end(JSON.stringify({ choices: [{ message: { content: model }, finish_reason: 'stop' }] }));
   });
@@ -98,6 +106,7 @@ describe('mantis eval', () => {
   });
   beforeEach(() => {
     questions = [];
+    bounds = [];
   });
   const me = () => ['mantis-eval', '--data', at('data/mantis-eval'), ...endpoint];
 
@@ -132,6 +141,20 @@ describe('mantis eval', () => {
     const csv = (await mantisEval('show', ...runs, '--format', 'csv')).out.trim().split('\n');
     assert.equal(csv.length, 4);
     assert.match(csv[1] ?? '', /^one,mantis-eval,4,1,/);
+  });
+
+  it('asks a model of an installation for no longer answers than it writes', async () => {
+    const environment = { ...process.env };
+    try {
+      process.env.MANTIS_BASE_URL = endpoint[1]?.replace('/v1', '');
+      process.env.MANTIS_API_KEY = 'k';
+      const served = ['mantis-eval', '--data', at('data/mantis-eval'), '--limit', '2', '--model', 'served', '--json'];
+      assert.equal((await mantisEval(...served)).code, 0);
+      assert.equal((await mantisEval(...served, '--max-tokens', '8')).code, 0);
+      assert.deepEqual(bounds, [undefined, undefined, 8, 8]);
+    } finally {
+      process.env = environment;
+    }
   });
 
   it('tries a run out without asking, and finds pictures that cannot be decoded', async () => {
