@@ -89,6 +89,8 @@ async function compare(lines: readonly string[], service: ModelService, more: Pa
       threads: 1,
       log: pino({ level: 'silent' }),
       signal: new AbortController().signal,
+      turn: new AbortController().signal,
+      wasCancelled: async () => false,
       baseDirOf: () => dir,
       backendId: 'b',
     },
