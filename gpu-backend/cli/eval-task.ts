@@ -8,11 +8,9 @@ import { partOf } from '../eval/run/part.ts';
 import { PAPER_DEMONSTRATION, type PromptForm } from '../eval/run/prompt-form.ts';
 import { sampleRecords } from '../eval/source/sample.ts';
 import type { EvalImage, EvalPart, EvalRecords, EvalTask } from '../eval/task.ts';
-import { type SkillItem, skillsTask } from '../eval/tasks/skills.ts';
+import { skillsTask } from '../eval/tasks/skills.ts';
 import { sha256Hex } from '../io/digest.ts';
-import { heldOutItems, trainedSetSizes } from '../train/nano/heldout.ts';
-import { boxSidePx } from '../train/nano/scene.ts';
-import { encodePng } from '../vision/encode.ts';
+import { skillFiles } from '../train/nano/skill-files.ts';
 import { readFacts } from '../vision/header.ts';
 import { pathOf } from './data-path.ts';
 import { CliError } from './error.ts';
@@ -156,13 +154,9 @@ async function imageFile(path: string): Promise<EvalImage> {
 }
 
 async function generatedSkills(flags: EvalFlags): Promise<EvalTask> {
-  const { perSkill, seed, images } = flags;
-  const sizes = images === undefined ? trainedSetSizes : [images];
-  const items: SkillItem[] = [];
-  for (const item of heldOutItems(perSkill, seed, sizes))
-    items.push({ ...item, images: await Promise.all(item.images.map(pngOf)) });
+  const { items, origin } = await skillFiles(flags);
   const options = optionsOf(flags);
-  return wrapTask(skillsTask(items, { seed, perSkill, pictures: [...new Set(sizes)].join(', ') }, options), options);
+  return wrapTask(skillsTask(items, origin, options), options);
 }
 
 function orWrongUse<T>(make: () => T): T {
@@ -171,10 +165,4 @@ function orWrongUse<T>(make: () => T): T {
   } catch (error) {
     throw new CliError(error instanceof Error ? error.message : String(error), 2);
   }
-}
-
-/** A generated picture as the file that any model could be sent. */
-async function pngOf(rgb_HWC: Uint8Array): Promise<EvalImage> {
-  const bytes = await encodePng({ width: boxSidePx, height: boxSidePx, pixels_HWC: rgb_HWC }, 1);
-  return { sha256: sha256Hex(bytes), bytes: async () => bytes };
 }

@@ -1,11 +1,8 @@
 import type { BenchmarkRunSource } from '../../../../shared/contract/evals.ts';
 import { taskNamed } from '../../../eval/registry.ts';
 import type { EvalTask } from '../../../eval/task.ts';
-import { type SkillItem, skillsTask } from '../../../eval/tasks/skills.ts';
-import { sha256Hex } from '../../../io/digest.ts';
-import { heldOutItems, trainedSetSizes } from '../../../train/nano/heldout.ts';
-import { boxSidePx } from '../../../train/nano/scene.ts';
-import { encodePng } from '../../../vision/encode.ts';
+import { skillsTask } from '../../../eval/tasks/skills.ts';
+import { skillFiles } from '../../../train/nano/skill-files.ts';
 
 /** Made, not read: the benchmark without files. */
 export const SKILLS = 'skills';
@@ -24,15 +21,6 @@ export function scoringTask(
 export async function askingTask(name: string, options: BenchmarkRunSource): Promise<EvalTask> {
   if (name !== SKILLS) return scoringTask(name, options);
   const { per_skill: perSkill = PER_SKILL, seed = 0, images } = options.skills ?? {};
-  const sizes = images === undefined ? trainedSetSizes : [images];
-  const items: SkillItem[] = [];
-  for (const item of heldOutItems(perSkill, seed, sizes)) {
-    const pictures = item.images.map(async (pixels_HWC) => {
-      const bytes = await encodePng({ width: boxSidePx, height: boxSidePx, pixels_HWC }, 1);
-      return { sha256: sha256Hex(bytes), bytes: async () => bytes };
-    });
-    items.push({ ...item, images: await Promise.all(pictures) });
-  }
-  const origin = { seed, perSkill, pictures: [...new Set(sizes)].join(', ') };
+  const { items, origin } = await skillFiles({ perSkill, seed, images });
   return skillsTask(items, origin, options.answer_by === undefined ? {} : { answerBy: options.answer_by });
 }
