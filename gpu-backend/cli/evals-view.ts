@@ -61,6 +61,8 @@ export function runText(run: EvalRun): string {
   if (passed + failed > 0)
     for (const one of run.per_testing_criteria_results)
       lines.push(`  ${one.testing_criteria}: ${one.passed} passed, ${one.failed} failed`);
+  // Opens in a browser, without a key.
+  if (run.status === 'completed') lines.push(`  ${run.report_url}`);
   return `${lines.join('\n')}\n`;
 }
 
