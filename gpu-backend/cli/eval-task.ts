@@ -79,7 +79,9 @@ export async function openTask(name: string, flags: EvalFlags, paths: readonly s
       ...(flags.first === undefined ? {} : { limit: flags.first }),
     });
     try {
-      if (flags.submission === undefined) await requireReferences(task, read, paths);
+      // Answers that are kept can be handed in to whoever has the references.
+      const isKept = task.submissionRow === undefined ? flags.out !== undefined : flags.submission !== undefined;
+      if (!isKept) await requireReferences(task, read, paths);
       const records =
         flags.limit === undefined
           ? read
@@ -113,7 +115,7 @@ async function requireReferences(task: EvalTask, records: EvalRecords, paths: re
   throw new Error(
     `none of the ${records.length} records in ${paths.join(', ')} has an answer to be held against: nothing would be scored. ${
       task.submissionRow === undefined
-        ? 'Name the split that is published with its answers'
+        ? 'Name the split that is published with its answers, or keep those of the model with --out FOLDER'
         : 'Name the split that is published with its answers, or write what the test server wants with --submission FILE'
     }`,
   );
