@@ -1,28 +1,17 @@
 /** What comparing answers computes: features of pictures, and the log-probabilities of given tokens. No words and no files of pictures. */
 import { join } from 'node:path';
+import { choiceGraph } from '../models/choice-graph.ts';
 import type { VlmConfig } from '../models/config.ts';
 import { emptyPast } from '../models/empty-past.ts';
 import type { Picture } from '../models/family.ts';
 import { loadCheckpoint, readConfig } from '../models/load.ts';
 import { GRAPH_NAMES, readManifest } from '../models/manifest.ts';
-import { causalBias, forwardGraph, type ModelGraph, visionGraph } from '../models/vlm.ts';
+import { causalBias, type ModelGraph, visionGraph } from '../models/vlm.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
+import { type ChoiceBatch, unshared } from './choice-packing.ts';
 import { encodePictures } from './encode-pictures.ts';
 import { overlay } from './load-model.ts';
 import { logSumExp } from './sampler.ts';
-
-/** Sequences of one run: B rows of S tokens, filled up on the right, where causal attention never looks. */
-export interface ChoiceBatch {
-  readonly batch: number;
-  readonly length: number;
-  readonly ids_BS: Int32Array;
-  /** Positions in `ids_BS` that are read, and the token whose probability is wanted after each. */
-  readonly readAt_R: Int32Array;
-  readonly readIds_R: Int32Array;
-  /** Positions in `ids_BS` of picture slots, and their features. */
-  readonly imageRows_I: Int32Array;
-  readonly features_IH: Float32Array;
-}
 
 export interface ChoiceCompute {
   /** Features of pictures in their order: [slot length, hidden] of each. */
@@ -74,8 +63,8 @@ export class LocalChoiceCompute implements ChoiceCompute {
     });
     return new LocalChoiceCompute(config, {
       vision: await compile(visionGraph(config)),
-      withImages: await compile(forwardGraph(config, { images: 'features', rows: true })),
-      textOnly: await compile(forwardGraph(config, { images: 'none', rows: true })),
+      withImages: await compile(choiceGraph(config, { images: true })),
+      textOnly: await compile(choiceGraph(config, { images: false })),
     });
   }
 
@@ -100,33 +89,18 @@ export class LocalChoiceCompute implements ChoiceCompute {
   }
 
   async logprobs(batch: ChoiceBatch): Promise<Float64Array> {
-    const { batch: B, length: S, imageRows_I, features_IH, readIds_R } = batch;
-    const { session, feeds, past } = imageRows_I.length > 0 ? this.#withImages : this.#textOnly;
-    const results = await session.run(
-      {
-        ...feeds,
-        ...past?.(B),
-        ids: ints(batch.ids_BS, [B, S]),
-        positions: ints(
-          Int32Array.from({ length: B * S }, (_, i) => i % S),
-          [B, S],
-        ),
-        causal_bias: f32(causalBias(S, 1, this.#config.text.slidingWindow), [S, S]),
-        rows: ints(batch.readAt_R, [batch.readAt_R.length]),
-        ...(imageRows_I.length === 0 && past === undefined
-          ? {}
-          : {
-              image_rows: ints(imageRows_I, [imageRows_I.length]),
-              image_features: f32(features_IH, [imageRows_I.length, this.#config.text.hidden]),
-            }),
-      },
-      ['logits'],
-    );
+    const { session, feeds, past } = batch.imageRows_I.length > 0 ? this.#withImages : this.#textOnly;
+    const sequences = past === undefined ? packedFeeds(batch, this.#config) : paddedFeeds(batch, this.#config, past);
+    const results = await session.run({ ...feeds, ...sequences }, ['logits']);
     const logits_RV = results.logits!.data as Float32Array;
-    const vocabulary = logits_RV.length / readIds_R.length;
-    return Float64Array.from(readIds_R, (id, row) => {
-      const logits_V = logits_RV.subarray(row * vocabulary, (row + 1) * vocabulary);
-      return logits_V[id]! - logSumExp(logits_V);
+    const vocabulary = logits_RV.length / batch.readAt_EQ.length;
+    const totals = new Map<number, number>();
+    return Float64Array.from(batch.wantedIds_R, (id, i) => {
+      const at = batch.wantedAt_R[i]!;
+      const logits_V = logits_RV.subarray(at * vocabulary, (at + 1) * vocabulary);
+      const total = totals.get(at) ?? logSumExp(logits_V);
+      totals.set(at, total);
+      return logits_V[id]! - total;
     });
   }
 
@@ -134,4 +108,60 @@ export class LocalChoiceCompute implements ChoiceCompute {
     const sessions = new Set([this.#vision, this.#withImages, this.#textOnly].map(({ session }) => session));
     for (const session of sessions) await session.release();
   }
+}
+
+/** What choiceGraph takes. */
+function packedFeeds(batch: ChoiceBatch, { text }: VlmConfig): Record<string, Tensor> {
+  const { sequences: E, length: L, reads: Q, readAt_EQ, rows_EL, ids_T, places_T } = batch;
+  const causal_LL = causalBias(L, 1, text.slidingWindow);
+  const readBias_EQL = new Float32Array(E * Q * L);
+  for (const [i, at] of readAt_EQ.entries()) readBias_EQL.set(causal_LL.subarray(at * L, (at + 1) * L), i * L);
+  return {
+    ids: ints(ids_T, [1, ids_T.length]),
+    places: ints(places_T, [places_T.length]),
+    'group_rows.0': ints(rows_EL, [E * L]),
+    'group_positions.0': ints(
+      Int32Array.from({ length: E * L }, (_, i) => i % L),
+      [E, L],
+    ),
+    'group_bias.0': f32(causal_LL, [L, L]),
+    reads: ints(
+      readAt_EQ.map((at, i) => rows_EL[Math.floor(i / Q) * L + at]!),
+      [E * Q],
+    ),
+    read_positions: ints(readAt_EQ, [E, Q]),
+    read_bias: f32(readBias_EQL, [E, 1, Q, L]),
+    ...(batch.imageRows_I.length === 0 ? {} : imageFeeds(batch, text.hidden)),
+  };
+}
+
+/** What a decoder graph takes, over an empty cache. */
+function paddedFeeds(
+  batch: ChoiceBatch,
+  { text }: VlmConfig,
+  past: NonNullable<Compiled['past']>,
+): Record<string, Tensor> {
+  const { sequences: E, length: L } = batch;
+  const { ids_EL, readRows_EQ, ...images } = unshared(batch, text.hidden);
+  return {
+    ...past(E),
+    ids: ints(ids_EL, [E, L]),
+    positions: ints(
+      Int32Array.from({ length: E * L }, (_, i) => i % L),
+      [E, L],
+    ),
+    causal_bias: f32(causalBias(L, 1, text.slidingWindow), [L, L]),
+    rows: ints(readRows_EQ, [readRows_EQ.length]),
+    ...imageFeeds(images, text.hidden),
+  };
+}
+
+function imageFeeds(
+  { imageRows_I, features_IH }: Pick<ChoiceBatch, 'imageRows_I' | 'features_IH'>,
+  hidden: number,
+): Record<string, Tensor> {
+  return {
+    image_rows: ints(imageRows_I, [imageRows_I.length]),
+    image_features: f32(features_IH, [imageRows_I.length, hidden]),
+  };
 }

@@ -1,13 +1,14 @@
 /**
  * Log-probabilities of given answers, without generating: the choice a model prefers is the one whose tokens it finds most
- * likely after the prompt. Sequences are batched by length, image features are computed once a picture. The numbers of a question do
+ * likely after the prompt. What sequences share from their beginning on, and features of a picture, are computed once. The numbers of a question do
  * not depend on what is asked beside it.
  */
 import type { VlmConfig } from '../models/config.ts';
 import { familyOf, type Picture } from '../models/family.ts';
 import { readConfig } from '../models/load.ts';
-import { type Layout, layoutConversation } from '../text/layout.ts';
-import { type ChoiceBatch, type ChoiceCompute, LocalChoiceCompute } from './choice-compute.ts';
+import { layoutConversation } from '../text/layout.ts';
+import { type ChoiceCompute, LocalChoiceCompute } from './choice-compute.ts';
+import { batchOf, type ChoiceSequence, packChoices } from './choice-packing.ts';
 import { ChoiceThreads } from './choice-threads.ts';
 import { loadFront, type ModelFront } from './model-front.ts';
 
@@ -25,12 +26,9 @@ export interface ChoiceQuestion {
   readonly choices: readonly string[];
 }
 
-/** One sequence to run, and whose answers are read from it. */
-interface Sequence {
-  readonly ids: Int32Array;
-  readonly layout: Layout;
-  readonly features: readonly Float32Array[];
-  /** At position `at` (in the sequence), token `id` continues choice `choice` of question `question`. */
+/** A sequence to run, and whose answers are read from it. */
+interface Sequence extends ChoiceSequence {
+  /** Token `id` after position `at` continues choice `choice` of question `question`. */
   readonly reads: readonly {
     readonly at: number;
     readonly id: number;
@@ -51,8 +49,6 @@ export interface ChoiceScorerOptions {
   readonly lanes?: number;
 }
 
-/** Tokens of one run, padding included: beyond that a larger batch only costs cache. */
-const TOKENS_PER_RUN = 2048;
 /** Features kept; the pictures of a split repeat in many questions. */
 const FEATURE_BYTES = 256 * 2 ** 20;
 const PICTURES_PER_RUN = 8;
@@ -109,7 +105,7 @@ export class ChoiceScorer {
       }
     }
     await Promise.all(
-      packByLength(sequences).map(async (batch) => {
+      packChoices(sequences).map(async (batch) => {
         const logprobs = await this.#compute.logprobs(batchOf(batch, this.#config.text.hidden));
         for (const [read, { question, choice }] of batch.flatMap(({ reads }) => reads).entries())
           (rows[question] as number[])[choice]! += logprobs[read]!;
@@ -139,7 +135,11 @@ export class ChoiceScorer {
       imageTokenId,
       addGenerationPrompt: true,
     });
-    const features = layout.images.map(({ image }) => pictures[image]!.features);
+    const shown = layout.images.map(({ image, tokenStart, tokenCount }) => ({
+      tokenStart,
+      tokenCount,
+      features: pictures[image]!.features,
+    }));
     const byStem = new Map<
       string,
       { ids: number[]; reads: { at: number; id: number; question: number; choice: number }[] }
@@ -157,7 +157,7 @@ export class ChoiceScorer {
     return [...byStem.values()].map(({ ids, reads }) => {
       if (ids.length > card.contextTokens)
         throw new Error(`question ${index} takes ${ids.length} tokens, the model's context is ${card.contextTokens}`);
-      return { ids: Int32Array.from(ids), layout, features, reads };
+      return { ids, images: shown, reads };
     });
   }
 
@@ -230,58 +230,4 @@ export class ChoiceScorer {
 /** The pictures that a question's parts show, in their order. */
 function shownImages({ parts, images }: ChoiceQuestion): ScorerImage[] {
   return parts.flatMap((part) => (typeof part === 'string' ? [] : [images[part.image]!]));
-}
-
-function batchOf(batch: readonly Sequence[], hidden: number): ChoiceBatch {
-  const S = Math.max(...batch.map(({ ids }) => ids.length));
-  const ids_BS = new Int32Array(batch.length * S);
-  const readAt: number[] = [];
-  const readIds: number[] = [];
-  const imageRows: number[] = [];
-  const features: Float32Array[] = [];
-  for (const [b, sequence] of batch.entries()) {
-    ids_BS.set(sequence.ids, b * S);
-    for (const { at, id } of sequence.reads) {
-      readAt.push(b * S + at);
-      readIds.push(id);
-    }
-    for (const [i, { tokenStart, tokenCount }] of sequence.layout.images.entries()) {
-      features.push(sequence.features[i]!);
-      for (let t = 0; t < tokenCount; t++) imageRows.push(b * S + tokenStart + t);
-    }
-  }
-  return {
-    batch: batch.length,
-    length: S,
-    ids_BS,
-    readAt_R: Int32Array.from(readAt),
-    readIds_R: Int32Array.from(readIds),
-    imageRows_I: Int32Array.from(imageRows),
-    features_IH: concatenate(features, imageRows.length * hidden),
-  };
-}
-
-function concatenate(pieces: readonly Float32Array[], length: number): Float32Array {
-  const all = new Float32Array(length);
-  let at = 0;
-  for (const piece of pieces) {
-    all.set(piece, at);
-    at += piece.length;
-  }
-  return all;
-}
-
-/** Batches of similar length, each within the token budget with its padding. */
-function packByLength(sequences: readonly Sequence[]): Sequence[][] {
-  const batches: Sequence[][] = [];
-  let current: Sequence[] = [];
-  for (const sequence of [...sequences].sort((a, b) => a.ids.length - b.ids.length)) {
-    if (current.length > 0 && (current.length + 1) * sequence.ids.length > TOKENS_PER_RUN) {
-      batches.push(current);
-      current = [];
-    }
-    current.push(sequence);
-  }
-  if (current.length > 0) batches.push(current);
-  return batches;
 }

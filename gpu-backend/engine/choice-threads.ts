@@ -1,6 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Picture } from '../models/family.ts';
-import type { ChoiceBatch, ChoiceCompute } from './choice-compute.ts';
+import type { ChoiceCompute } from './choice-compute.ts';
+import type { ChoiceBatch } from './choice-packing.ts';
 import type { ChoiceAnswer, ChoiceRequestMessage, ChoiceWorkerData } from './choice-worker.ts';
 
 interface Lane {

@@ -1,7 +1,8 @@
 /** A thread that compares answers: one model, one request after the other. */
 import { parentPort, workerData } from 'node:worker_threads';
 import type { Picture } from '../models/family.ts';
-import { type ChoiceBatch, LocalChoiceCompute } from './choice-compute.ts';
+import { LocalChoiceCompute } from './choice-compute.ts';
+import type { ChoiceBatch } from './choice-packing.ts';
 
 export interface ChoiceWorkerData {
   readonly dir: string;

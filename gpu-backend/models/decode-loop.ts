@@ -5,7 +5,8 @@ import { LoopGraph } from '../graph/loop.ts';
 import { scalar } from '../graph/ops/infer.ts';
 import type { VlmConfig } from './config.ts';
 import { hasPastWindow, pastWindowBias } from './decode.ts';
-import { type Attend, repeatForGroup } from './llama.ts';
+import { repeatForGroup } from './grouped-queries.ts';
+import type { Attend } from './llama.ts';
 import { declaredWeights, decoderStack, head, mergedEmbeddings } from './vlm.ts';
 import { type LoraSpec, Weights } from './weights.ts';
 

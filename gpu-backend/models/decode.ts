@@ -3,7 +3,8 @@ import { type Dim, mulDims, symbol } from '../graph/dim.ts';
 import { Graph, type Value } from '../graph/graph.ts';
 import { one, scalar } from '../graph/ops/infer.ts';
 import type { VlmConfig } from './config.ts';
-import { type Attend, MASKED, repeatForGroup } from './llama.ts';
+import { repeatForGroup } from './grouped-queries.ts';
+import { type Attend, MASKED } from './llama.ts';
 import type { Storage } from './storage.ts';
 import { declaredWeights, decoderStack, head, type ModelGraph, mergedEmbeddings } from './vlm.ts';
 import { type AdapterBank, BANK_RANKS, type LoraSpec, Weights } from './weights.ts';
@@ -171,7 +172,7 @@ export function decodeGraph(config: VlmConfig, options: DecodeOptions): ModelGra
   };
   const features = options.images ? graph.input('image_features', 'f32', [symbol('F'), text.hidden]) : undefined;
   const x = mergedEmbeddings(w, config, ids_BS, features);
-  const wanted = { rows: graph.input('rows', 'i64', [symbol('R')]) };
+  const wanted = { keep: { rows: graph.input('rows', 'i64', [symbol('R')]) } };
   graph.output('logits', head(w, config, decoderStack(w, config, seq, x, positions_BS, attend, wanted)));
   for (const { name, value } of made) graph.output(name, value);
   return { graph, weights: declaredWeights(w) };

@@ -2,6 +2,8 @@ import * as g from '../graph/builder.ts';
 import { type Dim, mulDims } from '../graph/dim.ts';
 import type { Graph, Value } from '../graph/graph.ts';
 import type { DecoderConfig, TextConfig } from './config.ts';
+import { repeatForGroup } from './grouped-queries.ts';
+import { attendKept, type Kept, type KeptQueries, keepRows, onlyGroup } from './kept-rows.ts';
 import { toHeads, type Weights } from './weights.ts';
 
 /** Additive attention bias of a pair that must not attend: far below any score, yet finite. */
@@ -42,15 +44,6 @@ export function rotations(graph: Graph, text: DecoderConfig): Pick<RopeTables, '
     }
   }
   return { cos: graph.constant(cos, [count, half]), sin: graph.constant(sin, [count, half]) };
-}
-
-/** Repeats a bias [.., Q, K] for the G query heads of a group: [X, 1, Q, K] → [X, 1, G·Q, K]. */
-export function repeatForGroup(graph: Graph, bias: Value, group: number): Value {
-  if (group === 1) return bias;
-  const [x, , q, k] = bias.shape as [Dim, Dim, Dim, Dim];
-  const [expanded] = graph.emit('expand', [bias], { shape: [x, group, q, k] });
-  if (expanded === undefined) throw new Error('expand has no output');
-  return g.reshape(graph, expanded, [x, 1, mulDims(q, group), k]);
 }
 
 export interface Sequence {
@@ -167,7 +160,7 @@ export function causalAttend(
 
 /**
  * One decoder layer over x [B·S, hidden].
- * @param keep rows [R] whose output is wanted → [R, hidden]: what a layer does after attention is done for them alone
+ * @param keep R rows whose output is wanted → [R, hidden]
  */
 export type DecoderLayer<T extends DecoderConfig> = (
   w: Weights,
@@ -177,7 +170,7 @@ export type DecoderLayer<T extends DecoderConfig> = (
   x: Value,
   rope: RopeTables,
   attend: Attend,
-  keep?: Value,
+  keep?: Kept,
 ) => Value;
 
 const named = (names: readonly string[], sizes: readonly number[]): (readonly [string, number])[] =>
@@ -189,21 +182,10 @@ export function joinedQkv(w: Weights, { heads, kvHeads, headDim }: TextConfig, l
   return w.joined(h, `${layer}.self_attn`, named(['q_proj', 'k_proj', 'v_proj'], outs));
 }
 
-/** The weights, what attention gives and the residual [N, …] at rows `keep` [R] alone; as they are where all are kept. */
-export function keepRows(
-  w: Weights,
-  keep: Value | undefined,
-  merged: Value,
-  x: Value,
-): readonly [w: Weights, merged: Value, x: Value] {
-  if (keep === undefined) return [w, merged, x];
-  return [w.atRows(keep), g.gather(w.graph, merged, keep), g.gather(w.graph, x, keep)];
-}
-
 /**
  * One Llama or Mistral block over x [N, hidden] around its attention: RMSNorm, attention, RMSNorm, SwiGLU.
  * @param attention from normed rows [N, hidden] to joined heads [N, H·D], before the output projection
- * @param keep rows [R] whose output is wanted → [R, hidden]
+ * @param keep R rows whose output is wanted → [R, hidden]
  */
 export function llamaBlock(
   all: Weights,
@@ -211,7 +193,7 @@ export function llamaBlock(
   layer: string,
   x: Value,
   attention: (h: Value) => Value,
-  keep?: Value,
+  keep?: Kept,
 ): Value {
   const { graph } = all;
   const norm = (v: Value, name: string): Value =>
@@ -240,17 +222,27 @@ export function llamaLayer(
   x: Value,
   rope: RopeTables,
   attend: Attend,
-  keep?: Value,
+  keep?: Kept,
 ): Value {
   const { graph } = w;
   const { heads, kvHeads, headDim } = text;
   const layer = layerName(index);
+  const project = (h: Value, name: 'q_proj' | 'k_proj' | 'v_proj'): Value =>
+    w.linear(h, `${layer}.self_attn.${name}`, (name === 'q_proj' ? heads : kvHeads) * headDim);
+  const ofKept = (h: Value, { rows }: Kept, queries: KeptQueries): Value => {
+    const group = onlyGroup(seq);
+    const q = toHeads(graph, project(g.gather(graph, h, rows), 'q_proj'), group.batch, queries.length, heads, headDim);
+    const [k, v] = (['k_proj', 'v_proj'] as const).map((name) =>
+      toHeads(graph, g.gather(graph, project(h, name), group.rows), group.batch, group.length, kvHeads, headDim),
+    ) as [Value, Value];
+    const rotate = (x: Value, at: RopeTables): Value => g.rope(graph, x, at.positions_BS, at.cos, at.sin);
+    return attendKept(graph, queries, index, rotate(q, queries.rope), [rotate(k, group.rope), v]);
+  };
   const attention = (h: Value): Value => {
+    if (keep?.queries !== undefined) return ofKept(h, keep, keep.queries);
     const wide = w.joins
       ? [joinedQkv(w, text, layer, h)]
-      : (['q_proj', 'k_proj', 'v_proj'] as const).map((name) =>
-          w.linear(h, `${layer}.self_attn.${name}`, (name === 'q_proj' ? heads : kvHeads) * headDim),
-        );
+      : (['q_proj', 'k_proj', 'v_proj'] as const).map((name) => project(h, name));
     return bySequence(graph, seq, rope, attend, wide, (inputs, part) => {
       const toParts = (v: Value, count: number): Value => toHeads(graph, v, part.batch, part.length, count, headDim);
       const rotate = (v: Value): Value => g.rope(graph, v, part.rope.positions_BS, part.rope.cos, part.rope.sin);
@@ -287,11 +279,11 @@ export function embedTokens(w: Weights, text: DecoderConfig, ids_BS: Value): Val
 export interface DecoderOptions {
   /** What a layer computes is computed again in the backward pass, instead of being kept. Default false. */
   readonly checkpoint?: boolean;
-  /** Rows [R] of the B·S that are wanted: the last layer works for the others only as far as its keys and values. Default: all. */
-  readonly rows?: Value;
+  /** Rows that are wanted of the last layer. Default: all. */
+  readonly keep?: Kept;
 }
 
-/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden], or [R, hidden] with rows. */
+/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden], or [R, hidden] of rows that are kept. */
 export function decoder<T extends DecoderConfig>(
   layer: DecoderLayer<T>,
   w: Weights,
@@ -300,14 +292,14 @@ export function decoder<T extends DecoderConfig>(
   x: Value,
   rope: RopeTables,
   attend: Attend,
-  { checkpoint = false, rows }: DecoderOptions = {},
+  { checkpoint = false, keep }: DecoderOptions = {},
 ): Value {
   const { graph } = w;
-  if (text.layers === 0 && rows !== undefined) return g.gather(graph, x, rows);
+  if (text.layers === 0 && keep !== undefined) return g.gather(graph, x, keep.rows);
   let h = x;
   for (let i = 0; i < text.layers; i++) {
     const input = h;
-    const body = (): Value => layer(w, text, seq, i, input, rope, attend, i === text.layers - 1 ? rows : undefined);
+    const body = (): Value => layer(w, text, seq, i, input, rope, attend, i === text.layers - 1 ? keep : undefined);
     h = graph.scope(`layer${i}`, () => (checkpoint ? graph.checkpoint([input], body) : body()));
   }
   return h;

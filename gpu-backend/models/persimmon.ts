@@ -1,9 +1,10 @@
 import * as g from '../graph/builder.ts';
-import { mulDims } from '../graph/dim.ts';
+import { type Dim, mulDims } from '../graph/dim.ts';
 import type { Graph, Value } from '../graph/graph.ts';
 import { one } from '../graph/ops/infer.ts';
 import type { PersimmonConfig } from './config.ts';
-import { bySequence, type DecoderLayer, keepRows } from './llama.ts';
+import { attendKept, type Kept, type KeptQueries, keepRows, onlyGroup } from './kept-rows.ts';
+import { bySequence, type DecoderLayer, type RopeTables } from './llama.ts';
 import type { Weights } from './weights.ts';
 
 /** The four linear layers of a Persimmon block. */
@@ -29,25 +30,31 @@ export const persimmonLayer: DecoderLayer<PersimmonConfig> = (all, text, seq, in
   const attention = `${layer}.self_attn`;
   const h = norm(all, text, `${layer}.input_layernorm`, hidden, x);
   const wide = all.linear(h, `${attention}.query_key_value`, 3 * hidden, { bias: true });
-  const merged = bySequence(
-    graph,
-    seq,
-    rope,
-    attend,
-    [wide],
-    ([rows], { batch, length, rope: { positions_BS, cos, sin }, attend: attendTo }) => {
-      const fused = g.reshape(graph, rows as Value, [batch, length, heads, 3, headDim]);
-      const byHead = g.transpose(graph, fused, [0, 2, 1, 3, 4]);
-      const part = (i: number): Value =>
-        g.reshape(graph, g.slice(graph, byHead, 3, i, i + 1), [batch, heads, length, headDim]);
-      const prepared = (i: number, name: string): Value => {
-        const v = text.qkNorm ? norm(all, text, `${attention}.${name}_layernorm`, headDim, part(i)) : part(i);
-        return g.rope(graph, v, positions_BS, cos, sin);
-      };
-      const o = attendTo(index, prepared(0, 'q'), prepared(1, 'k'), part(2));
+  /** Of rows [batch·length, 3 hidden]: q, k or v as [batch, heads, length, headDim]. */
+  const part = (rows: Value, batch: Dim, length: Dim, i: 0 | 1 | 2): Value => {
+    const fused = g.reshape(graph, rows, [batch, length, heads, 3, headDim]);
+    const byHead = g.transpose(graph, fused, [0, 2, 1, 3, 4]);
+    return g.reshape(graph, g.slice(graph, byHead, 3, i, i + 1), [batch, heads, length, headDim]);
+  };
+  const rotated = (x: Value, name: string, at: RopeTables): Value => {
+    const v = text.qkNorm ? norm(all, text, `${attention}.${name}_layernorm`, headDim, x) : x;
+    return g.rope(graph, v, at.positions_BS, at.cos, at.sin);
+  };
+  const ofKept = ({ rows }: Kept, queries: KeptQueries): Value => {
+    const group = onlyGroup(seq);
+    const q = part(g.gather(graph, wide, rows), group.batch, queries.length, 0);
+    const places = g.gather(graph, wide, group.rows);
+    const [k, v] = ([1, 2] as const).map((i) => part(places, group.batch, group.length, i)) as [Value, Value];
+    const keys = rotated(k, 'k', group.rope);
+    return attendKept(graph, queries, index, rotated(q, 'q', queries.rope), [keys, v]);
+  };
+  const ofAll = (): Value =>
+    bySequence(graph, seq, rope, attend, [wide], ([rows], { batch, length, rope: at, attend: attendTo }) => {
+      const [q, k, v] = ([0, 1, 2] as const).map((i) => part(rows as Value, batch, length, i)) as [Value, Value, Value];
+      const o = attendTo(index, rotated(q, 'q', at), rotated(k, 'k', at), v);
       return g.reshape(graph, g.transpose(graph, o, [0, 2, 1, 3]), [mulDims(batch, length), heads * headDim]);
-    },
-  );
+    });
+  const merged = keep?.queries === undefined ? ofAll() : ofKept(keep, keep.queries);
   const [w, kept, residual] = keepRows(all, keep, merged, x);
   const y = w.linear(kept, `${attention}.dense`, hidden, { bias: true, residual });
   const m = norm(w, text, `${layer}.post_attention_layernorm`, hidden, y);

@@ -40,7 +40,7 @@ export function prefillGraph(config: VlmConfig, options: Omit<DecodeOptions, 'kv
   };
   const w = new Weights(graph, undefined, options.storage, bank, true);
   const features = options.images ? graph.input('image_features', 'f32', [symbol('F'), text.hidden]) : undefined;
-  const wanted = graph.input('rows', 'i64', [symbol('R')]);
+  const wanted = { rows: graph.input('rows', 'i64', [symbol('R')]) };
   let h = mergedEmbeddings(w, config, ids_BS, features);
   const { cos, sin } = rotations(graph, text);
   const attrs = {

@@ -130,7 +130,7 @@ export function trainGraph(config: VlmConfig, options: TrainOptions): TrainGraph
   const x = mergedEmbeddings(w, config, ids_BS, features);
   const rows = graph.input('rows', 'i64', [symbol('R')]);
   const checkpoint = checkpointing === 'layer';
-  const logits = head(w, config, decoderStack(w, config, seq, x, positions_BS, attend, { checkpoint, rows }));
+  const logits = head(w, config, decoderStack(w, config, seq, x, positions_BS, attend, { checkpoint, keep: { rows } }));
   const count = logits.shape[0] as Dim;
   const loss = g.crossEntropy(
     graph,

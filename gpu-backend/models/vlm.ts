@@ -56,7 +56,7 @@ export function visionTowerGraph(config: VlmConfig): ModelGraph {
   return { graph, weights: declaredWeights(w) };
 }
 
-/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden], or [R, hidden] with the option rows. */
+/** All decoder layers over embeddings x [B·S, hidden] → [B·S, hidden], or [R, hidden] of rows that are kept. */
 export function decoderStack(
   w: Weights,
   config: VlmConfig,
@@ -199,7 +199,7 @@ export function forwardGraph(config: VlmConfig, options: ForwardOptions): ModelG
         ? graph.input('image_features', 'f32', [symbol('F'), config.text.hidden])
         : familyOf(config).imageFeatures(w, config, 'pixels', false);
   const x = mergedEmbeddings(w, config, ids_BS, features);
-  const wanted = options.rows === true ? { rows: graph.input('rows', 'i64', [symbol('R')]) } : {};
+  const wanted = options.rows === true ? { keep: { rows: graph.input('rows', 'i64', [symbol('R')]) } } : {};
   const logits = head(w, config, decoderStack(w, config, seq, x, positions_BS, attend, wanted));
   graph.output('logits', logits);
   if (options.loss === true) {
