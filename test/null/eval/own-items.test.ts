@@ -147,4 +147,8 @@ test('criteria without a reference show none, and scores of another range have n
   assert.equal(report.wrong.shown[0]?.reference, null);
   assert.equal(report.headline?.items, 8, 'they count without references');
   assert.doesNotMatch(page, /<dt>Right<\/dt>/);
+  // What an answer must not be is no right answer.
+  const other = [written(0, { a: 'no' }, 'no', [result('not no', 0)])];
+  const negative = await reportOf([check('not no', '{{item.a}}', 'ne')], other);
+  assert.deepEqual([negative.report.wrong.shown[0]?.reference, negative.report.baseline.majority], [null, null]);
 });
