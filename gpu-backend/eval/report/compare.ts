@@ -49,12 +49,13 @@ interface Pair {
 
 /**
  * Two runs of one specification, answer by answer.
- * @throws NotComparable naming what differs between the specifications, unless forced; where no answer has a partner
+ * @throws NotComparable naming what differs between the specifications, unless forced or only the way of asking one's own items; where no answer has a partner
  */
 export async function compareReports(input: CompareInput): Promise<EvalComparison> {
   const { first, second, title, records, force = false } = input;
   const differences = specDifferences(first.spec, second.spec);
-  if (differences.length > 0 && !force) throw new NotComparable(refusal(differences));
+  const standing = first.isOwn === true && second.isOwn === true ? differences.filter(isNoWayOfAsking) : differences;
+  if (standing.length > 0 && !force) throw new NotComparable(refusal(standing));
   const { pairs, unpaired } = pairedItems(first, second);
   if (pairs.length === 0)
     throw new NotComparable('The two runs have no question in common whose answer is known: nothing can be compared.');
@@ -103,6 +104,11 @@ export async function compareReports(input: CompareInput): Promise<EvalCompariso
     wins: { total: wins.length, shown: shown(shownWins) },
     losses: { total: losses.length, shown: shown(shownLosses) },
   } satisfies EvalComparison);
+}
+
+/** On one's own items prompts and sampling are what runs are made to compare: said, not refused. Items and criteria must be the same. */
+function isNoWayOfAsking({ path }: EvalComparison['specDifferences'][number]): boolean {
+  return !/^protocol\.(prompt|sampling)\b/.test(path);
 }
 
 function refusal(differences: EvalComparison['specDifferences']): string {

@@ -268,6 +268,17 @@ test('runs that did different things are refused by what differs, unless forced'
   const forced = await compareReports({ first, second, records, force: true });
   assert.deepEqual([forced.pairs, forced.unpaired], [30, { first: 30, second: 0 }]);
   assert.match(renderComparisonHtml(forced, new Map()), /The two runs did different things/);
+  // On one's own items another prompt is what the second run is for.
+  const asking = (prompt: string, criteria: string) => ({ ...spec, protocol: { prompt, criteria, sampling: {} } });
+  const own = (prompt: string, criteria: string) => ({
+    spec: asking(prompt, criteria),
+    model,
+    items: run().items,
+    isOwn: true,
+  });
+  const prompts = await compareReports({ first: own('a', 'x'), second: own('b', 'x'), records });
+  assert.deepEqual(prompts.specDifferences, [{ path: 'protocol.prompt', first: '"a"', second: '"b"' }]);
+  await assert.rejects(compareReports({ first: own('a', 'x'), second: own('b', 'y'), records }), /protocol\.criteria/);
   const strange = { spec, model, items: run({ records: 1 }).items.map((item) => ({ ...item, record: 'other' })) };
   await assert.rejects(compareReports({ first, second: strange, records }), /no question in common/);
 });

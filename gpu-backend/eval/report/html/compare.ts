@@ -43,10 +43,10 @@ function modelsOf({ first, second }: EvalComparison): Markup | null {
 
 function differing({ specDifferences, unpaired, first: one, second: other }: EvalComparison): Markup | null {
   if (specDifferences.length === 0) return null;
-  return html`<section><h2>The two runs did different things</h2><p>Compared is what they share; their difference is not the models' alone. Without a partner: ${counted(unpaired.first, 'answer')} of ${one.label}, ${counted(unpaired.second, 'answer')} of ${other.label}.</p>
+  return html`<section><h2>The two runs did different things</h2><p>Compared is what they share; their difference is not the models' alone.${unpaired.first + unpaired.second === 0 ? null : html` Without a partner: ${counted(unpaired.first, 'answer')} of ${one.label}, ${counted(unpaired.second, 'answer')} of ${other.label}.`}</p>
 <table class="plain"><thead><tr><th>what</th><th>${one.label}</th><th>${other.label}</th></tr></thead><tbody>${specDifferences.map(
     ({ path, first, second }) =>
-      html`<tr><th scope="row"><code>${path}</code></th><td>${first}</td><td>${second}</td></tr>`,
+      html`<tr><th scope="row" class="path"><code>${path}</code></th><td>${first}</td><td>${second}</td></tr>`,
   )}</tbody></table></section>`;
 }
 

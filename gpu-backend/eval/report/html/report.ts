@@ -116,7 +116,7 @@ function answers({ answers: found, counts, criteria: all }: EvalReport): Markup 
     ...found.distribution,
     ...(found.others.given + found.others.expected > 0 ? [{ answer: 'others', ...found.others }] : []),
   ];
-  return html`<section><h2>Answers</h2>
+  return html`<section><h2>${rows.length === 0 ? 'Verdicts' : 'Answers'}</h2>
 ${
   rows.length === 0
     ? null

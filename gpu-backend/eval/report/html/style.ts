@@ -19,6 +19,7 @@ table{border-collapse:collapse;width:100%}caption{text-align:left;font-weight:60
 th,td{text-align:left;padding:3px 10px 3px 0;vertical-align:middle;font-weight:400}td.n,th.n{text-align:right;padding-right:0;padding-left:10px;white-space:nowrap}
 thead th{font-size:12px;color:var(--soft);border-bottom:1px solid var(--line)}
 .plain td,.plain th{border-bottom:1px solid var(--line);overflow-wrap:anywhere}
+.path{min-width:12em}
 .bars th{width:1%;white-space:nowrap;max-width:260px;overflow:hidden;text-overflow:ellipsis}.bars td.t{min-width:110px}.bars td.n{width:1%}
 .bars .lead th,.bars .lead td{font-weight:650}
 .track{position:relative;height:16px;background:linear-gradient(var(--track),var(--track)) center/100% 6px no-repeat}
