@@ -1,9 +1,9 @@
 /** What is wrong with an evaluation or a run beyond its shape. Pure. */
 import { describe, fieldPath, type Violation, violation } from '../../shared/contract/errors.ts';
+import type { BenchmarkRunSource } from '../../shared/contract/evalBenchmarks.ts';
 import { FormulaError, parseFormula } from '../../shared/contract/evalFormula.ts';
 import { ANSWER_FIELD_NAMES, referencesOf, strangerToAnswers, Unseen } from '../../shared/contract/evalReferences.ts';
 import type {
-  BenchmarkRunSource,
   CreateEvalRequest,
   EvalLine,
   EvalMessage,
@@ -185,7 +185,7 @@ export function checkPrompt(prompt: InputMessages): Violation[] {
 /** What a benchmark cannot be asked, as far as it is known without its files. */
 export function checkBenchmark(
   benchmark: string,
-  { file_ids: ids = [], skills, split }: BenchmarkRunSource,
+  { file_ids: ids = [], skills, split, sample, max_items: first }: BenchmarkRunSource,
 ): Violation[] {
   const isMade = benchmark === 'skills';
   const found: Violation[] = [];
@@ -201,6 +201,8 @@ export function checkBenchmark(
         received: 'none',
       }),
     );
+  if (sample !== undefined && first !== undefined)
+    complain('sample', 'either the first records (max_items) or a sample of all', 'both');
   if (!isMade && skills !== undefined) complain('skills', `none: ${benchmark} is read from files`, 'an object');
   return found;
 }

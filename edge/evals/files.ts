@@ -1,8 +1,8 @@
 /** Files that a run names: looked up, of the right purpose, and such that a backend can lay them out. */
 
 import { ApiError, describe, errorMessage, violation } from '../../shared/contract/errors.ts';
+import type { BenchmarkRunSource } from '../../shared/contract/evalBenchmarks.ts';
 import { benchmarkPath, clashOf } from '../../shared/contract/evalFiles.ts';
-import type { BenchmarkRunSource } from '../../shared/contract/evals.ts';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { Env } from '../env.ts';
 import { type FileRow, getFiles } from '../store/files.ts';

@@ -1,14 +1,7 @@
 /** A run of an evaluation on the inner wire: what a backend is given, and what it says of each line. Not public: names are camelCase. */
 import * as z from 'zod/mini';
-import {
-  BenchmarkRunSource,
-  EvalItemStatus,
-  EvalResult,
-  EvalSample,
-  EvalSampling,
-  Grader,
-  InputMessages,
-} from './evals.ts';
+import { BenchmarkRunSource } from './evalBenchmarks.ts';
+import { EvalItemStatus, EvalResult, EvalSample, EvalSampling, Grader, InputMessages } from './evals.ts';
 import { LIMITS } from './limits.ts';
 
 const Bytes = z.object({ id: z.string(), bytes: z.int(), sha256: z.string() });

@@ -14,7 +14,7 @@ import { scoringTask } from '../../../gpu-backend/server/tasks/benchmark/task.ts
 import { evaluateHandler } from '../../../gpu-backend/server/tasks/evaluate.ts';
 import type { GenerateRequest } from '../../../shared/contract/backend.ts';
 import { ApiError } from '../../../shared/contract/errors.ts';
-import type { BenchmarkRunSource } from '../../../shared/contract/evals.ts';
+import type { BenchmarkRunSource } from '../../../shared/contract/evalBenchmarks.ts';
 import { type EvalItemReport, EvalItemsRequest, type EvaluateTask } from '../../../shared/contract/evalTask.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
 
@@ -366,7 +366,11 @@ describe('a benchmark', () => {
 
   test('makes the questions of `skills` itself', async () => {
     const edge = new Edge({});
-    const run = asking({}, { skills: { per_skill: 1, images: 2 }, answer_by: 'generation' }, 'skills');
+    const run = asking(
+      {},
+      { skills: { per_skill: 2, images: 2 }, sample: { records: 4 }, answer_by: 'generation' },
+      'skills',
+    );
     const service = {
       async *generate() {
         yield {

@@ -6,9 +6,9 @@ import { conversationIn, conversationOf } from '../../../gpu-backend/eval/grader
 import { type GradeContext, graderOf } from '../../../gpu-backend/eval/graders/grade.ts';
 import { similarity } from '../../../gpu-backend/eval/graders/similarity.ts';
 import { taskFactories, taskNamed } from '../../../gpu-backend/eval/registry.ts';
+import { EvalBenchmark } from '../../../shared/contract/evalBenchmarks.ts';
 import { FormulaError, parseFormula } from '../../../shared/contract/evalFormula.ts';
 import type { Grader } from '../../../shared/contract/evals.ts';
-import { EvalBenchmark } from '../../../shared/contract/evals.ts';
 import { parseTemplate, renderTemplate, TemplateError, templateValue } from '../../../shared/contract/evalTemplate.ts';
 import { schemaMismatch, schemaProblems } from '../../../shared/contract/jsonSchema.ts';
 

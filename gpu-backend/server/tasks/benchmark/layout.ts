@@ -1,12 +1,13 @@
 /** Lays the questions of a benchmark out on disk. Reads files that clients have uploaded: it runs in a process that may be killed. */
 import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { BenchmarkRunSource } from '../../../../shared/contract/evals.ts';
+import type { BenchmarkRunSource } from '../../../../shared/contract/evalBenchmarks.ts';
 import { applyVariant, type VariantsAsked, variantsFor } from '../../../eval/controls.ts';
 import { partOf } from '../../../eval/run/part.ts';
 import { NotAskable, requireAskable } from '../../../eval/run/preflight.ts';
 import { formPrompt, type PromptForm } from '../../../eval/run/prompt-form.ts';
 import { evalSpec } from '../../../eval/run/run.ts';
+import { sampleRecords } from '../../../eval/source/sample.ts';
 import type { EvalImage, EvalPrompt, EvalRecord, EvalTask, EvalVariant } from '../../../eval/task.ts';
 import { LAID, type LaidOut, type LaidPrompt, type LaidQuestion, type LaidRecord } from './laid.ts';
 
@@ -52,7 +53,7 @@ export async function layOut(
         'data_source.file_ids',
       );
     });
-  const records = await reading(() =>
+  const read = await reading(() =>
     task.open({
       paths: [folder],
       imageFolder: folder,
@@ -60,6 +61,17 @@ export async function layOut(
       ...(options.max_items === undefined ? {} : { limit: options.max_items }),
     }),
   );
+  const { sample } = options;
+  const records =
+    sample === undefined
+      ? read
+      : await reading(() =>
+          sampleRecords(read, {
+            count: sample.records,
+            seed: sample.seed ?? 0,
+            byGroup: task.aggregate === 'groups',
+          }),
+        );
   const count = Math.min(options.max_items ?? records.length, records.length);
   const out = await Output.open(into);
   try {

@@ -1,4 +1,4 @@
-import type { BenchmarkRunSource } from '../../../../shared/contract/evals.ts';
+import type { BenchmarkRunSource } from '../../../../shared/contract/evalBenchmarks.ts';
 import { taskNamed } from '../../../eval/registry.ts';
 import type { EvalTask } from '../../../eval/task.ts';
 import { skillsTask } from '../../../eval/tasks/skills.ts';
