@@ -160,7 +160,17 @@ function checkPart(part: string | EvalPart, at: Path, role: string, roots: reado
         received: `one in a message of role "${role}"`,
       }),
     ];
-  if (part.type === 'input_image') return checkText(part.image_url, [...at, 'image_url'], roots);
+  if (part.type === 'input_image') {
+    const { image_url: url, file_id: file } = part;
+    if (url != null && file == null) return checkText(url, [...at, 'image_url'], roots);
+    if (file != null && url == null) return checkText(file, [...at, 'file_id'], roots);
+    return [
+      violation('invalid_value', fieldPath(at), {
+        expected: 'image_url or file_id',
+        received: url == null ? 'neither' : 'both',
+      }),
+    ];
+  }
   if (part.type === 'image_url') return checkText(part.image_url.url, [...at, 'image_url', 'url'], roots);
   if (part.type === 'image_file') return checkText(part.image_file.file_id, [...at, 'image_file', 'file_id'], roots);
   return checkText(part.image_urls, [...at, 'image_urls'], roots);

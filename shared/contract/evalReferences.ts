@@ -102,7 +102,7 @@ function textOf(part: string | EvalPart): string {
   if (typeof part === 'string') return part;
   switch (part.type) {
     case 'input_image':
-      return part.image_url;
+      return part.image_url ?? part.file_id ?? '';
     case 'image_url':
       return part.image_url.url;
     case 'image_file':

@@ -21,7 +21,13 @@ export const EvalPart = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('input_text'), text: Text }),
   z.strictObject({ type: z.literal('output_text'), text: Text }),
   z.strictObject({ type: z.literal('text'), text: Text }),
-  z.strictObject({ type: z.literal('input_image'), image_url: Text, detail: Detail }),
+  /** One of the two. */
+  z.strictObject({
+    type: z.literal('input_image'),
+    image_url: z.optional(z.nullable(Text)),
+    file_id: z.optional(z.nullable(Text)),
+    detail: Detail,
+  }),
   z.strictObject({ type: z.literal('image_url'), image_url: z.extend(ImageUrl, { url: Text }) }),
   z.strictObject({ type: z.literal('image_file'), image_file: z.strictObject({ file_id: Text, detail: Detail }) }),
   /** `{{item.images}}`: a list of pictures, each in a slot of its own. */

@@ -44,7 +44,7 @@ function readPart(part: string | EvalPart, roots: readonly TemplateRoot[]): (dat
     case 'text':
       return textOf(of(part.text));
     case 'input_image':
-      return imageOf(of(part.image_url));
+      return imageOf(of(part.image_url ?? part.file_id ?? ''));
     case 'image_url':
       return imageOf(of(part.image_url.url));
     case 'image_file':

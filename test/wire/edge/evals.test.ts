@@ -232,13 +232,22 @@ describe('an evaluation by the official client', () => {
       data_source_config: { type: 'custom', item_schema: SCHEMA },
       testing_criteria: [{ ...equals, input: '{{sample.output_json.colour}}', operation: 'ne' }],
     });
+    const shown = await openai.files.create({
+      file: await toFile(readFileSync(join(ROOT, 'test/fixtures/pictures/yellow-circle.png')), 'a.png'),
+      purpose: 'vision',
+    });
     const schema = { type: 'object', properties: { colour: { enum: ['red', 'blue'] } }, required: ['colour'] };
     const run = await openai.evals.runs.create(made.id, {
       data_source: {
         type: 'responses',
         model: MODEL,
         source: { type: 'file_content', content: [{ item: { images: [], question: 'red?', answer: 'green' } }] },
-        input_messages: { type: 'template', template: [{ role: 'user', content: '{{item.question}}' }] },
+        input_messages: {
+          type: 'template',
+          template: [
+            { role: 'user', content: [{ type: 'input_image', file_id: shown.id }, '{{item.question}}'] as never },
+          ],
+        },
         sampling_params: { max_completion_tokens: 24, text: { format: { type: 'json_schema', name: 'c', schema } } },
       },
     });
