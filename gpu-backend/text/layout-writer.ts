@@ -71,18 +71,19 @@ export class LayoutWriter {
   /** One image with what stands around it. */
   image(image: number, isInLoss: boolean, path: string): void {
     const { template, tokensPerImage, imageTokenId } = this.options;
-    const { before, after, firstNumber, sharesSpecials } = template.image;
+    const { before, after, firstNumber, numbers, sharesSpecials } = template.image;
     const slot = typeof tokensPerImage === 'number' ? tokensPerImage : tokensPerImage(image);
     const tokenCount = typeof slot === 'number' ? slot : slot.length;
     if (!(Number.isInteger(tokenCount) && tokenCount > 0))
       throw new LayoutError(`expected at least one token for image ${image}, got ${tokenCount}`, path);
     const index = this.images.length;
-    if (!(sharesSpecials && this.imageEnd === this.ids.length)) this.pieces(before, isInLoss, index + firstNumber);
+    const number = numbers?.[index] ?? index + firstNumber;
+    if (!(sharesSpecials && this.imageEnd === this.ids.length)) this.pieces(before, isInLoss, number);
     this.flush();
     this.images.push({ index, image, tokenStart: this.ids.length, tokenCount });
     this.isTextStart = true;
     for (let i = 0; i < tokenCount; i++) this.token(typeof slot === 'number' ? imageTokenId : slot[i]!, false, 0);
-    this.pieces(after, isInLoss, index + firstNumber);
+    this.pieces(after, isInLoss, number);
     this.imageEnd = this.run === '' ? this.ids.length : -1;
   }
 

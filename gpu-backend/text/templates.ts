@@ -40,6 +40,8 @@ export interface ChatTemplate {
   readonly image: TurnFormat & {
     /** Number of the first image, counted over the whole conversation. */
     readonly firstNumber: number;
+    /** Numbers of the conversation's images one by one, where they do not follow each other. Default: counted from `firstNumber`. */
+    readonly numbers?: readonly number[];
     /** Adjacent images share the special token between them (Idefics2's fake tokens). */
     readonly sharesSpecials: boolean;
   };

@@ -20,7 +20,7 @@ export function encodeDialogue(dialogue: NanoDialogue, options: LayoutOptions, i
     { role: 'assistant', parts: [{ type: 'text', text: turn.assistant }], weight: turn.weight },
   ]);
   const { template } = options;
-  const image = { ...template.image, firstNumber: dialogue.firstNumber };
+  const image = { ...template.image, numbers: dialogue.imageNumbers };
   const layout = layoutConversation(messages, { ...options, template: { ...template, image } });
   return {
     layout,

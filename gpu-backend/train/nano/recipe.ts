@@ -38,25 +38,25 @@ export interface NanoRecipe {
   readonly template: string;
 }
 
-/** The recipe of the shipped weights. */
+/** The recipe of a new run; that of the shipped weights stands in their run.json. */
 export const NANO_RECIPE: NanoRecipe = {
   vocab: 640,
   patchSize: 20,
   imageSize: 100,
-  visionHidden: 128,
-  visionLayers: 3,
-  visionHeads: 4,
-  visionIntermediate: 384,
+  visionHidden: 160,
+  visionLayers: 4,
+  visionHeads: 5,
+  visionIntermediate: 448,
   hidden: 160,
-  layers: 5,
+  layers: 6,
   heads: 5,
   kvHeads: 5,
   intermediate: 448,
-  towerSteps: 4500,
+  towerSteps: 5000,
   towerRate: 0.1,
   dialogues: 32,
   microBatchTokens: 1500,
-  optimizer: 'adamw',
+  optimizer: 'muon',
   schedule: { kind: 'trapezoid', peak: 1.5e-3, warmupShare: 0.01, floorShare: 0.01, decayShare: 0.6 },
   weightDecay: 0.05,
   beta2: 0.98,

@@ -1,15 +1,16 @@
 import { eachQuestion } from './each.ts';
 import { randomScatter, randomSet, randomTower } from './generate.ts';
 import { BalancedClaims } from './grammar.ts';
-import { towerShare, trainedSetSizes } from './heldout.ts';
+import { towerShare } from './heldout.ts';
 import { paraphrased } from './language.ts';
 import { firstImageNumber, numberedFrom } from './numbering.ts';
 import { describeQuestion, perceptionQuestion, type Question, tallyQuestion, truthText } from './perception.ts';
 import { Rng } from './random.ts';
 import type { RealData } from './real.ts';
-import { type Box, renderBox } from './scene.ts';
-import { randomSequence } from './sequence.ts';
+import type { Box } from './scene.ts';
+import { randomSequence, type Sequence } from './sequence.ts';
 import { comparison, coreference, reasoning, temporal } from './skills.ts';
+import { canBeTold, chooseTold, introduce, mostShown, tellable } from './told.ts';
 
 /** A piece of a user turn: text, or the index of an image of the dialogue. */
 export type UserPart = string | { image: number };
@@ -25,8 +26,8 @@ export interface NanoTurn {
 export interface NanoDialogue {
   /** RGB bytes, 100x100x3 each, height-width-channel order, in the order of their first mention. */
   images: Uint8Array[];
-  /** Number of the first image, as in `(image 3: `. */
-  firstNumber: number;
+  /** Number of each image, as in `(image 3: `, rising; images that are told in words have the numbers between. */
+  imageNumbers: number[];
   /** One key a picture: equal keys mean equal pixels. */
   imageKeys: string[];
   turns: NanoTurn[];
@@ -40,7 +41,7 @@ export interface Phase {
   mix: Readonly<Partial<Record<DialogueKind, number>>>;
   /** Question turns a dialogue, both ends included. */
   turns: readonly [number, number];
-  /** Numbers of images that statements, and the skills, are asked about; drawn evenly. */
+  /** Numbers of images that statements, and the skills, are asked about; drawn evenly. More than `mostShown` are told in part. */
   statementSets: readonly number[];
   skillSets: readonly number[];
   /** Chance of each question turn to be one that is answered image by image (each.ts) instead of its dialogue's kind. Default 0. */
@@ -70,9 +71,9 @@ export interface Phase {
  */
 export function nanoCurriculum(total: number, continued = false): Phase[] {
   const upTo = (share: number) => Math.round(share * total);
-  const common = { turns: [7, 11] as const, shiftedShare: 0.4, peopleShare: 0.6 };
+  const common = { turns: [9, 14] as const, shiftedShare: 0.4, peopleShare: 0.6 };
   const easySets = { statementSets: [1, 1, 2, 2, 3], skillSets: [2, 2, 3] };
-  const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3, 4], skillSets: trainedSetSizes };
+  const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 6], skillSets: [2, 2, 3, 3, 3, 4, 5, 6] };
   // A trained model reads towers well; what it still has to learn is to count shapes, sizes and places in scatters.
   const scattersFirst: Partial<Phase> = {
     mix: { perception: 2.5, statements: 4, skills: 2, temporal: 1, real: 0.8, blind: 0.1 },
@@ -136,7 +137,7 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
       describeWeight: 0.3,
       ...common,
       ...fullSets,
-      statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 3, 4],
+      statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5, 6],
       realPictureShare: 0.7,
       peopleShare: 0.7,
     },
@@ -155,9 +156,6 @@ const paraphraseShare = 0.2;
 
 /** Share of the dialogues about several images whose images come in turn by turn. */
 const turnByTurnShare = 0.2;
-
-const boxKey = (box: Box): string =>
-  box.objects.map((o) => `${o.shape[0]}${o.color.slice(0, 3)}${o.size}@${o.x},${o.y}`).join(';') || 'empty';
 
 /** An endless, seeded stream of dialogues. `dialogue(index)` depends on the options and the index alone, so any run can resume anywhere. */
 export class NanoStream {
@@ -215,7 +213,8 @@ export class NanoStream {
         if (set.every((box) => box.kind === kind)) return rng.shuffle(set);
       }
     }
-    return randomSet(rng, kind, count);
+    const boxes = randomSet(rng, kind, count);
+    return count > mostShown ? boxes.map((box) => tellable(rng, box)) : boxes;
   }
 
   #kind(rng: Rng, phase: Phase): Box['kind'] {
@@ -259,13 +258,14 @@ export class NanoStream {
     ask: (shown: readonly Box[], isNew: boolean) => Question,
   ): NanoDialogue {
     const firstNumber = firstImageNumber(rng, boxes.length, phase.shiftedShare ?? 0);
+    const { parts, ...shown } = introduce(boxes, chooseTold(rng, boxes), firstNumber);
     const turns = boxes.flatMap((_, image) =>
       Array.from({ length: Math.ceil(rng.int(...phase.turns) / boxes.length) }, (_, i): NanoTurn => {
         const { user, answer } = numberedFrom(firstNumber, ask(boxes.slice(0, image + 1), i === 0));
-        return { user: i === 0 ? [{ image }, user] : [user], assistant: answer, weight: 1 };
+        return { user: i === 0 ? [parts[image] as UserPart, user] : [user], assistant: answer, weight: 1 };
       }),
     );
-    return { images: boxes.map(renderBox), firstNumber, imageKeys: boxes.map(boxKey), turns };
+    return { ...shown, turns };
   }
 
   #statements(rng: Rng, phase: Phase): NanoDialogue {
@@ -297,7 +297,7 @@ export class NanoStream {
   }
 
   #temporal(rng: Rng, phase: Phase): NanoDialogue {
-    const sequence = randomSequence(rng, rng.pick(phase.skillSets), this.#kind(rng, phase));
+    const sequence = this.#sequence(rng, rng.pick(phase.skillSets), this.#kind(rng, phase));
     if (rng.chance(turnByTurnShare))
       return this.#turnByTurn(rng, phase, sequence.frames, (shown) =>
         shown.length < sequence.frames.length ? coreference(rng, shown, this.#claims) : temporal(rng, sequence),
@@ -307,6 +307,15 @@ export class NanoStream {
       i < 4 ? temporal(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),
     );
     return assemble(rng, phase, sequence.frames, this.#withDescriptions(rng, phase, sequence.frames, questions));
+  }
+
+  /** Words do not tell where an object is, so one that moves is shown in every frame. */
+  #sequence(rng: Rng, count: number, kind: Box['kind']): Sequence {
+    for (;;) {
+      const sequence = randomSequence(rng, count, kind);
+      const isTold = sequence.story.event !== 'moves' && sequence.frames.every(canBeTold);
+      if (count <= mostShown || isTold) return sequence;
+    }
   }
 
   #real(rng: Rng, phase: Phase): NanoDialogue {
@@ -332,7 +341,7 @@ export class NanoStream {
       const answer = truthText(rng.pick(real.statements).label);
       return { user: [rng.pick(real.statements).statement], assistant: answer, weight: 1 };
     });
-    return { images: [], firstNumber: 1, imageKeys: [], turns };
+    return { images: [], imageNumbers: [], imageKeys: [], turns };
   }
 
   /**
@@ -361,17 +370,17 @@ type Turn = Question & { weight?: number };
 
 /** Images first, then the questions. */
 function assemble(rng: Rng, phase: Phase, boxes: readonly Box[], questions: readonly Turn[]): NanoDialogue {
-  const first: UserPart[] = boxes.map((_, image) => ({ image }));
   const separator = rng.pick(['', '', '', '\n', ' ']);
   const firstNumber = firstImageNumber(rng, boxes.length, phase.shiftedShare ?? 0);
+  const { parts, ...shown } = introduce(boxes, chooseTold(rng, boxes), firstNumber);
   const turns = questions
     .map((question) => numberedFrom(firstNumber, question))
     .map(
       ({ user, answer, weight = 1 }, i): NanoTurn => ({
-        user: i === 0 ? [...first, separator + user] : [user],
+        user: i === 0 ? [...parts, separator + user] : [user],
         assistant: answer,
         weight,
       }),
     );
-  return { images: boxes.map(renderBox), firstNumber, imageKeys: boxes.map(boxKey), turns };
+  return { ...shown, turns };
 }

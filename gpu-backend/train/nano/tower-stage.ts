@@ -48,7 +48,7 @@ export async function trainedTower(
       const share = (value: number): string => `${(100 * value).toFixed(1)} %`;
       say(
         `tower ${step}/${recipe.towerSteps}: loss ${loss.toFixed(3)}, objects found ${share(scores.found)}, ` +
-          `placed ${share(scores.placed)}, boxes without a mistake ${share(scores.exactBoxes)}`,
+          `placed ${share(scores.placed)}, boxes without a mistake ${share(scores.exactBoxes)}, counted ${share(scores.countedBoxes)}`,
       );
     },
   });

@@ -11,6 +11,7 @@ import { learningRateAt, progressOf } from '../schedule.ts';
 import { ParameterState } from '../state.ts';
 import { boxPixels } from './encode.ts';
 import { randomScatter, randomTower } from './generate.ts';
+import { touchesAnyWall, touchesWall } from './phrases.ts';
 import { Rng } from './random.ts';
 import type { RealData } from './real.ts';
 import { type Box, boxSidePx, colors, renderBox, shapes, sizesPx } from './scene.ts';
@@ -23,6 +24,12 @@ import { type Box, boxSidePx, colors, renderBox, shapes, sizesPx } from './scene
 const cellPx = 10;
 const looks = 1 + shapes.length * colors.length * sizesPx.length;
 const outputsPerCell = looks + 2 * cellPx;
+const walls = ['left', 'right', 'top', 'bottom'] as const;
+/**
+ * What is counted in each patch: objects by look, those at a wall by look, and by wall and color or shape. A linear probe has to
+ * read these, so that their sums over patches and looks, which is what people talk about, are one attention and one matrix away.
+ */
+const tallies = 2 * (looks - 1) + walls.length * (colors.length + shapes.length);
 
 export interface TowerTargets {
   /** [cells] 0 or the look, cells in the order patch by patch. */
@@ -31,6 +38,8 @@ export interface TowerTargets {
   readonly cells: Int32Array;
   readonly dx: Int32Array;
   readonly dy: Int32Array;
+  /** [patches, tallies] objects whose centre is in the patch. */
+  readonly counts: Float32Array;
 }
 
 /** Answers for some boxes. Cells are numbered box by box, patch by patch, row-major inside the patch. */
@@ -40,22 +49,34 @@ export function towerTargets(boxes: readonly Box[], patchPx: number): TowerTarge
   const perBox = (boxSidePx / cellPx) ** 2;
   const lookOf = new Int32Array(boxes.length * perBox);
   const [cells, dx, dy]: [number[], number[], number[]] = [[], [], []];
+  const counts = new Float32Array(boxes.length * side * side * tallies);
   boxes.forEach((box, b) => {
     for (const o of box.objects) {
       const [cx, cy] = [Math.min(o.x + o.size / 2, boxSidePx - 1), Math.min(o.y + o.size / 2, boxSidePx - 1)];
       const [column, row] = [Math.floor(cx / cellPx), Math.floor(cy / cellPx)];
       const patch = Math.floor(row / perPatch) * side + Math.floor(column / perPatch);
       const cell = b * perBox + patch * perPatch ** 2 + (row % perPatch) * perPatch + (column % perPatch);
-      lookOf[cell] =
-        1 +
-        (shapes.indexOf(o.shape) * colors.length + colors.indexOf(o.color)) * sizesPx.length +
-        sizesPx.indexOf(o.size);
+      const [shape, color] = [shapes.indexOf(o.shape), colors.indexOf(o.color)];
+      const look = (shape * colors.length + color) * sizesPx.length + sizesPx.indexOf(o.size);
+      lookOf[cell] = 1 + look;
+      const at = (b * side * side + patch) * tallies;
+      const count = (i: number): void => {
+        counts[at + i] = (counts[at + i] as number) + 1;
+      };
+      count(look);
+      if (touchesAnyWall(o)) count(looks - 1 + look);
+      for (const [w, wall] of walls.entries()) {
+        if (!touchesWall(o, wall)) continue;
+        const first = 2 * (looks - 1) + w * (colors.length + shapes.length);
+        count(first + color);
+        count(first + colors.length + shape);
+      }
       cells.push(cell);
       dx.push(cx % cellPx);
       dy.push(cy % cellPx);
     }
   });
-  return { looks: lookOf, cells: Int32Array.from(cells), dx: Int32Array.from(dx), dy: Int32Array.from(dy) };
+  return { looks: lookOf, cells: Int32Array.from(cells), dx: Int32Array.from(dx), dy: Int32Array.from(dy), counts };
 }
 
 /** Loss and gradients of tower and probe over pixels [N, 3, H, W]. */
@@ -77,9 +98,23 @@ function towerGraph(config: LlavaConfig): { graph: Graph; weights: Map<string, r
   const offsetWeights = graph.input('offset_weights', 'f32', [symbol('K')]);
   const lookScores = part(perCell, 0, looks);
   const [xScores, yScores] = [part(objects, looks, looks + cellPx), part(objects, looks + cellPx, outputsPerCell)];
+  const counted = g.linear(
+    graph,
+    x,
+    w.get('probe.count_weight', [tallies, config.vision.hidden]),
+    w.get('probe.count_bias', [tallies]),
+  );
+  const patches = mulDims(symbol('N'), config.tokensPerImage);
+  const error = g.sub(
+    graph,
+    g.reshape(graph, counted, [patches, tallies]),
+    graph.input('counts', 'f32', [patches, tallies]),
+  );
+  const squares = g.reduceSum(graph, g.mul(graph, error, error), [0, 1]);
+  const countLoss = g.mul(graph, squares, graph.input('count_weight', 'f32', []));
   const loss = g.add(
     graph,
-    g.crossEntropy(graph, lookScores, target('looks'), lookWeights),
+    g.add(graph, countLoss, g.crossEntropy(graph, lookScores, target('looks'), lookWeights)),
     g.add(
       graph,
       g.crossEntropy(graph, xScores, target('dx'), offsetWeights),
@@ -96,6 +131,7 @@ function towerGraph(config: LlavaConfig): { graph: Graph; weights: Map<string, r
   graph.output('look_scores', lookScores);
   graph.output('x_scores', xScores);
   graph.output('y_scores', yScores);
+  graph.output('counted', counted);
   return { graph, weights: new Map(params.map((p) => [p.name, p.value.shape as number[]])) };
 }
 
@@ -111,6 +147,8 @@ export interface TowerScores {
   readonly found: number;
   readonly placed: number;
   readonly exactBoxes: number;
+  /** Boxes whose sums over all patches are right, rounded, for every tally. */
+  readonly countedBoxes: number;
 }
 
 function score(out: Readonly<Record<string, Tensor>>, targets: TowerTargets, boxes: number): TowerScores {
@@ -130,7 +168,24 @@ function score(out: Readonly<Record<string, Tensor>>, targets: TowerTargets, box
     if (x === targets.dx[k] && y === targets.dy[k]) placed++;
   });
   const objects = targets.cells.length;
-  return { found: found / objects, placed: placed / objects, exactBoxes: 1 - badBoxes.size / boxes };
+  const counted = out.counted?.data as Float32Array;
+  const perBoxCounts = targets.counts.length / boxes;
+  let rightBoxes = 0;
+  for (let b = 0; b < boxes; b++) {
+    const sums = new Float64Array(tallies);
+    const wanted = new Float64Array(tallies);
+    for (let i = 0; i < perBoxCounts; i++) {
+      sums[i % tallies] = (sums[i % tallies] as number) + (counted[b * perBoxCounts + i] as number);
+      wanted[i % tallies] = (wanted[i % tallies] as number) + (targets.counts[b * perBoxCounts + i] as number);
+    }
+    if (sums.every((sum, i) => Math.round(sum) === wanted[i])) rightBoxes++;
+  }
+  return {
+    found: found / objects,
+    placed: placed / objects,
+    exactBoxes: 1 - badBoxes.size / boxes,
+    countedBoxes: rightBoxes / boxes,
+  };
 }
 
 export interface TowerOptions {
@@ -192,6 +247,8 @@ export async function pretrainTower(options: TowerOptions): Promise<Map<string, 
       cells: ints(targets.cells, [objects]),
       dx: ints(targets.dx, [objects]),
       dy: ints(targets.dy, [objects]),
+      counts: f32(targets.counts, [targets.counts.length / tallies, tallies]),
+      count_weight: f32(Float32Array.of(1 / objects), []),
       offset_weights: f32(new Float32Array(objects).fill(0.5 / objects), [objects]),
     };
     for (const p of state.parameters) feeds[p.name] = f32(p.value, p.shape);
@@ -200,7 +257,7 @@ export async function pretrainTower(options: TowerOptions): Promise<Map<string, 
     const out = await session.run(feeds, [
       'loss',
       ...grads,
-      ...(scored ? ['look_scores', 'x_scores', 'y_scores'] : []),
+      ...(scored ? ['look_scores', 'x_scores', 'y_scores', 'counted'] : []),
     ]);
     for (const p of state.parameters) p.grad.set(out[`grad.${p.name}`]?.data as Float32Array);
     const rate = learningRateAt({ kind: 'cosine', peak, warmupShare: 0.02, floorShare: 0.02 }, progressOf(step, steps));

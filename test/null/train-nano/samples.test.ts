@@ -5,7 +5,9 @@ import { heldOutItems } from '../../../gpu-backend/train/nano/heldout.ts';
 import { PeoplesClaims } from '../../../gpu-backend/train/nano/people.ts';
 import { weighLabels } from '../../../gpu-backend/train/nano/real.ts';
 import { NanoStream, nanoCurriculum } from '../../../gpu-backend/train/nano/samples.ts';
+import type { Box } from '../../../gpu-backend/train/nano/scene.ts';
 import { skills } from '../../../gpu-backend/train/nano/skills.ts';
+import { canBeTold, mostImages, mostShown, told } from '../../../gpu-backend/train/nano/told.ts';
 
 const options = { seed: 4, phases: nanoCurriculum(1000) };
 
@@ -16,11 +18,11 @@ test('a dialogue depends on seed and index alone', () => {
   assert.notDeepEqual(new NanoStream({ ...options, seed: 5 }).dialogue(3), one.dialogue(3));
 });
 
-test('every image is mentioned once, before or in the turn that needs it', () => {
+test('every image is shown or told once, before or in the turn that needs it', () => {
   const stream = new NanoStream(options);
+  const counts = new Map<string, number>();
   for (let index = 0; index < 1200; index++) {
-    const { images, firstNumber, imageKeys, turns } = stream.dialogue(index);
-    assert.ok(firstNumber >= 1 && firstNumber + images.length - 1 <= 8);
+    const { images, imageNumbers, imageKeys, turns } = stream.dialogue(index);
     const mentioned = turns.flatMap(({ user }) =>
       user.flatMap((part) => (typeof part === 'string' ? [] : [part.image])),
     );
@@ -30,15 +32,38 @@ test('every image is mentioned once, before or in the turn that needs it', () =>
     );
     assert.equal(imageKeys.length, images.length);
     assert.ok(images.every((rgb) => rgb.length === 30_000));
-    let shown = 0;
+    assert.equal(imageNumbers.length, images.length);
+    const known: number[] = [];
     for (const { user, assistant } of turns) {
-      shown += user.filter((part) => typeof part !== 'string').length;
+      for (const part of user) {
+        const inWords = typeof part === 'string' ? /^\(image (\d): ./.exec(part)?.[1] : undefined;
+        if (inWords !== undefined) known.push(Number(inWords));
+        else if (typeof part !== 'string') known.push(imageNumbers[part.image]!);
+      }
       const text = user.filter((part) => typeof part === 'string').join('');
-      for (const [, number] of text.matchAll(/image {1,2}(\d)/gi))
-        assert.ok(Number(number) >= firstNumber && Number(number) < firstNumber + shown, text);
+      for (const [, number] of text.matchAll(/image {1,2}(\d)/gi)) assert.ok(known.includes(Number(number)), text);
       assert.ok(assistant.length > 0);
     }
+    assert.deepEqual(
+      known,
+      known.map((_, i) => known[0]! + i),
+    );
+    assert.ok(known.length <= mostImages && images.length <= mostShown && (known.at(-1) ?? 1) <= 8);
+    const key = `${images.length} of ${known.length}`;
+    counts.set(key, (counts.get(key) ?? 0) + 1);
   }
+  for (const key of ['1 of 1', '3 of 3', '1 of 4', '3 of 6'])
+    assert.ok(counts.get(key)! > 5, `${key} images are shown`);
+});
+
+test('words of a told box say what it is asked about', () => {
+  const object = (color: 'blue' | 'black', x: number, y: number) =>
+    ({ shape: 'square', color, size: 20, x, y }) as const;
+  const box: Box = { kind: 'scatter', objects: [object('blue', 80, 80), object('black', 0, 30)] };
+  assert.equal(told(box), 'medium black square left, medium blue square right bottom');
+  assert.equal(told(towerOf(['black', 'blue'])), 'tower black blue');
+  assert.ok(canBeTold(box));
+  assert.ok(!canBeTold({ ...box, objects: [object('blue', 10, 10), object('black', 31, 10)] }));
 });
 
 test('the held-out set has all four skills, fixed items and answers among their choices', () => {
