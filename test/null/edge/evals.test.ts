@@ -1,12 +1,14 @@
 /** What came of a run's items: written once, whoever sends it again, and only by who holds the lease. */
 import assert from 'node:assert/strict';
 import { before, beforeEach, test } from 'node:test';
+import { checkReportLink } from '../../../edge/evals/reportLink.ts';
 import { addItems, doneLines, errorSums, listItems, takeOver } from '../../../edge/store/evalItems.ts';
 import { deleteRun, type EvalSums, endedRuns, findRun, insertRun } from '../../../edge/store/evalRuns.ts';
 import { insertEval } from '../../../edge/store/evals.ts';
 import { applyToTask, findTask, insertTask, queuedTasks } from '../../../edge/store/tasks.ts';
 import type { EvalItemReport, EvaluateTask } from '../../../shared/contract/evalTask.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
+import { linkCode } from '../../../shared/wire/signature.ts';
 import { openD1 } from '../../fixtures/d1.ts';
 
 const TENANT = 'a'.repeat(32);
@@ -235,4 +237,27 @@ test('tenants take turns, and so do the runs of one', async () => {
 test('evaluations have a lane of their own', async () => {
   assert.equal((await queuedTasks(d1(), ['nano'], NOW + 60_000_000, 8, ['validate', 'compare'])).length, 0);
   assert.equal((await queuedTasks(d1(), ['nano'], Date.now() + 60_000, 8, ['evaluate'])).length, 1);
+});
+
+test('a link to a report proves its run and its time, by any of the secrets, and nothing else', async () => {
+  const soon = String(Math.floor(Date.now() / 1000) + 60);
+  const code = await linkCode('old', ['eval report', 'evalrun_1', soon]);
+  const check = async (secret: string, token: string, run = 'evalrun_1') =>
+    await checkReportLink({ BACKEND_SECRET: secret }, token, run);
+  assert.equal(await check('old', `${soon}.${code}`), 'good');
+  assert.equal(await check('new,old', `${soon}.${code}`), 'good');
+  const past = String(Number(soon) - 3_600);
+  assert.equal(await check('old', `${past}.${await linkCode('old', ['eval report', 'evalrun_1', past])}`), 'expired');
+  for (const [secret, token, run] of [
+    ['new', `${soon}.${code}`, 'evalrun_1'],
+    ['old', `${soon}.${code}`, 'evalrun_2'],
+    ['old', `${past}.${code}`, 'evalrun_1'],
+    ['old', `${soon}.`, 'evalrun_1'],
+    ['old', soon, 'evalrun_1'],
+    ['old', `${soon}.${code}`, 'evalrun_1\nx'],
+    ['', `${soon}.${code}`, 'evalrun_1'],
+    ['old', `${soon}.${await linkCode('old', ['other link', 'evalrun_1', soon])}`, 'evalrun_1'],
+  ] as const)
+    assert.equal(await check(secret, token, run), 'false', `${secret} ${token} ${run}`);
+  await assert.rejects(linkCode('old', ['a\nb']), RangeError);
 });
