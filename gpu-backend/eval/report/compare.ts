@@ -4,7 +4,7 @@ import { holm } from '../statistics/holm.ts';
 import { powerOf } from '../statistics/power.ts';
 import { type EvalItem, type EvalModel, type EvalSpec, specHash } from '../task.ts';
 import { powerJson, specJson } from './build.ts';
-import { counted } from './coverage.ts';
+import { counted, questions } from './coverage.ts';
 import { drawn, givenOf, questionOf } from './gallery.ts';
 import { clip, groupBy, isOfProtocol, type ReportRecord, rounded, withReference } from './items.ts';
 import { type EvalComparison, type PairedAnswer, REPORT_CONFIDENCE, REPORT_VERSION } from './schema.ts';
@@ -119,6 +119,18 @@ function refusal(differences: EvalComparison['specDifferences']): string {
   return `The two runs did different things, so that their difference is not the models' alone: ${named.join('; ')}${more}. Run one of them again alike, or force the comparison of what they share.`;
 }
 
+/** In a few words: questions that both were asked are told by their number, other differences by their values. */
+function toldApart(
+  { spec: { data } }: ComparedRun,
+  { spec: { data: other } }: ComparedRun,
+  differences: EvalComparison['specDifferences'],
+): [string, string] {
+  if (data.records !== other.records) return [questions(data.records), questions(other.records)];
+  const short = differences.find((one) => Math.max(one.first.length, one.second.length) <= MAX_LABEL_CHARS);
+  if (short === undefined) return ['first run', 'second run'];
+  return [short.first.replaceAll('"', ''), short.second.replaceAll('"', '')];
+}
+
 /** Two names that differ: by what the runs did differently, or by their places. */
 function labelsOf(
   first: ComparedRun,
@@ -129,11 +141,7 @@ function labelsOf(
   if (before !== after) return [before, after];
   if (first.model.name !== second.model.name)
     return [`${before} (${first.model.name})`, `${after} (${second.model.name})`];
-  const short = differences.find((one) => Math.max(one.first.length, one.second.length) <= MAX_LABEL_CHARS);
-  const told =
-    short === undefined
-      ? ['first run', 'second run']
-      : [short.first, short.second].map((words) => words.replaceAll('"', ''));
+  const told = toldApart(first, second, differences);
   return [`${before} (${told[0]})`, `${after} (${told[1]})`];
 }
 

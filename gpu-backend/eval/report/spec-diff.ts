@@ -16,21 +16,30 @@ export function specDifferences(first: EvalSpec, second: EvalSpec): EvalComparis
   const { data: askedToo, ...after } = second;
   compare(before as unknown as Json, after as unknown as Json, '', found);
   if (canonicalJson(asked as unknown as Json) === canonicalJson(askedToo as unknown as Json)) return found;
-  let [there, here] = [dataWords(asked), dataWords(askedToo)];
-  if (there === here)
-    [there, here] = [there, here].map(
-      (words, i) => `${words}, digest ${(i === 0 ? asked : askedToo).digest.slice(0, 12)}`,
-    ) as [string, string];
-  return [{ path: 'data', first: there, second: here }, ...found];
+  // The shortest words that tell the two apart.
+  for (const words of [dataWords, withSeed, withDigest]) {
+    const [there, here] = [words(asked), words(askedToo)];
+    if (there !== here) return [{ path: 'data', first: there, second: here }, ...found];
+  }
+  return [{ path: 'data', first: asked.digest, second: askedToo.digest }, ...found];
 }
 
-function dataWords({ records, part }: EvalSpec['data']): string {
+type Data = EvalSpec['data'];
+
+function dataWords({ records, part }: Data): string {
   const chosen = part?.chosen;
   if (chosen === undefined) return questions(records);
-  const of = chosen.of === null ? '' : ` of ${chosen.of}`;
-  return chosen.how === 'first'
-    ? `the first ${questions(records)}${of}`
-    : `a sample of ${questions(records)}${of}, seed ${chosen.seed}`;
+  const count = chosen.of === null ? questions(records) : `${records} of ${questions(chosen.of)}`;
+  return chosen.how === 'first' ? `the first ${count}` : `a sample of ${count}`;
+}
+
+function withSeed(data: Data): string {
+  const chosen = data.part?.chosen;
+  return chosen?.how === 'sample' ? `${dataWords(data)}, seed ${chosen.seed}` : dataWords(data);
+}
+
+function withDigest(data: Data): string {
+  return `${dataWords(data)}, digest ${data.digest.slice(0, 12)}`;
 }
 
 function compare(
