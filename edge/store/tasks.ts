@@ -106,14 +106,14 @@ export function getTask(db: D1Database, tenant: string, kind: TaskRow['kind'], i
     .first<TaskRow>();
 }
 
-/** Of another evaluation of the same tenant, in a query over tasks. */
-const SAME = `FROM tasks AS other WHERE other.tenant = tasks.tenant AND other.kind = 'evaluate'`;
 /**
  * Evaluations take turns: first of the tenants with the fewest running, then of the one that was served longest ago, then the run that was. Everything else goes
- * by age.
+ * by age. Running ones are few and found by their status (`+` keeps SQLite to that index): a tenant's ended runs are many.
  */
-const TURN = `CASE kind WHEN 'evaluate' THEN (SELECT COUNT(*) ${SAME} AND other.status = 'running') ELSE 0 END,
-  CASE kind WHEN 'evaluate' THEN (SELECT COALESCE(MAX(other.claimed_at), 0) ${SAME} AND other.claimed_at > 0) ELSE 0 END,
+const TURN = `CASE kind WHEN 'evaluate' THEN (SELECT COUNT(*) FROM tasks AS other
+    WHERE other.status = 'running' AND +other.tenant = tasks.tenant AND +other.kind = 'evaluate') ELSE 0 END,
+  CASE kind WHEN 'evaluate' THEN (SELECT COALESCE(MAX(other.claimed_at), 0) FROM tasks AS other
+    WHERE other.tenant = tasks.tenant AND other.kind = 'evaluate') ELSE 0 END,
   CASE kind WHEN 'evaluate' THEN claimed_at ELSE 0 END, seq`;
 
 /** Tasks that a backend with these base models could take, in the order in which they should be. */
