@@ -446,7 +446,7 @@ test('a backend works on a few runs side by side, and where others wait one give
   t.mock.timers.tick(LIMITS.jobs.heartbeatEveryMs);
   await settled(() => begun.length === 3);
   wantsPlaces = false;
-  assert.deepEqual(ends, { run1: [{ status: 'paused' }] }, 'one gives its place at a time');
+  assert.deepEqual(Object.entries(ends), [['run1', [{ status: 'paused' }]]], 'one gives its place at a time');
   assert.deepEqual([...turns].map(([id, { aborted }]) => [id, aborted]).sort(), [
     ['run1', true],
     ['run2', false],
