@@ -152,7 +152,7 @@ export async function removeFile(c: Context<AppEnv>): Promise<Response> {
     const named = await datasetOfFile(c.env.DB, file.id);
     const why =
       named === null
-        ? 'is needed by a fine-tuning job, a batch or a run of an evaluation that has not ended. Cancel it first.'
+        ? 'is needed by a fine-tuning job or a batch, or by a run of an evaluation, that has not ended. Cancel it first.'
         : `is part of the dataset ${named.dataset_id}. Take it out of that, or delete the dataset.`;
     throw new ApiError('file_in_use', `File ${file.id} ${why}`, { param: 'id' });
   }
