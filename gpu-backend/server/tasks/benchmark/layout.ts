@@ -44,7 +44,9 @@ export async function layOut(
   const split = options.split === undefined ? {} : { split: options.split };
   const reading = <T>(work: () => Promise<T>): Promise<T> =>
     work().catch((error: unknown) => {
-      if (error instanceof NotAskable) throw new Refusal(error.message, `data_source.${WISHES[error.wish]}`);
+      if (error instanceof NotAskable)
+        // Whoever hears it puts the name of the task in front.
+        throw new Refusal(error.message.replace(/^task [\w-]+: /, ''), `data_source.${WISHES[error.wish]}`);
       // What readers throw is about the files, and says which.
       const message = error instanceof Error ? error.message : String(error);
       throw new Refusal(
