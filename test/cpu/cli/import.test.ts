@@ -71,10 +71,10 @@ describe('mantis import, inspect, export', () => {
     const cases: readonly (readonly [string[], number, RegExp])[] = [
       [
         ['import', join(dir, 'nano'), '--out', out, '--precision', 'int3'],
-        1,
+        2,
         /Allowed choices are f32, f16, int8, int4/,
       ],
-      [['import', join(dir, 'nano'), '--out', out, '--block', '48'], 1, /Expected one of 16, 32, 64, 128, 256/],
+      [['import', join(dir, 'nano'), '--out', out, '--block', '48'], 2, /Expected one of 16, 32, 64, 128, 256/],
       [
         ['import', join(dir, 'nowhere'), '--out', out],
         2,

@@ -5,7 +5,13 @@ import { EXAMPLES } from '../../../shared/openapi/examples.ts';
 import { OPERATIONS } from '../../../shared/openapi/operations.ts';
 
 /** What scrapers, probes, browsers and readers of the document ask for, without a client. */
-const NOT_FOR_CLIENTS: ReadonlySet<string> = new Set(['metrics', 'openapi', 'healthLive', 'healthReady', 'openEvalReport']);
+const NOT_FOR_CLIENTS: ReadonlySet<string> = new Set([
+  'metrics',
+  'openapi',
+  'healthLive',
+  'healthReady',
+  'openEvalReport',
+]);
 
 it('our client reaches every operation of the document', async () => {
   const called = new Set<string>();
