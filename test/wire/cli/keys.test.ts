@@ -44,7 +44,7 @@ describe('an operator', () => {
       mantis(['keys', 'create', 'x', '--scopes', 'everything']),
     ]);
     assert.ok(isWellFormedKey(rotated.out.trim()));
-    assert.deepEqual([forbidden.code, wrong.code], [1, 1]);
+    assert.deepEqual([forbidden.code, wrong.code], [1, 2]);
     assert.match(forbidden.err, /^mantis: .*scope "admin"/);
     assert.match(wrong.err, /Expected some of inference, files/);
 
