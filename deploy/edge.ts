@@ -9,6 +9,7 @@ import { Log, LogLevel, Miniflare, type Request, Response, type WorkerOptions } 
 import { ALL_SCOPES, DEFAULT_TENANT } from '../shared/contract/keys.ts';
 import { newId } from '../shared/wire/ids.ts';
 import { newApiKey } from '../shared/wire/key.ts';
+import { type Database, databaseWorker } from './database.ts';
 import { guardWorkerd } from './guard.ts';
 import { copyTables, preparedSetup, preparedWorker } from './prepared.ts';
 
@@ -72,8 +73,6 @@ export type RunningEdge = {
   dispose(): Promise<void>;
 };
 
-type Database = Awaited<ReturnType<Miniflare['getD1Database']>>;
-
 /** Bundles, starts, migrates, makes sure there is a key. */
 export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
   const storeDir = join(options.dataDir, 'edge');
@@ -88,6 +87,7 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     preparedWorker({ testSeams: options.testSeams === true }),
     bringUpToDate(storeDir, workerOptions.d1Databases, migrations),
   ]);
+  const database = databaseWorker(workerOptions.d1Databases);
   const miniflare = new Miniflare({
     // Miniflare's own entry is for its tools; requests go straight to the Worker, which is quicker and tells it when a client hangs up.
     host: '127.0.0.1',
@@ -131,6 +131,7 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
           ),
         },
       },
+      database.worker,
     ],
   });
   try {
@@ -140,7 +141,7 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     });
     const url = (await miniflare.unsafeGetDirectURL(WORKER)).href.replace(/\/$/, '');
     const guard = await guardWorkerd();
-    const db = await miniflare.getD1Database('DB');
+    const db = database.open(miniflare);
     if (options.apiKey === undefined && (await adoptOldKey(db, options.dataDir, bootstrap))) {
       guard.release();
       await miniflare.dispose();
@@ -201,23 +202,17 @@ async function migrateAlone(
   d1Databases: WorkerOptions['d1Databases'],
   migrations: readonly string[],
 ): Promise<void> {
+  const database = databaseWorker(d1Databases);
   const alone = new Miniflare({
     host: '127.0.0.1',
     port: 0,
     cf: false,
     log: new Log(LogLevel.WARN),
     defaultPersistRoot: storeDir,
-    workers: [
-      {
-        name: WORKER,
-        modules: true,
-        script: 'export default { fetch: () => new Response() };',
-        ...(d1Databases === undefined ? {} : { d1Databases }),
-      },
-    ],
+    workers: [database.worker],
   });
   try {
-    await migrate(await alone.getD1Database('DB'), migrations);
+    await migrate(database.open(alone), migrations);
     await writeFile(join(storeDir, MIGRATED), migrations.join('\n'));
   } finally {
     await alone.dispose();
@@ -226,21 +221,21 @@ async function migrateAlone(
 
 /** Applies the SQL files that have not been applied, each in one transaction, in the table wrangler uses too. */
 async function migrate(db: Database, names: readonly string[]): Promise<void> {
-  await db
-    .prepare(
-      'CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)',
-    )
-    .run();
-  const { results } = await db.prepare('SELECT name FROM d1_migrations').all<{ name: string }>();
-  const applied = new Set(results.map(({ name }) => name));
+  const [, made = []] = await db.batch([
+    {
+      sql: 'CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)',
+    },
+    { sql: 'SELECT name FROM d1_migrations' },
+  ]);
+  const applied = new Set(made.map(({ name }) => name));
   if (names.every((name) => applied.has(name))) return;
   const { unstable_splitSqlQuery } = await import('wrangler');
   for (const name of names) {
     if (applied.has(name)) continue;
     const statements = unstable_splitSqlQuery(await readFile(join(MIGRATIONS, name), 'utf8'));
     await db.batch([
-      ...statements.map((sql) => db.prepare(sql)),
-      db.prepare('INSERT INTO d1_migrations (name) VALUES (?)').bind(name),
+      ...statements.map((sql) => ({ sql })),
+      { sql: 'INSERT INTO d1_migrations (name) VALUES (?)', values: [name] },
     ]);
   }
 }
@@ -251,11 +246,13 @@ const MANAGING = `SELECT 1 FROM api_keys k JOIN tenants t ON t.id = k.tenant
 
 /** The given key replaces the bootstrap key of earlier starts; without one, the first start makes one. Only hashes are stored. */
 async function bootstrapKey(db: Database, given: string | undefined): Promise<string | null> {
+  const isThere = async (sql: string, ...values: (string | number)[]): Promise<boolean> =>
+    (await db.batch([{ sql, values }]))[0]?.[0] !== undefined;
   if (given === undefined) {
     const usable = 'SELECT 1 FROM api_keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?) LIMIT 1';
-    if ((await db.prepare(usable).bind(Date.now()).first()) !== null) {
+    if (await isThere(usable, Date.now())) {
       // Made by nobody unasked: who revoked the last one may have meant it.
-      if ((await db.prepare(MANAGING).bind(Date.now(), '%"admin"%').first()) === null)
+      if (!(await isThere(MANAGING, Date.now(), '%"admin"%')))
         console.error('no key may manage keys any more: start with MANTIS_API_KEY=<yours> to have one that may');
       return null;
     }
@@ -264,23 +261,21 @@ async function bootstrapKey(db: Database, given: string | undefined): Promise<st
   const hash = sha256(key);
   const live = `SELECT 1 FROM api_keys WHERE id = '${BOOTSTRAP_ID}' AND hash = ? AND revoked_at IS NULL AND expires_at IS NULL AND scopes = ?`;
   const scopes = JSON.stringify(ALL_SCOPES);
-  if ((await db.prepare(live).bind(hash, scopes).first()) !== null) return null;
+  if (await isThere(live, hash, scopes)) return null;
   const nowMs = Date.now();
   // A key from before there were tenants has no last4.
   const replaced = `hash = ?1 OR id = '${BOOTSTRAP_ID}' OR (name = 'bootstrap' AND last4 = '')`;
   await db.batch([
-    db.prepare(`DELETE FROM api_keys WHERE ${replaced}`).bind(hash),
-    db
-      .prepare(
-        `INSERT INTO api_keys (hash, id, tenant, name, last4, scopes, created_at, seq)
-         SELECT ?, '${BOOTSTRAP_ID}', ?, 'bootstrap', ?, ?, ?, COALESCE(MAX(seq), 0) + 1 FROM api_keys`,
-      )
-      .bind(hash, DEFAULT_TENANT, key.length < 16 ? '****' : key.slice(-4), scopes, nowMs),
-    db
-      .prepare(
-        `INSERT INTO audit_log (id, at, tenant, actor, action, object, data) VALUES (?, ?, ?, 'system', 'key.created', '${BOOTSTRAP_ID}', '{"name":"bootstrap"}')`,
-      )
-      .bind(newId('audit_'), nowMs, DEFAULT_TENANT),
+    { sql: `DELETE FROM api_keys WHERE ${replaced}`, values: [hash] },
+    {
+      sql: `INSERT INTO api_keys (hash, id, tenant, name, last4, scopes, created_at, seq)
+            SELECT ?, '${BOOTSTRAP_ID}', ?, 'bootstrap', ?, ?, ?, COALESCE(MAX(seq), 0) + 1 FROM api_keys`,
+      values: [hash, DEFAULT_TENANT, key.length < 16 ? '****' : key.slice(-4), scopes, nowMs],
+    },
+    {
+      sql: `INSERT INTO audit_log (id, at, tenant, actor, action, object, data) VALUES (?, ?, ?, 'system', 'key.created', '${BOOTSTRAP_ID}', '{"name":"bootstrap"}')`,
+      values: [newId('audit_'), nowMs, DEFAULT_TENANT],
+    },
   ]);
   return given === undefined ? key : null;
 }
@@ -304,10 +299,9 @@ async function bootstrapHash(dataDir: string, given: string | undefined): Promis
 
 /** Writes that hash down for a key that an earlier version made. @returns whether there was one that the running Worker does not know of */
 async function adoptOldKey(db: Database, dataDir: string, hash: string): Promise<boolean> {
-  const row = await db
-    .prepare(`SELECT hash FROM api_keys WHERE name = 'bootstrap' AND last4 = '' AND revoked_at IS NULL`)
-    .first<{ hash: string }>();
-  if (row === null || row.hash === hash) return false;
-  await writeFile(join(dataDir, 'bootstrap-key-hash'), `${row.hash}\n`, { mode: 0o600 });
+  const old = `SELECT hash FROM api_keys WHERE name = 'bootstrap' AND last4 = '' AND revoked_at IS NULL`;
+  const known = (await db.batch([{ sql: old }]))[0]?.[0]?.hash;
+  if (known === undefined || known === hash) return false;
+  await writeFile(join(dataDir, 'bootstrap-key-hash'), `${known}\n`, { mode: 0o600 });
   return true;
 }
