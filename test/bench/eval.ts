@@ -1,6 +1,6 @@
 /**
  * How fast nano is evaluated: NLVR dev through the runner, against the same questions asked one at a time, each waiting for the answer to the one before: of the
- * public API of a started installation, and of the engine in this process. Arms alternate by round. The last line is JSON.
+ * public API of a started installation, whose answers are compared as the runner's are or written by /chat/completions, and of the engine in this process. Arms alternate by round. The last line is JSON.
  *
  *     npm run bench -- eval [--data ../shared/data/nlvr] [--examples 989] [--one-at-a-time 240] [--rounds 3] [--threads N]
  *
@@ -40,7 +40,7 @@ const [examples, single, rounds, threads] = [
 const BAR = 8;
 const dir = fileURLToPath(new URL('../../gpu-backend/models/nano', import.meta.url));
 
-async function generated(): Promise<EvalTask> {
+async function generated(options: { answerBy?: 'generation' } = {}): Promise<EvalTask> {
   const items = await Promise.all(
     heldOutItems(Math.ceil(examples / 4)).map(async (item) => ({
       ...item,
@@ -53,7 +53,7 @@ async function generated(): Promise<EvalTask> {
       ),
     })),
   );
-  return skillsTask(items, { perSkill: Math.ceil(examples / 4) });
+  return skillsTask(items, { perSkill: Math.ceil(examples / 4) }, options);
 }
 
 const hasData = existsSync(values.data);
@@ -71,9 +71,13 @@ function part(first: number, count: number): EvalRecords {
 }
 
 /** Questions a second, from the first question to the last answer. */
-async function rate(model: EvalModel, questions: EvalRecords): Promise<{ perS: number; accuracy: number }> {
+async function rate(
+  model: EvalModel,
+  questions: EvalRecords,
+  asked = task,
+): Promise<{ perS: number; accuracy: number }> {
   const startMs = performance.now();
-  const { items, counts } = await runEval({ task, records: questions, model });
+  const { items, counts } = await runEval({ task: asked, records: questions, model });
   const perS = (counts.done / (performance.now() - startMs)) * 1000;
   if (counts.errors > 0) throw new Error(`${counts.errors} of ${counts.done} questions have no answer`);
   return { perS, accuracy: items.reduce((sum, { score }) => sum + score, 0) / items.length };
@@ -88,13 +92,16 @@ async function warmed<T extends EvalModel>(model: T): Promise<T> {
 const askedEach = task.imageOrders?.(await records.get(0)).length ?? 1;
 const singleRecords = Math.ceil(single / askedEach);
 const product = await startProduct({ env: { MANTIS_LOG_LEVEL: 'warn' } });
-const api = await warmed(
-  openAiModel({ model: 'mantis-nano', baseUrl: `${product.url}/v1`, apiKey: product.apiKey, atOnce: 1 }),
-);
+const service = { model: 'mantis-nano', baseUrl: `${product.url}/v1`, apiKey: product.apiKey, atOnce: 1 };
+/** As a program would that knows of no options to compare: an answer of a word or two is written. */
+const writing = hasData ? nlvrTask({ answerBy: 'generation' }) : await generated({ answerBy: 'generation' });
+const api = await warmed(openAiModel({ ...service, choices: 'score' }));
+const chat = openAiModel(service);
 
 const arms = {
   runner: [] as number[],
   api: [] as number[],
+  chat: [] as number[],
   engine: [] as number[],
 };
 const accuracies: number[] = [];
@@ -135,6 +142,7 @@ try {
     const all = [
       runner,
       async () => arms.api.push((await rate(api, part(round * singleRecords, singleRecords))).perS),
+      async () => arms.chat.push((await rate(chat, part(round * singleRecords, singleRecords), writing)).perS),
       () => engineLoop(round),
     ];
     for (const arm of round % 2 === 0 ? all : all.reverse()) await arm();
@@ -150,9 +158,11 @@ try {
     accuracy: Number(median(accuracies).toFixed(4)),
     runnerPerS: Number(median(arms.runner).toFixed(1)),
     apiLoopPerS: Number(median(arms.api).toFixed(1)),
+    chatLoopPerS: Number(median(arms.chat).toFixed(1)),
     engineLoopPerS: Number(median(arms.engine).toFixed(1)),
     // Of the rounds, each of which has all arms side by side.
     overApiLoop: Number(median(arms.runner.map((rate, i) => rate / arms.api[i]!)).toFixed(2)),
+    overChatLoop: Number(median(arms.runner.map((rate, i) => rate / arms.chat[i]!)).toFixed(2)),
     overEngineLoop: Number(median(arms.runner.map((rate, i) => rate / arms.engine[i]!)).toFixed(2)),
     peakMiB: Math.round(peakMiB),
     bar: BAR,
