@@ -60,7 +60,9 @@ test('accuracies of the bundled model are those of its card', () => {
   const card = readFileSync(join(root, 'gpu-backend/models/nano/README.md'), 'utf8');
   const shown = section.match(/\d+\.\d %/g) ?? [];
   assert.ok(shown.length >= 4, 'the README states accuracies');
-  refuse(shown.filter((accuracy) => !card.includes(accuracy)));
+  // Tables with intervals leave the sign out.
+  const inTable = (accuracy: string): string => ` ${accuracy.replace(' %', '')} (`;
+  refuse(shown.filter((accuracy) => !card.includes(accuracy) && !card.includes(inTable(accuracy))));
 });
 
 test('inference speeds are those of the benchmark kept with it', () => {
