@@ -17,6 +17,7 @@ export class DecodeProcess {
   /** None where the system has no descriptor left; then 'error' follows. */
   private readonly pipe: (Duplex & { ref?(): void; unref?(): void }) | null;
   private isGone = false;
+  private isKilled = false;
 
   /** @throws Error where the system cannot start a process now */
   constructor({ onReply, onExit }: DecodeProcessEvents) {
@@ -52,7 +53,8 @@ export class DecodeProcess {
 
   /** Whether it keeps the parent's event loop alive. */
   hold(isHeld: boolean): void {
-    if (isHeld) {
+    // Somebody waits for its end: a last word that it had written before must not let the parent go.
+    if (isHeld || this.isKilled) {
       this.child.ref();
       this.pipe?.ref?.();
     } else {
@@ -68,6 +70,7 @@ export class DecodeProcess {
       this.child.once('exit', () => resolve());
       this.child.once('error', () => resolve());
     });
+    this.isKilled = true;
     this.child.ref();
     this.child.kill('SIGKILL');
     return gone;

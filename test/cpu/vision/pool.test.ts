@@ -278,3 +278,20 @@ test('decoders neither hold their parent nor outlive it', {
     [],
   );
 });
+
+test('who waits for a decoder to end is there when it does, whatever it still said', async () => {
+  const script = `
+    const { DecodeProcess } = await import(${JSON.stringify(new URL('../../../gpu-backend/vision/decode-process.ts', import.meta.url).href)});
+    const decoder = new DecodeProcess({ onReply: () => {}, onExit: () => {} });
+    decoder.hold(false);
+    const gone = decoder.kill();
+    // As the pool does when a process is ready that is being closed.
+    decoder.hold(false);
+    await gone;
+    process.stdout.write('gone');`;
+  const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', script], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const [[code], [said]] = await Promise.all([once(child, 'exit'), once(child.stdout, 'data').catch(() => [''])]);
+  assert.deepEqual([code, String(said)], [0, 'gone']);
+});
