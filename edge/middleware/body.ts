@@ -165,7 +165,7 @@ function parseValue(bytes: Uint8Array): unknown {
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes);
   } catch {
-    throw notJson(`${bytes.byteLength} bytes that are not UTF-8`);
+    throw notJson(unreadable(bytes, ' UTF-8'));
   }
   mark ??= `${randomText(24)}:`;
   const hoisted = hoist(text, mark);
@@ -177,6 +177,11 @@ function parseValue(bytes: Uint8Array): unknown {
     if (error instanceof ApiError && error.code !== 'invalid_json') throw error;
     return parseText(text, bytes);
   }
+}
+
+/** What came instead of JSON. @param fault where reading stopped, or nothing */
+function unreadable(bytes: Uint8Array, fault: string): string {
+  return bytes.byteLength === 0 ? 'an empty body' : `${bytes.byteLength} bytes that are not${fault}`;
 }
 
 function notJson(received: string, expected = 'valid JSON in UTF-8'): ApiError {
@@ -193,7 +198,7 @@ function parseText(text: string, bytes: Uint8Array): unknown {
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw notJson(`${bytes.byteLength} bytes that are not${error instanceof SyntaxError ? placeOf(error) : ''}`);
+    throw notJson(unreadable(bytes, error instanceof SyntaxError ? placeOf(error) : ''));
   }
   // Written as it is, or with an escape for one of its letters.
   if (!text.includes('__proto__') && !text.includes('\\u00')) return value;

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import type { Logger } from 'pino';
 import { LIMITS } from '../../shared/contract/limits.ts';
 import type { FineTunePhase } from '../train/finetune-spec.ts';
+import { childEnd } from './child-end.ts';
 import { kernelMemoryKills } from './job-memory.ts';
 import type { ChildStart, EvaluationOutcome, FromChild, JobOutcome, StopReason, ToChild } from './job-protocol.ts';
 
@@ -69,14 +70,9 @@ export class TrainerProcess {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     });
     this.#child.on('message', (message: FromChild) => this.#hear(message));
-    this.#child.once('error', (error) => {
-      options.log.error({ err: error }, 'the trainer process failed');
-      this.#die(1, null);
-    });
-    this.#child.once('exit', (code, signal) => {
-      // Its last words may still be in the channel; 'disconnect' comes after them.
-      if (!this.#child.connected) this.#die(code, signal);
-      else this.#child.once('disconnect', () => this.#die(code, signal));
+    void childEnd(this.#child).then(({ code, signal, error }) => {
+      if (error !== undefined) options.log.error({ err: error }, 'the trainer process failed');
+      this.#die(code, signal);
     });
     this.#watch = setInterval(() => this.#look(), LOOK_EVERY_MS);
   }

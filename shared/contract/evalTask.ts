@@ -3,6 +3,7 @@ import * as z from 'zod/mini';
 import { BenchmarkRunSource } from './evalBenchmarks.ts';
 import { EvalItemStatus, EvalResult, EvalSample, EvalSampling, Grader, InputMessages } from './evals.ts';
 import { LIMITS } from './limits.ts';
+import { UsageImage } from './usage.ts';
 
 const Bytes = z.object({ id: z.string(), bytes: z.int(), sha256: z.string() });
 
@@ -59,19 +60,7 @@ const ItemUsage = z.object({
   cachedTokens: z.int(),
   imageTokens: z.int(),
   /** Of the pictures, in reading order. Absent from backends of earlier versions. */
-  images: z.optional(
-    z.array(
-      z.object({
-        digest: z.string(),
-        bytes: z.int(),
-        /** Pixels, upright. */
-        width: z.int(),
-        height: z.int(),
-        tokens: z.int(),
-        cache: z.string(),
-      }),
-    ),
-  ),
+  images: z.optional(z.array(UsageImage)),
   durationMs: z.optional(z.int()),
 });
 export type EvalItemUsage = z.infer<typeof ItemUsage>;

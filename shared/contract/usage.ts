@@ -66,8 +66,8 @@ export const UsageQuery = z.strictObject({
 });
 export type UsageQuery = z.infer<typeof UsageQuery>;
 
-/** One picture of a request, in reading order. `cache` says where its features came from; `none`: they were computed. */
-const UsageImage = z.object({
+/** One picture of a request, in reading order; its size in pixels, upright. `cache` says where its features came from; `none`: they were computed. */
+export const UsageImage = z.object({
   digest: z.string(),
   bytes: z.int(),
   width: z.int(),

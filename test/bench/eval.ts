@@ -91,11 +91,11 @@ async function warmed<T extends EvalModel>(model: T): Promise<T> {
 
 const askedEach = task.imageOrders?.(await records.get(0)).length ?? 1;
 const singleRecords = Math.ceil(single / askedEach);
-const product = await startProduct({ env: { MANTIS_LOG_LEVEL: 'warn' } });
-const service = { model: 'mantis-nano', baseUrl: `${product.url}/v1`, apiKey: product.apiKey, atOnce: 1 };
 /** As a program would that knows of no options to compare: an answer of a word or two is written. */
 const writing = hasData ? nlvrTask({ answerBy: 'generation' }) : await generated({ answerBy: 'generation' });
-const api = await warmed(openAiModel({ ...service, choices: 'score' }));
+const product = await startProduct({ env: { MANTIS_LOG_LEVEL: 'warn' } });
+const service = { model: 'mantis-nano', baseUrl: `${product.url}/v1`, apiKey: product.apiKey, atOnce: 1 };
+const api = openAiModel({ ...service, choices: 'score' });
 const chat = openAiModel(service);
 
 const arms = {
@@ -138,6 +138,7 @@ function bound(model: EngineEvalModel): EvalModel {
 
 const median = (of: readonly number[]) => of.toSorted((a, b) => a - b)[Math.floor(of.length / 2)]!;
 try {
+  await warmed(api);
   for (let round = 0; round < rounds; round++) {
     const all = [
       runner,

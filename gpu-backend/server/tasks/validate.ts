@@ -2,6 +2,7 @@ import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { ValidateTask } from '../../../shared/contract/backend.ts';
 import type { ValidateResult } from '../../../shared/contract/taskResults.ts';
+import { childEnd } from '../child-end.ts';
 import type { TaskHandler } from '../task-runner.ts';
 import type { FromValidator, ValidateStart } from './validate-protocol.ts';
 
@@ -50,17 +51,10 @@ export function validateHandler(secret: string): TaskHandler<ValidateTask> {
       backendId,
     };
     child.send(start);
-    const [code, died] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
-      child.once('error', () => resolve([1, null]));
-      child.once('exit', (exitCode, exitSignal) => {
-        // Its last words may still be in the channel.
-        if (!child.connected) resolve([exitCode, exitSignal]);
-        else child.once('disconnect', () => resolve([exitCode, exitSignal]));
-      });
-    });
+    const { how } = await childEnd(child);
     signal.removeEventListener('abort', kill);
     signal.throwIfAborted();
     if (result !== null) return result;
-    throw new Error(crash ?? `the process that validates died (${died ?? `exit code ${code}`})`);
+    throw new Error(crash ?? `the process that validates died (${how})`);
   };
 }

@@ -14,12 +14,14 @@ export type Case = {
   headers?: Record<string, string>;
   status: number;
   code?: string;
+  /** In the message. */
+  says?: RegExp;
 };
 export const JSON_CASES: readonly Case[] = [
-  { name: 'nothing', body: '', status: 400, code: 'invalid_json' },
+  { name: 'nothing', body: '', status: 400, code: 'invalid_json', says: /received an empty body/ },
   { name: 'white space', body: ' \n\t ', status: 400, code: 'invalid_json' },
   { name: 'a byte order mark', body: `\ufeff${base}}`, status: 200 },
-  { name: 'UTF-16', body: utf16, status: 400, code: 'invalid_json' },
+  { name: 'UTF-16', body: utf16, status: 400, code: 'invalid_json', says: /received \d+ bytes that are not UTF-8/ },
   { name: 'bytes that are no UTF-8', body: Uint8Array.of(0x22, 0xff, 0x22), status: 400, code: 'invalid_json' },
   {
     name: 'brackets, 100,000 deep',

@@ -308,7 +308,7 @@ describe('counts', () => {
 });
 
 describe('JSON', () => {
-  for (const { name, body, headers, status, code } of JSON_CASES) {
+  for (const { name, body, headers, status, code, says } of JSON_CASES) {
     it(`${name}: ${status}`, async () => {
       const send = async () => {
         const startedAt = performance.now();
@@ -324,6 +324,7 @@ describe('JSON', () => {
       if (status !== 200) {
         const { error } = Refused.parse(JSON.parse(text));
         if (code !== undefined) assert.equal(error.code, code, text.slice(0, 400));
+        if (says !== undefined) assert.match(error.message, says);
         assert.ok(text.length < 40_000, `${text.length} characters`);
       }
       // Once more, where the machine was busy with something else.

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { benchmarkPath } from '../../../../shared/contract/evalFiles.ts';
 import { LIMITS } from '../../../../shared/contract/limits.ts';
+import { childEnd } from '../../child-end.ts';
 import { type EdgeClient, EdgeError } from '../../edge-client.ts';
 import { TaskFailure } from '../../task-runner.ts';
 import type { FromLayout, LayoutStart } from './child-protocol.ts';
@@ -64,14 +65,7 @@ async function inChild(start: LayoutStart, signal: AbortSignal): Promise<FromLay
     said = message;
   });
   child.send(start);
-  const [code, died] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
-    child.once('error', () => resolve([1, null]));
-    child.once('exit', (exitCode, exitSignal) => {
-      // Its last words may still be in the channel.
-      if (!child.connected) resolve([exitCode, exitSignal]);
-      else child.once('disconnect', () => resolve([exitCode, exitSignal]));
-    });
-  });
+  const end = await childEnd(child);
   clearTimeout(late);
   signal.removeEventListener('abort', kill);
   signal.throwIfAborted();
@@ -83,13 +77,13 @@ async function inChild(start: LayoutStart, signal: AbortSignal): Promise<FromLay
       param: 'data_source.file_ids',
     };
   // V8 ends a process that wants more memory than it may have.
-  if (died === 'SIGABRT' || code === 134)
+  if (end.signal === 'SIGABRT' || end.code === 134)
     return {
       type: 'refused',
       message: `its files took more than ${megabytes} MiB of memory to read`,
       param: 'data_source.file_ids',
     };
-  return { type: 'crashed', message: `the process that reads the files died (${died ?? `exit code ${code}`})` };
+  return { type: 'crashed', message: `the process that reads the files died (${end.how})` };
 }
 
 /** What a process needs to start, without keys and addresses of this installation. */
