@@ -5,7 +5,7 @@ import type { EvalTask } from '../eval/task.ts';
 import { pathOf } from './data-path.ts';
 import { CliError } from './error.ts';
 import type { EvalFlags, GivenFlags } from './eval-options.ts';
-import { SKILLS } from './eval-task.ts';
+import { OWN, SKILLS } from './eval-task.ts';
 
 /** Where a model is asked. */
 export type ModelPlace = 'folder' | 'endpoint' | 'installation';
@@ -35,6 +35,8 @@ export function requireFlagsOfUse({ flags, given, tasks, place, judgePlace }: Ch
   const [first] = tasks;
   const named = tasks.length === 1 ? (first?.title ?? '') : 'none of these tasks';
   const skills = tasks.filter(({ name }) => name === SKILLS).length;
+  idle(['choices'], `it is for the task ${OWN}`, !tasks.some(({ name }) => name === OWN));
+  idle(['split'], 'files of one’s own have no splits', tasks.length === 1 && first?.name === OWN);
   idle(['perSkill', 'images'], `it is for the task ${SKILLS}`, skills === 0);
   idle(['seed'], `it draws the sample of --limit, or the questions of ${SKILLS}`, skills === 0 && !given.has('limit'));
   idle(['data', 'split', 'imageFolder'], `the questions of ${SKILLS} are generated`, skills === tasks.length);

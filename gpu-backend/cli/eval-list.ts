@@ -1,6 +1,6 @@
 import { benchmarkFacts } from '../eval/facts.ts';
 import type { EvalFlags } from './eval-options.ts';
-import { taskNames, taskOf } from './eval-task.ts';
+import { OWN, taskNames, taskOf } from './eval-task.ts';
 import { printTable } from './table.ts';
 
 /** What `mantis eval list` says of a task. */
@@ -26,8 +26,8 @@ export function listTasks({ json }: { readonly json?: boolean }): void {
       title,
       split: facts?.split ?? null,
       questions: facts?.records ?? null,
-      pictures: facts?.pictures ?? '2 to 9',
-      files: facts?.files ?? null,
+      pictures: facts?.pictures ?? (name === OWN ? 'any' : '2 to 9'),
+      files: facts?.files ?? (name === OWN ? 'what fine-tuning takes: JSON Lines, JSON, Parquet' : null),
       judge: extraction !== undefined,
     };
   });

@@ -9,6 +9,7 @@ import { collect, wholeNumber, wholeWithin, within } from './parse.ts';
 export interface EvalFlags {
   readonly data: readonly string[];
   readonly images?: number;
+  readonly choices?: readonly string[];
   readonly imageFolder?: string;
   readonly split?: string;
   readonly limit?: number;
@@ -76,6 +77,9 @@ export function addEvalOptions(command: Command): Command {
     .option('--seed <n>', 'another sample; skills: other questions of the same kind', wholeNumber, 0)
     .option('--per-skill <n>', 'skills: questions of each skill', wholeWithin(1, 100_000), 250)
     .option('--images <n>', 'skills: every question about n pictures', wholeWithin(2, 9))
+    .addOption(
+      new Option('--choices <words>', 'own: the answers to choose from, with commas, as true,false').argParser(choices),
+    )
     .addOption(
       new Option('--orders <orders>', 'orders of the pictures: all, how many, or protocol')
         .argParser(orders)
@@ -146,6 +150,13 @@ export function addEvalOptions(command: Command): Command {
 const NO_DEFAULT = 'none';
 
 const atLeastOne = wholeWithin(1, 2 ** 31);
+
+function choices(value: string): readonly string[] {
+  const words = value.split(',').map((word) => word.trim());
+  if (words.length < 2 || words.includes('') || new Set(words).size < words.length)
+    throw new InvalidArgumentError('Expected at least two different answers, with commas.');
+  return words;
+}
 
 function orders(value: string): VariantsAsked['orders'] {
   if (value === 'all' || value === 'protocol') return value;

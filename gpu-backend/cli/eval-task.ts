@@ -8,6 +8,7 @@ import { partOf } from '../eval/run/part.ts';
 import { PAPER_DEMONSTRATION, type PromptForm } from '../eval/run/prompt-form.ts';
 import { sampleRecords } from '../eval/source/sample.ts';
 import type { EvalImage, EvalPart, EvalRecords, EvalTask } from '../eval/task.ts';
+import { ownTask } from '../eval/tasks/own.ts';
 import { skillsTask } from '../eval/tasks/skills.ts';
 import { sha256Hex } from '../io/digest.ts';
 import { skillFiles } from '../train/nano/skill-files.ts';
@@ -15,12 +16,14 @@ import { readFacts } from '../vision/header.ts';
 import { pathOf } from './data-path.ts';
 import { CliError } from './error.ts';
 import type { EvalFlags } from './eval-options.ts';
+import { openOwn } from './eval-own.ts';
 import { nearestName } from './near.ts';
 
 export const SKILLS = 'skills';
+export const OWN = 'own';
 
-/** Names of all tasks, the generated one last. */
-export const taskNames = (): readonly string[] => [...Object.keys(taskFactories), SKILLS];
+/** Names of all tasks, the generated one and the user's own last. */
+export const taskNames = (): readonly string[] => [...Object.keys(taskFactories), SKILLS, OWN];
 
 /** `nlvr,skills` and several words are several tasks. @throws CliError for a name that no task has, with the one that was meant */
 export function namedTasks(words: readonly string[]): readonly string[] {
@@ -40,11 +43,13 @@ export function namedTasks(words: readonly string[]): readonly string[] {
 
 /** The task as the command line asks it, without its records. @throws CliError for options that do not go together */
 export function taskOf(name: string, flags: EvalFlags): EvalTask {
-  return orWrongUse(() =>
-    name === SKILLS
-      ? wrapTask(skillsTask([], {}, optionsOf(flags)), optionsOf(flags))
-      : taskNamed(name, optionsOf(flags)),
-  );
+  const options = optionsOf(flags);
+  return orWrongUse(() => {
+    if (name === SKILLS) return wrapTask(skillsTask([], {}, options), options);
+    if (name !== OWN) return taskNamed(name, options);
+    const { choices = [] } = flags;
+    return wrapTask(ownTask({ ...options, choices, open: (source) => openOwn(source, choices) }), options);
+  });
 }
 
 function optionsOf({ layout, answerBy, maxTokens }: EvalFlags): TaskOptions {

@@ -31,6 +31,7 @@ The report goes to standard output, progress to standard error.
 Examples:
   mantis eval skills --control text-only
   mantis eval blink --data BLINK/ --dry-run
+  mantis eval own --data held-out.jsonl --choices true,false --control text-only --out runs/mine
   mantis eval blink --data BLINK/ --model DIR --out runs/blink --cache runs/cache
   mantis eval nlvr,blink,skills --data data/ --out runs/all
   mantis eval nlvr2 --data nlvr2.parquet --model gpt-4o --base-url https://api.openai.com/v1 --limit 200

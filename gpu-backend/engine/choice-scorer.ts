@@ -20,10 +20,28 @@ export interface ScorerImage {
 
 export interface ChoiceQuestion {
   readonly system?: string;
+  /** Turns before the one that is asked. */
+  readonly earlier?: readonly { readonly role: 'user' | 'assistant'; readonly parts: ChoiceQuestion['parts'] }[];
   /** Text pieces and pictures (indices into `images`) of one user turn. */
   readonly parts: readonly (string | { readonly image: number })[];
   readonly images: readonly ScorerImage[];
   readonly choices: readonly string[];
+}
+
+/** A question as the conversation that it is: what the system says, earlier turns, the asked one. */
+export function turnsOf({
+  system,
+  earlier = [],
+  parts,
+}: Pick<ChoiceQuestion, 'system' | 'earlier' | 'parts'>): readonly {
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly parts: ChoiceQuestion['parts'];
+}[] {
+  return [
+    ...(system === undefined ? [] : [{ role: 'system' as const, parts: [system] }]),
+    ...earlier,
+    { role: 'user' as const, parts },
+  ];
 }
 
 /** A sequence to run, and whose answers are read from it. */
@@ -121,14 +139,15 @@ export class ChoiceScorer {
   /** Choices that share all but their last token need one sequence between them; single-token choices need the prompt alone. */
   #sequencesOf(question: ChoiceQuestion, pictures: readonly (EncodedPicture | undefined)[], index: number): Sequence[] {
     const { tokenizer, template, imageTokenId, card } = this.front;
-    const parts = question.parts.map((part) =>
-      typeof part === 'string' ? { type: 'text' as const, text: part } : { type: 'image' as const, image: part.image },
-    );
-    const system =
-      question.system === undefined
-        ? []
-        : [{ role: 'system' as const, parts: [{ type: 'text' as const, text: question.system }] }];
-    const layout = layoutConversation([...system, { role: 'user', parts }], {
+    const messages = turnsOf(question).map(({ role, parts }) => ({
+      role,
+      parts: parts.map((part) =>
+        typeof part === 'string'
+          ? { type: 'text' as const, text: part }
+          : { type: 'image' as const, image: part.image },
+      ),
+    }));
+    const layout = layoutConversation(messages, {
       tokenizer,
       template,
       tokensPerImage: (image) => pictures[image]!.slotIds,
@@ -228,6 +247,7 @@ export class ChoiceScorer {
 }
 
 /** The pictures that a question's parts show, in their order. */
-function shownImages({ parts, images }: ChoiceQuestion): ScorerImage[] {
-  return parts.flatMap((part) => (typeof part === 'string' ? [] : [images[part.image]!]));
+function shownImages(question: ChoiceQuestion): ScorerImage[] {
+  const parts = turnsOf(question).flatMap((turn) => turn.parts);
+  return parts.flatMap((part) => (typeof part === 'string' ? [] : [question.images[part.image]!]));
 }

@@ -10,7 +10,7 @@ import { ApiError } from '../../shared/contract/errors.ts';
 import { sha256File, sha256Hex } from '../io/digest.ts';
 import { DecodePool } from '../vision/pool.ts';
 import { preprocessImage } from '../vision/preprocess.ts';
-import { type ChoiceQuestion, ChoiceScorer } from './choice-scorer.ts';
+import { type ChoiceQuestion, ChoiceScorer, turnsOf } from './choice-scorer.ts';
 import type { CompileOptions } from './load-model.ts';
 import { loadFront, type ModelFront } from './model-front.ts';
 import { ModelPool } from './model-pool.ts';
@@ -30,6 +30,7 @@ export interface EngineEvalOptions {
 
 export interface EngineEvalPrompt {
   readonly system?: string;
+  readonly earlier?: NonNullable<ChoiceQuestion['earlier']>;
   readonly parts: readonly (string | { readonly image: number })[];
   readonly images: readonly { readonly sha256: string; bytes(): Promise<Uint8Array> }[];
   readonly maxTokens: number;
@@ -159,9 +160,10 @@ export class EngineEvalModel {
     }
   }
 
-  #question({ system, parts, images, choices = [] }: EngineEvalPrompt): ChoiceQuestion {
+  #question({ system, earlier, parts, images, choices = [] }: EngineEvalPrompt): ChoiceQuestion {
     return {
       ...(system === undefined ? {} : { system }),
+      ...(earlier === undefined ? {} : { earlier }),
       parts,
       images: images.map((image) => ({
         key: image.sha256,
@@ -211,17 +213,12 @@ export class EngineEvalModel {
       requestId: `evaluation-${this.#requests++}`,
       tenant: EVALUATION_TENANT,
       model: overlayDir === undefined ? MODEL : `ft:${MODEL}`,
-      messages: [
-        ...(prompt.system === undefined
-          ? []
-          : [{ role: 'system' as const, parts: [{ type: 'text' as const, text: prompt.system }] }]),
-        {
-          role: 'user',
-          parts: prompt.parts.map((part) =>
-            typeof part === 'string' ? { type: 'text', text: part } : { type: 'image', blob: part.image },
-          ),
-        },
-      ],
+      messages: turnsOf(prompt).map(({ role, parts }) => ({
+        role,
+        parts: parts.map((part) =>
+          typeof part === 'string' ? { type: 'text', text: part } : { type: 'image', blob: part.image },
+        ),
+      })),
       sampling: { maxTokens, temperature: 0, topP: 1, stop: [] },
       priority: 'batch',
       deadlineMs: DEADLINE_MS,

@@ -235,11 +235,25 @@ function inOrder(images: readonly EvalImage[], order: readonly number[], id: str
 }
 
 function withoutPictures(prompt: EvalPrompt): EvalPrompt {
-  return { ...prompt, parts: prompt.parts.filter((part) => typeof part === 'string'), images: [] };
+  const { earlier } = prompt;
+  return {
+    ...prompt,
+    ...(earlier === undefined ? {} : { earlier: earlier.map(({ role, parts }) => ({ role, parts: wordsOf(parts) })) }),
+    parts: wordsOf(prompt.parts),
+    images: [],
+  };
+}
+
+/** Endpoints want something in every turn. */
+function wordsOf(parts: EvalPrompt['parts']): EvalPrompt['parts'] {
+  const words = parts.filter((part) => typeof part === 'string');
+  return words.length === 0 ? [''] : words;
 }
 
 function samePromptText(a: EvalPrompt, b: EvalPrompt): boolean {
-  return JSON.stringify([a.parts, a.choices ?? []]) === JSON.stringify([b.parts, b.choices ?? []]);
+  return (
+    JSON.stringify([a.earlier, a.parts, a.choices ?? []]) === JSON.stringify([b.earlier, b.parts, b.choices ?? []])
+  );
 }
 
 /** Loaded where it is needed: everything else here works without a codec. */

@@ -39,7 +39,15 @@ export function wrapTask(task: EvalTask, { layout = 'interleaved', maxTokens }: 
     },
     prompt: (record) => {
       const prompt = task.prompt(record);
-      return { ...prompt, parts: layOut(prompt.parts, layout), maxTokens: maxTokens ?? prompt.maxTokens };
+      const { earlier } = prompt;
+      return {
+        ...prompt,
+        ...(earlier === undefined
+          ? {}
+          : { earlier: earlier.map(({ role, parts }) => ({ role, parts: layOut(parts, layout) })) }),
+        parts: layOut(prompt.parts, layout),
+        maxTokens: maxTokens ?? prompt.maxTokens,
+      };
     },
   };
 }

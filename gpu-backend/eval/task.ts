@@ -85,9 +85,18 @@ export interface EvalSource {
   readonly limit?: number;
 }
 
+/** A turn of a conversation; its parts name pictures as the prompt's own do. */
+export interface EvalTurn {
+  readonly role: 'user' | 'assistant';
+  readonly parts: readonly PromptPart[];
+}
+
 /** What a model is asked. `parts` name pictures by their index in `images`. */
 export interface EvalPrompt {
   readonly system?: string;
+  /** Turns before the question, the user's first. Default: none. */
+  readonly earlier?: readonly EvalTurn[];
+  /** The user's turn that is to be answered. */
   readonly parts: readonly PromptPart[];
   readonly images: readonly EvalImage[];
   /** Longest answer, tokens. */

@@ -78,15 +78,24 @@ function withoutNulls(body: { readonly [field: string]: Json }): Json {
   return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null));
 }
 
-async function messagesOf({ system, parts, images }: EvalPrompt, maxImageBytes: number): Promise<Json> {
+async function messagesOf({ system, earlier = [], parts, images }: EvalPrompt, maxImageBytes: number): Promise<Json> {
   const urls = await Promise.all(images.map((image, i) => dataUrl(image, i, maxImageBytes)));
-  const content = parts.map((part): Json => {
-    if (typeof part === 'string') return { type: 'text', text: part };
-    const url = urls[part.image];
-    if (url === undefined) throw new Error(`a prompt shows picture ${part.image + 1}, but has ${images.length}`);
-    return { type: 'image_url', image_url: { url } };
-  });
-  return [...(system === undefined ? [] : [{ role: 'system', content: system }]), { role: 'user', content }];
+  const written = (of: EvalPrompt['parts']): Json =>
+    of.map((part): Json => {
+      if (typeof part === 'string') return { type: 'text', text: part };
+      const url = urls[part.image];
+      if (url === undefined) throw new Error(`a prompt shows picture ${part.image + 1}, but has ${images.length}`);
+      return { type: 'image_url', image_url: { url } };
+    });
+  return [
+    ...(system === undefined ? [] : [{ role: 'system', content: system }]),
+    // What a model has said is plain text everywhere; as parts some servers refuse it.
+    ...earlier.map(({ role, parts: said }) => ({
+      role,
+      content: role === 'assistant' ? said.filter((part) => typeof part === 'string').join('') : written(said),
+    })),
+    { role: 'user', content: written(parts) },
+  ];
 }
 
 /** @throws Error for a picture that is too large to be sent, or of no known format */

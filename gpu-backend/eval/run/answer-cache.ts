@@ -19,13 +19,19 @@ export function answerKey(model: Pick<EvalModel, 'identity' | 'comparesChoices'>
     version: KEY_VERSION,
     model: model.identity,
     system: prompt.system ?? null,
-    parts: prompt.parts.map((part) => (typeof part === 'string' ? part : { image: digestOf(prompt, part.image) })),
+    ...(prompt.earlier === undefined
+      ? {}
+      : { earlier: prompt.earlier.map(({ role, parts }) => ({ role, parts: named(prompt, parts) })) }),
+    parts: named(prompt, prompt.parts),
     ...(model.comparesChoices && prompt.choices !== undefined
       ? { choices: prompt.choices }
       : { maxTokens: prompt.maxTokens }),
   };
   return sha256Hex(canonicalJson(content));
 }
+
+const named = (prompt: EvalPrompt, parts: EvalPrompt['parts']): Json =>
+  parts.map((part) => (typeof part === 'string' ? part : { image: digestOf(prompt, part.image) }));
 
 function digestOf({ images }: EvalPrompt, index: number): string {
   const image = images[index];

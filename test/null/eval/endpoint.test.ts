@@ -114,6 +114,22 @@ describe('an endpoint of OpenAI’s form', () => {
     ]);
   });
 
+  it('is told the turns before the question; what was answered in them as plain text', async () => {
+    const earlier = [
+      { role: 'user', parts: [{ image: 1 }, 'what?'] },
+      { role: 'assistant', parts: ['a ', 'cat'] },
+    ] as const;
+    await ask({}, { ...prompt, earlier, parts: ['and here?', { image: 0 }] });
+    const url = `data:image/png;base64,${PNG.toString('base64')}`;
+    const picture = { type: 'image_url', image_url: { url } };
+    assert.deepEqual(requests[0]?.body.messages, [
+      { role: 'system', content: 'You see.' },
+      { role: 'user', content: [picture, { type: 'text', text: 'what?' }] },
+      { role: 'assistant', content: 'a cat' },
+      { role: 'user', content: [{ type: 'text', text: 'and here?' }, picture] },
+    ]);
+  });
+
   const passing: [string, Behaviour][] = [
     ['a 500', failed(500)],
     ['a 529 without JSON', (response) => response.writeHead(529).end('<html>busy</html>')],
