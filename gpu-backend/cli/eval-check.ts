@@ -36,6 +36,11 @@ export function requireFlagsOfUse({ flags, given, tasks, place, judgePlace }: Ch
   const named = tasks.length === 1 ? (first?.title ?? '') : 'none of these tasks';
   const skills = tasks.filter(({ name }) => name === SKILLS).length;
   idle(['choices'], `it is for the task ${OWN}`, !tasks.some(({ name }) => name === OWN));
+  idle(
+    ['rotate'],
+    'the choices of own conversations are compared, not shown',
+    tasks.length === 1 && first?.name === OWN,
+  );
   idle(['split'], 'files of one’s own have no splits', tasks.length === 1 && first?.name === OWN);
   idle(['perSkill', 'images'], `it is for the task ${SKILLS}`, skills === 0);
   idle(['seed'], `it draws the sample of --limit, or the questions of ${SKILLS}`, skills === 0 && !given.has('limit'));

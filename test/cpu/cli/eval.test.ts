@@ -207,6 +207,7 @@ describe('mantis eval', () => {
       [['skills', '--choices', 'a,b'], /--choices does nothing here/],
       [['own', '--data', at('file'), '--choices', 'a'], /Expected at least two different answers/],
       [['own', '--data', at('file'), '--split', 'dev'], /--split does nothing here/],
+      [['own', '--data', at('file'), '--choices', 'a,b', '--rotate'], /--rotate does nothing here/],
       [['own', '--data', at('file'), '--answer-by', 'likelihood'], /--answer-by does nothing here/],
       [['own', '--data', at('data')], /cannot read .*data: no such file/],
       [['own'], /name them with --data/],
