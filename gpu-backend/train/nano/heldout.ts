@@ -21,7 +21,7 @@ export interface SkillItem {
 export const towerShare = 0.6;
 
 /** Numbers of images that the skills are trained on, drawn evenly; statements also know sets of one. */
-export const trainedSetSizes = [2, 2, 3, 3, 3, 4, 4] as const;
+export const trainedSetSizes = [2, 2, 3, 3, 3] as const;
 
 /** Training seeds are below 2^32; held-out items live above, so no stream of dialogues can meet them. */
 const heldOutSeed = 0x7e57_0000_0001;
