@@ -1,9 +1,11 @@
 import { scatterTest } from './grammar-scatter.ts';
 import { towerTest } from './grammar-tower.ts';
+import { placesQuestion } from './movement.ts';
 import { digitChoices, perceptionQuestion, type Question, tallyQuestion, truthText } from './perception.ts';
 import { colorCount, countIn, type Phrase, phraseOf, randomPhrase, randomRelation } from './phrases.ts';
 import type { Rng } from './random.ts';
 import type { Box, SceneObject } from './scene.ts';
+import { mostShown } from './told.ts';
 
 /**
  * Questions that are answered image by image (`1 0 2`, `true false true`): what a statement about a set has to find out
@@ -12,7 +14,9 @@ import type { Box, SceneObject } from './scene.ts';
  */
 export function eachQuestion(rng: Rng, boxes: readonly Box[]): Question {
   const kind = boxes.every((box) => box.kind === 'tower') ? 'tower' : 'scatter';
-  switch (rng.weighted({ count: 5, test: 4, tally: 1, total: 2, size: 1, ends: kind === 'tower' ? 2.5 : 0 })) {
+  // Words tell no places.
+  const places = kind === 'scatter' && boxes.length <= mostShown ? 2 : 0;
+  switch (rng.weighted({ count: 5, test: 4, tally: 1, total: 2, size: 1, ends: kind === 'tower' ? 2.5 : 0, places })) {
     case 'count': {
       const { many, test } = counting(rng, kind, boxes);
       return listed(
@@ -39,6 +43,11 @@ export function eachQuestion(rng: Rng, boxes: readonly Box[]): Question {
             boxes.map((box) => box.objects.length),
           )
         : listed('how many colors are in each image?', boxes.map(colorCount));
+    case 'places': {
+      const objects = boxes.flatMap((box) => box.objects);
+      const question = objects.length === 0 ? undefined : placesQuestion(rng, boxes, rng.pick(objects));
+      return question ?? testEach(rng, kind, boxes);
+    }
     case 'ends': {
       const end = rng.pick(['top', 'base'] as const);
       const color = ({ objects }: Box) => (end === 'top' ? objects.at(-1) : objects[0])?.color ?? 'no';

@@ -3,6 +3,7 @@ import { randomScatter, randomSet, randomTower } from './generate.ts';
 import { BalancedClaims } from './grammar.ts';
 import { towerShare } from './heldout.ts';
 import { paraphrased } from './language.ts';
+import { furthestQuestion, placesQuestion } from './movement.ts';
 import { firstImageNumber, numberedFrom } from './numbering.ts';
 import { describeQuestion, perceptionQuestion, type Question, tallyQuestion, truthText } from './perception.ts';
 import { Rng } from './random.ts';
@@ -54,6 +55,8 @@ export interface Phase {
   shiftedShare?: number;
   /** Share of the sets of three that are real training pictures where there are any. Default 0.5. */
   realPictureShare?: number;
+  /** Chance of a story over at most `mostShown` scatters to be a movement; the other ones are as the skill draws them. Default 0. */
+  movingShare?: number;
   /** Share of towers among the sets of images. Default: about that of NLVR. */
   towerShare?: number;
   /** Share of the statements about three images that are people's sentences with a computed truth (people.ts). Default 0. */
@@ -71,17 +74,14 @@ export interface Phase {
  */
 export function nanoCurriculum(total: number, continued = false): Phase[] {
   const upTo = (share: number) => Math.round(share * total);
-  const common = { turns: [9, 14] as const, shiftedShare: 0.4, peopleShare: 0.6 };
+  const common = { turns: [9, 14] as const, shiftedShare: 0.4, peopleShare: 0.6, movingShare: 0.7 };
   const easySets = { statementSets: [1, 1, 2, 2, 3], skillSets: [2, 2, 3] };
-  const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 6], skillSets: [2, 2, 3, 3, 3, 4, 5, 6] };
-  // A trained model reads towers well; what it still has to learn is to count shapes, sizes and places in scatters.
-  const scattersFirst: Partial<Phase> = {
-    mix: { perception: 2.5, statements: 4, skills: 2, temporal: 1, real: 0.8, blind: 0.1 },
-    towerShare: 0.25,
-    eachShare: 0.45,
-    describeChance: 0.12,
-    tallyChance: 0.3,
-    describeWeight: 0.5,
+  const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 6, 8], skillSets: [2, 2, 3, 3, 3, 4, 5, 6, 7, 8] };
+  // A trained model reads sets of three well; what it still has to learn is which way things move, and numbers over larger sets.
+  const largeSetsAndMovement: Partial<Phase> = {
+    mix: { perception: 0.8, statements: 3.5, skills: 3.2, temporal: 2.5, real: 0.8, blind: 0.2 },
+    towerShare: 0.4,
+    eachShare: 0.3,
   };
   const beginning: Phase[] = [
     {
@@ -114,7 +114,7 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
       describeWeight: 0.3,
       ...common,
       ...fullSets,
-      ...(continued ? scattersFirst : {}),
+      ...(continued ? largeSetsAndMovement : {}),
     },
     {
       until: upTo(0.68),
@@ -129,7 +129,7 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
     },
     {
       until: Infinity,
-      mix: { perception: 0.6, statements: 5, skills: 2.2, temporal: 1.2, real: 2, blind: 0.3 },
+      mix: { perception: 0.6, statements: 5, skills: 2.6, temporal: 1.6, real: 2, blind: 0.3 },
       towerShare: 0.5,
       eachShare: 0.15,
       describeChance: 0.03,
@@ -297,25 +297,34 @@ export class NanoStream {
   }
 
   #temporal(rng: Rng, phase: Phase): NanoDialogue {
-    const sequence = this.#sequence(rng, rng.pick(phase.skillSets), this.#kind(rng, phase));
+    const sequence = this.#sequence(rng, phase, rng.pick(phase.skillSets), this.#kind(rng, phase));
     if (rng.chance(turnByTurnShare))
       return this.#turnByTurn(rng, phase, sequence.frames, (shown) =>
-        shown.length < sequence.frames.length ? coreference(rng, shown, this.#claims) : temporal(rng, sequence),
+        shown.length < sequence.frames.length ? coreference(rng, shown, this.#claims) : this.#asTold(rng, sequence),
       );
     const length = Math.max(3, rng.int(...phase.turns) - 3);
     const questions = this.#questions(rng, phase, length, sequence.frames, (i) =>
-      i < 4 ? temporal(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),
+      i < 4 ? this.#asTold(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),
     );
     return assemble(rng, phase, sequence.frames, this.#withDescriptions(rng, phase, sequence.frames, questions));
   }
 
   /** Words do not tell where an object is, so one that moves is shown in every frame. */
-  #sequence(rng: Rng, count: number, kind: Box['kind']): Sequence {
+  #sequence(rng: Rng, phase: Phase, count: number, kind: Box['kind']): Sequence {
+    const mustMove = kind === 'scatter' && count <= mostShown && rng.chance(phase.movingShare ?? 0);
     for (;;) {
       const sequence = randomSequence(rng, count, kind);
-      const isTold = sequence.story.event !== 'moves' && sequence.frames.every(canBeTold);
-      if (count <= mostShown || isTold) return sequence;
+      const moves = sequence.story.event === 'moves';
+      if (count <= mostShown ? moves || !mustMove : !moves && sequence.frames.every(canBeTold)) return sequence;
     }
+  }
+
+  /** A question about the story; of a movement also about the places that it follows from. */
+  #asTold(rng: Rng, sequence: Sequence): Question {
+    const { story, frames } = sequence;
+    if (story.event !== 'moves' || rng.chance(0.5)) return temporal(rng, sequence);
+    const about = rng.chance(0.6) ? placesQuestion : furthestQuestion;
+    return about(rng, frames, story.object) ?? temporal(rng, sequence);
   }
 
   #real(rng: Rng, phase: Phase): NanoDialogue {

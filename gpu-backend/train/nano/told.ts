@@ -12,7 +12,7 @@ import { type Box, renderBox } from './scene.ts';
 /** Most pictures that one dialogue shows: NLVR's three. */
 export const mostShown = 3;
 /** Most images that one dialogue has, shown and told. */
-export const mostImages = 6;
+export const mostImages = 8;
 
 const walls = ['left', 'right', 'top', 'bottom'] as const;
 
