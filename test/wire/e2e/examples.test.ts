@@ -6,7 +6,8 @@ import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { freePort, type Product, startProduct, stopAndForget } from './product.ts';
+import { freePort } from '../../fixtures/free-port.ts';
+import { type Product, startProduct, stopAndForget } from './product.ts';
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '../../..');
 const EXAMPLE_TIMEOUT_MS = 240_000;

@@ -1,7 +1,6 @@
 /** Starts the whole product as its users do, with `npm start`, and talks to it only through the public door. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -45,14 +44,13 @@ export interface Product {
 export async function startProduct(options: StartOptions = {}): Promise<Product> {
   const dataDir = options.dataDir ?? (await mkdtemp(join(tmpdir(), 'mantis-e2e-')));
   const apiKey = options.apiKey ?? 'mk_test_0123456789abcdef0123456789abcdef';
-  const port = await freePort();
   const startedAt = performance.now();
   const child = spawn('npm', ['start'], {
     cwd: ROOT,
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
       ...process.env,
-      PORT: String(port),
+      PORT: '0',
       MANTIS_DATA_DIR: dataDir,
       MANTIS_API_KEY: apiKey,
       MANTIS_EGRESS_ALLOW: options.egressAllow ?? '',
@@ -152,17 +150,4 @@ async function treeOf(child: ChildProcess): Promise<number[]> {
   const tree = parents.has(child.pid) ? [child.pid] : [];
   for (const pid of tree) for (const [other, parent] of parents) if (parent === pid) tree.push(other);
   return tree;
-}
-
-/** A port that was free a moment ago. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      const port = typeof address === 'object' && address !== null ? address.port : 0;
-      server.close(() => resolve(port));
-    });
-  });
 }

@@ -1,7 +1,6 @@
 /** Features of pictures outlive backends, in the real Worker's object store and on the real backend's disk, and no other tenant's requests find them. */
 import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -9,16 +8,9 @@ import sharp from 'sharp';
 import { BackendProcess } from '../../../deploy/backend.ts';
 import { type RunningEdge, startEdge } from '../../../deploy/edge.ts';
 import { signatureHeaders, UNSIGNED_PAYLOAD } from '../../../shared/wire/signature.ts';
+import { freePort } from '../../fixtures/free-port.ts';
 import { writeRandomNano } from '../../fixtures/random-nano.ts';
 import { SECRET, until } from './installation.ts';
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' && address !== null ? address.port : assert.fail('a TCP port');
-}
 
 describe('features of pictures', () => {
   let dir: string;
