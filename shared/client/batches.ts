@@ -35,7 +35,7 @@ export class Batches {
     for (;;) {
       const response = await this.#http.response(path, { accept: 'text/event-stream', ...call });
       try {
-        for await (const { data } of decodeSse(response.body ?? new ReadableStream())) {
+        for await (const { data } of decodeSse(response.body ?? new ReadableStream(), call.signal)) {
           const batch = JSON.parse(data) as Batch;
           yield batch;
           if (ENDED.has(batch.status)) return;

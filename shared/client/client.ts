@@ -177,7 +177,7 @@ export class MantisClient {
     };
     const response = await this.#http.response('/v1/chat/completions', options);
     if (response.body === null) throw cutOff();
-    for await (const { data } of decodeSse(response.body)) {
+    for await (const { data } of decodeSse(response.body, call.signal)) {
       if (data === '[DONE]') return;
       const error = streamError(data);
       if (error !== null) throw error;
@@ -193,7 +193,10 @@ export class MantisClient {
       const options = { accept: 'text/event-stream', headers, ...call };
       const response = await this.#http.response(`${path('/v1/fine_tuning/jobs', id)}/events`, options);
       try {
-        for await (const { id: eventId, event, data } of decodeSse(response.body ?? new ReadableStream())) {
+        for await (const { id: eventId, event, data } of decodeSse(
+          response.body ?? new ReadableStream(),
+          call.signal,
+        )) {
           if (event === 'end') {
             const end = JSON.parse(data) as { status: JobStatus; fine_tuned_model: string | null };
             yield { type: 'end', status: end.status, fineTunedModel: end.fine_tuned_model };

@@ -110,7 +110,7 @@ export class Evals {
     for (;;) {
       const response = await this.#http.response(of(id, run), { accept: 'text/event-stream', ...call });
       try {
-        for await (const { data } of decodeSse(response.body ?? new ReadableStream())) {
+        for await (const { data } of decodeSse(response.body ?? new ReadableStream(), call.signal)) {
           const now = JSON.parse(data) as EvalRun;
           yield now;
           if (ENDED.has(now.status)) return;

@@ -133,7 +133,7 @@ export class WebhookEvents {
       });
       onOpen?.();
       try {
-        for await (const { id, data } of decodeSse(response.body ?? new ReadableStream())) {
+        for await (const { id, data } of decodeSse(response.body ?? new ReadableStream(), signal)) {
           if (id !== undefined) lastEventId = id;
           yield JSON.parse(data) as WebhookEvent;
         }

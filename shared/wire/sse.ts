@@ -34,8 +34,13 @@ export type ByteStream = {
 /**
  * Events of a byte stream, in order. UTF-8 split over chunks, CRLF and comments are handled. Leaving the loop early cancels the stream, which closes
  * the connection.
+ * @param signal of the request that gave the stream. Node's `fetch` leaves a read without an end about once in 300 aborts: with the signal given, reading ends whatever it does
+ * @throws the signal's reason
  */
-export async function* decodeSse(stream: ByteStream): AsyncGenerator<SseEvent, void, undefined> {
+export async function* decodeSse(
+  stream: ByteStream,
+  signal?: AbortSignal | undefined,
+): AsyncGenerator<SseEvent, void, undefined> {
   const queue: SseEvent[] = [];
   const parser = createParser({
     onEvent: ({ id, event, data }) =>
@@ -46,13 +51,26 @@ export async function* decodeSse(stream: ByteStream): AsyncGenerator<SseEvent, v
   let ended = false;
   try {
     while (!ended) {
-      const { done, value } = await reader.read();
+      const { done, value } = await (signal === undefined ? reader.read() : endingWith(signal, reader.read()));
       ended = done;
       parser.feed(value === undefined ? decoder.decode() : decoder.decode(value, { stream: !done }));
       for (let event = queue.shift(); event !== undefined; event = queue.shift()) yield event;
     }
   } finally {
-    if (!ended) await reader.cancel().catch(() => {});
+    if (!ended) {
+      const cancelled = reader.cancel().catch(() => {});
+      if (signal?.aborted !== true) await cancelled;
+    }
     reader.releaseLock();
   }
+}
+
+/** What comes, unless the signal aborts before. Its listener goes with each piece: a stream may run for days. */
+function endingWith<T>(signal: AbortSignal, coming: Promise<T>): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    const stop = () => reject(signal.reason);
+    if (signal.aborted) stop();
+    else signal.addEventListener('abort', stop, { once: true });
+    coming.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
+  });
 }

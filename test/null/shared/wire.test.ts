@@ -151,6 +151,24 @@ describe('server-sent events', () => {
     for await (const _ of decodeSse(stream)) break;
     assert.equal(cancelled, true);
   });
+
+  it('end with the signal, also where the stream never does', async () => {
+    const [abort, before] = [new AbortController(), new AbortController()];
+    const hangs = () =>
+      new ReadableStream<Uint8Array>({
+        start: (controller) => controller.enqueue(new TextEncoder().encode('data: x\n\n')),
+        // As a connection that nobody hears of any more.
+        cancel: () => new Promise(() => {}),
+      });
+    const events = decodeSse(hangs(), abort.signal);
+    assert.deepEqual(await events.next(), { done: false, value: { data: 'x' } });
+    const next = events.next();
+    abort.abort(new Error('enough'));
+    await assert.rejects(next, /enough/);
+    assert.deepEqual(await events.next(), { done: true, value: undefined });
+    before.abort(new Error('too late'));
+    await assert.rejects(decodeSse(hangs(), before.signal).next(), /too late/);
+  });
 });
 
 describe('ids', () => {

@@ -116,9 +116,10 @@ export function makeRequest(images: number, changes: Partial<GenerateRequest['sa
   };
 }
 
-export async function* eventsOf(response: Response): AsyncGenerator<GenerateEvent> {
+/** @param signal of the request: reading ends with it */
+export async function* eventsOf(response: Response, signal?: AbortSignal): AsyncGenerator<GenerateEvent> {
   if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
-  for await (const { data } of decodeSse(response.body!)) yield JSON.parse(data) as GenerateEvent;
+  for await (const { data } of decodeSse(response.body!, signal)) yield JSON.parse(data) as GenerateEvent;
 }
 
 export async function textOf(response: Response): Promise<string> {

@@ -51,7 +51,7 @@ describe('a backend with more requests than rows', () => {
         const abort = new AbortController();
         let text = '';
         try {
-          for await (const event of eventsOf(await send(index, abort.signal))) {
+          for await (const event of eventsOf(await send(index, abort.signal), abort.signal)) {
             if (event.type === 'delta') text += event.text;
             if (text.length > 5) abort.abort();
           }
@@ -85,7 +85,7 @@ describe('a backend with more requests than rows', () => {
   it('an aborted request computes nothing more, while others go on', async () => {
     const abort = new AbortController();
     const others = Promise.all([0, 1, 2].map(async (index) => textOf(await send(index))));
-    const stream = eventsOf(await send(6, abort.signal));
+    const stream = eventsOf(await send(6, abort.signal), abort.signal);
     while ((await stream.next()).value?.type !== 'delta');
     abort.abort();
     await stream.next().catch(() => {});

@@ -53,7 +53,7 @@ describe('a backend process', () => {
   it('closing the connection stops the generation', async () => {
     const abort = new AbortController();
     const request = makeRequest(0, { maxTokens: 400, temperature: 1, seed: 3 });
-    const stream = eventsOf(await backend.post('/v1/generate', request, [], abort.signal));
+    const stream = eventsOf(await backend.post('/v1/generate', request, [], abort.signal), abort.signal);
     while ((await stream.next()).value?.type !== 'delta');
     const before = await backend.metric('mantis_decode_runs');
     abort.abort();
