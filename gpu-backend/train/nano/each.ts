@@ -15,7 +15,7 @@ import { mostShown } from './told.ts';
 export function eachQuestion(rng: Rng, boxes: readonly Box[]): Question {
   const kind = boxes.every((box) => box.kind === 'tower') ? 'tower' : 'scatter';
   // Words tell no places.
-  const places = kind === 'scatter' && boxes.length <= mostShown ? 2 : 0;
+  const places = kind === 'scatter' && boxes.length <= mostShown ? 4 : 0;
   switch (rng.weighted({ count: 5, test: 4, tally: 1, total: 2, size: 1, ends: kind === 'tower' ? 2.5 : 0, places })) {
     case 'count': {
       const { many, test } = counting(rng, kind, boxes);

@@ -5,7 +5,14 @@ import { towerShare } from './heldout.ts';
 import { paraphrased } from './language.ts';
 import { furthestQuestion, placesQuestion } from './movement.ts';
 import { firstImageNumber, numberedFrom } from './numbering.ts';
-import { describeQuestion, perceptionQuestion, type Question, tallyQuestion, truthText } from './perception.ts';
+import {
+  describeQuestion,
+  digitChoices,
+  perceptionQuestion,
+  type Question,
+  tallyQuestion,
+  truthText,
+} from './perception.ts';
 import { Rng } from './random.ts';
 import type { RealData } from './real.ts';
 import type { Box } from './scene.ts';
@@ -57,6 +64,8 @@ export interface Phase {
   realPictureShare?: number;
   /** Chance of a story over at most `mostShown` scatters to be a movement; the other ones are as the skill draws them. Default 0. */
   movingShare?: number;
+  /** Chance of a question of the skills to be one of comparison or reasoning that is answered by a number. Default 0. */
+  numbersShare?: number;
   /** Share of towers among the sets of images. Default: about that of NLVR. */
   towerShare?: number;
   /** Share of the statements about three images that are people's sentences with a computed truth (people.ts). Default 0. */
@@ -79,10 +88,12 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
   const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 6, 8], skillSets: [2, 2, 3, 3, 3, 4, 5, 6, 7, 8] };
   // A trained model reads sets of three well; what it still has to learn is which way things move, and numbers over larger sets.
   const largeSetsAndMovement: Partial<Phase> = {
-    mix: { perception: 0.8, statements: 3.5, skills: 3.2, temporal: 2.5, real: 0.8, blind: 0.2 },
+    mix: { perception: 0.6, statements: 3.5, skills: 3.4, temporal: 2.4, real: 0.9, blind: 0.25 },
     towerShare: 0.4,
     eachShare: 0.3,
+    numbersShare: 0.35,
   };
+  const keptUp: Partial<Phase> = { ...largeSetsAndMovement, eachShare: 0.2, towerShare: 0.45 };
   const beginning: Phase[] = [
     {
       until: upTo(0.04),
@@ -126,6 +137,7 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
       describeWeight: 0.3,
       ...common,
       ...fullSets,
+      ...(continued ? keptUp : {}),
     },
     {
       until: Infinity,
@@ -140,6 +152,7 @@ export function nanoCurriculum(total: number, continued = false): Phase[] {
       statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5, 6],
       realPictureShare: 0.7,
       peopleShare: 0.7,
+      ...(continued ? keptUp : {}),
     },
   ];
 }
@@ -288,12 +301,22 @@ export class NanoStream {
   #skills(rng: Rng, phase: Phase): NanoDialogue {
     const boxes = this.#set(rng, phase, this.#kind(rng, phase), rng.pick(phase.skillSets));
     const ask = (shown: readonly Box[]): Question => {
+      if (shown.length > 1 && rng.chance(phase.numbersShare ?? 0)) return this.#numberOver(rng, shown);
       const skill = shown.length === 1 ? coreference : rng.pick([coreference, comparison, comparison, reasoning]);
       return skill(rng, shown, this.#claims);
     };
     if (rng.chance(turnByTurnShare)) return this.#turnByTurn(rng, phase, boxes, ask);
     const questions = this.#questions(rng, phase, rng.int(...phase.turns), boxes, () => ask(boxes));
     return assemble(rng, phase, boxes, this.#withDescriptions(rng, phase, boxes, questions));
+  }
+
+  /** Which image has the most, how many have something, how many there are in all: of true or false the other questions have enough. */
+  #numberOver(rng: Rng, shown: readonly Box[]): Question {
+    const skill = rng.pick([comparison, reasoning]);
+    let question = skill(rng, shown, this.#claims);
+    for (let tries = 0; tries < 12 && question.choices !== digitChoices; tries++)
+      question = skill(rng, shown, this.#claims);
+    return question;
   }
 
   #temporal(rng: Rng, phase: Phase): NanoDialogue {
