@@ -157,6 +157,8 @@ export class JobWork {
           const names = files.map(({ name }) => name);
           const evaluates = isEvaluated(job, place);
           const about = { kind: metrics.train, metrics: checkpointMetrics(metrics), evaluates };
+          // Its steps first: a process that dies behind a checkpoint goes on from it, and would never tell them again.
+          await link.flush();
           const model = await link.checkpoint(step, about, dir, names);
           this.#say('info', `Checkpoint of step ${step} saved.`);
           await link.flush();

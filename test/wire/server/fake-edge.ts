@@ -30,6 +30,8 @@ export class FakeJob {
   readonly blobs = new Map<string, Buffer>();
   readonly events = new Map<string, TrainerEvent>();
   readonly checkpoints: CheckpointManifest[] = [];
+  /** Steps whose metrics had not come when a checkpoint behind them did: a job that goes on from it would never tell them. */
+  readonly untold: number[] = [];
   readonly finishes: FinishRequest[] = [];
   /** By step of the checkpoint; null: it is still to be made. */
   readonly evaluations = new Map<number, EvaluationRequest['metrics']>();
@@ -267,6 +269,8 @@ export class FakeEdge {
       case 'checkpoints': {
         const { step, metrics, files, evaluates } = CheckpointRequest.parse(json());
         if (evaluates === true) job.evaluations.set(step, null);
+        const told = new Set(job.steps.map((metrics) => metrics.step));
+        for (let before = 1; before <= step; before++) if (!told.has(before)) job.untold.push(before);
         const at = job.checkpoints.findIndex((c) => c.step === step);
         if (at >= 0) job.checkpoints.splice(at, 1);
         job.checkpoints.push({ step, metrics, files });

@@ -45,6 +45,7 @@ function assertComplete(job: FakeJob, steps: number): void {
     Array.from({ length: steps }, (_, i) => i + 1),
     'every step is told once',
   );
+  assert.deepEqual(job.untold, [], 'and before the checkpoint behind it');
   assert.equal(job.checkpoints.at(-1)?.step, steps);
 }
 
