@@ -1,6 +1,7 @@
 import koffi from 'koffi';
 import type { BoundRun } from '../bound-run.ts';
 import type { Tensor } from '../session.ts';
+import { withoutDenormals } from './denormals.ts';
 import { type Library, OutPointer } from './library.ts';
 import type { NativeSession, Port } from './native-session.ts';
 import { bytesOfShape, checkTensor, copyValue, createValue, readValueType } from './ort-value.ts';
@@ -114,11 +115,11 @@ export class NativeRun implements BoundRun {
 
   run(): void {
     this.#prepare();
-    this.#library.api.runWithBinding(this.#handles.session, null, this.#binding);
+    withoutDenormals(() => this.#library.api.runWithBinding(this.#handles.session, null, this.#binding));
     this.#succeeded = true;
   }
 
-  /** On a thread of koffi's pool. At most 256 such runs at a time in a process. */
+  /** On a thread of koffi's pool, with that one's arithmetic (denormals.ts). At most 256 such runs at a time in a process. */
   runAsync(): Promise<void> {
     this.#prepare();
     this.#running = true;

@@ -4,6 +4,7 @@ import type { InferenceSession } from 'onnxruntime-node';
 import type { DType } from '../../graph/graph.ts';
 import type { SessionBinding } from '../bound-run.ts';
 import type { Tensor } from '../session.ts';
+import { withoutDenormals } from './denormals.ts';
 import { type Library, OutPointer, openLibrary } from './library.ts';
 import { NativeRun, type SessionHandles } from './native-run.ts';
 import { checkTensor, createValue, readTypeAndShape } from './ort-value.ts';
@@ -91,7 +92,7 @@ export class NativeSession implements SessionBinding {
       if (initializers.size > 0) addInitializers(handles, initializers);
       handles.kept = [...initializers.values(), prepacked];
       const target = handles.options;
-      handles.session = out.handle((session) => {
+      const create = (session: BigUint64Array): void => {
         if (typeof model === 'string') {
           if (prepacked === undefined) api.createSession(env, model, target, session);
           else api.createSessionWithPrepackedWeightsContainer(env, model, target, prepacked.handle, session);
@@ -107,7 +108,9 @@ export class NativeSession implements SessionBinding {
             session,
           );
         }
-      });
+      };
+      // The library sets the first session's arithmetic for the thread that creates it, once and for all.
+      handles.session = out.handle((session) => withoutDenormals(() => create(session)));
       this.inputs = readPorts(library, handles.session, 'Input');
       this.outputs = readPorts(library, handles.session, 'Output');
     } catch (error) {

@@ -41,6 +41,8 @@ export function createSessionOptions(library: Library, options: InferenceSession
     }
     if (options.logSeverityLevel !== undefined) api.setSessionLogSeverityLevel(handle, options.logSeverityLevel);
     if (options.enableProfiling === true) api.enableProfiling(handle, options.profileFilePrefix ?? 'profile');
+    // Kernel threads of the library; the calling one is seen to by denormals.ts.
+    api.addSessionConfigEntry(handle, 'session.set_denormal_as_zero', '1');
     for (const [key, value] of configEntries(options.extra ?? {})) api.addSessionConfigEntry(handle, key, value);
     for (const provider of options.executionProviders ?? []) {
       const { name, ...settings } = typeof provider === 'string' ? { name: provider } : provider;
