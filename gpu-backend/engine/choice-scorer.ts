@@ -7,6 +7,8 @@ import type { VlmConfig } from '../models/config.ts';
 import { familyOf, type Picture } from '../models/family.ts';
 import { readConfig } from '../models/load.ts';
 import { layoutConversation } from '../text/layout.ts';
+import { remembering } from '../text/remembering.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
 import { type ChoiceCompute, LocalChoiceCompute } from './choice-compute.ts';
 import { batchOf, type ChoiceSequence, packChoices } from './choice-packing.ts';
 import { ChoiceThreads } from './choice-threads.ts';
@@ -73,6 +75,7 @@ const PICTURES_PER_RUN = 8;
 
 export class ChoiceScorer {
   readonly front: ModelFront;
+  readonly #tokenizer: Tokenizer;
   readonly #config: VlmConfig;
   readonly #compute: ChoiceCompute;
   /** Least recently used first. */
@@ -81,6 +84,7 @@ export class ChoiceScorer {
 
   private constructor(front: ModelFront, config: VlmConfig, compute: ChoiceCompute) {
     this.front = front;
+    this.#tokenizer = remembering(front.tokenizer);
     this.#config = config;
     this.#compute = compute;
   }
@@ -138,7 +142,8 @@ export class ChoiceScorer {
 
   /** Choices that share all but their last token need one sequence between them; single-token choices need the prompt alone. */
   #sequencesOf(question: ChoiceQuestion, pictures: readonly (EncodedPicture | undefined)[], index: number): Sequence[] {
-    const { tokenizer, template, imageTokenId, card } = this.front;
+    const { template, imageTokenId, card } = this.front;
+    const tokenizer = this.#tokenizer;
     const messages = turnsOf(question).map(({ role, parts }) => ({
       role,
       parts: parts.map((part) =>

@@ -177,15 +177,15 @@ function upperBytes(data: Buffer): Uint8Array {
 function toRgb(samples: Uint8Array, pixels: number, channels: number, alpha: AlphaRule): Uint8Array {
   if (channels === 3) return new Uint8Array(samples.buffer, samples.byteOffset, pixels * 3);
   const out = new Uint8Array(pixels * 3);
-  const isGrey = channels < 3;
-  const hasAlpha = channels % 2 === 0;
-  for (let i = 0; i < pixels; i++) {
-    const from = i * channels;
-    const opacity = hasAlpha && alpha === 'white' ? samples[from + channels - 1]! : 255;
-    for (let c = 0; c < 3; c++) {
-      const value = samples[isGrey ? from : from + c]!;
-      out[i * 3 + c] = opacity === 255 ? value : divideBy255(value * opacity + 255 * (255 - opacity));
-    }
+  const [green, blue] = channels < 3 ? [0, 0] : [1, 2];
+  const opacityAt = channels % 2 === 0 && alpha === 'white' ? channels - 1 : null;
+  for (let from = 0, to = 0; to < out.length; from += channels, to += 3) {
+    out[to] = samples[from]!;
+    out[to + 1] = samples[from + green]!;
+    out[to + 2] = samples[from + blue]!;
+    const opacity = opacityAt === null ? 255 : samples[from + opacityAt]!;
+    if (opacity === 255) continue;
+    for (let c = 0; c < 3; c++) out[to + c] = divideBy255(out[to + c]! * opacity + 255 * (255 - opacity));
   }
   return out;
 }

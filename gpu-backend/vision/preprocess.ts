@@ -110,25 +110,30 @@ export function planSize(width: number, height: number, rule: ResizeRule): { wid
 }
 
 /** (value · rescale − mean) / std for each of the 256 values a channel can take, in float32 as the reference computes it. */
-export function normaliseRgb(
-  { width, height, pixels_HWC }: RgbImage,
-  { rescale, mean, std }: ImageRecipe,
-): Float32Array {
+export function normaliseRgb({ width, height, pixels_HWC }: RgbImage, recipe: ImageRecipe): Float32Array {
   const plane = width * height;
   const pixels_CHW = new Float32Array(3 * plane);
-  const tables = mean.map((center, c) =>
-    Float32Array.from(
-      { length: 256 },
-      (_, value) => Math.fround(Math.fround(value * rescale) - Math.fround(center)) / Math.fround(std[c]!),
-    ),
-  );
-  const [redTable, greenTable, blueTable] = tables as [Float32Array, Float32Array, Float32Array];
+  const [redTable, greenTable, blueTable] = tablesOf(recipe) as [Float32Array, Float32Array, Float32Array];
   for (let i = 0, from = 0; i < plane; i++, from += 3) {
     pixels_CHW[i] = redTable[pixels_HWC[from]!]!;
     pixels_CHW[i + plane] = greenTable[pixels_HWC[from + 1]!]!;
     pixels_CHW[i + 2 * plane] = blueTable[pixels_HWC[from + 2]!]!;
   }
   return pixels_CHW;
+}
+
+const knownTables = new WeakMap<ImageRecipe, Float32Array[]>();
+
+/** What each byte of a channel becomes; a model has one recipe for all its pictures. */
+function tablesOf(recipe: ImageRecipe): Float32Array[] {
+  const known = knownTables.get(recipe);
+  if (known !== undefined) return known;
+  const { rescale, mean, std } = recipe;
+  const normalised = (byte: number, c: number) =>
+    Math.fround(Math.fround(byte * rescale) - Math.fround(mean[c]!)) / Math.fround(std[c]!);
+  const tables = mean.map((_, c) => Float32Array.from({ length: 256 }, (_, byte) => normalised(byte, c)));
+  knownTables.set(recipe, tables);
+  return tables;
 }
 
 /** Width and height are part of what is hashed: 30x100 pixels must never stand for 100x30. */
