@@ -1,4 +1,5 @@
-import { NanoStream, nanoCurriculum } from './samples.ts';
+import { nanoCurriculum } from './curriculum.ts';
+import { NanoStream } from './samples.ts';
 import { trainTokenizer } from './vocabulary.ts';
 
 /** The Mantis image wrapper for the first images, as often as they are used; later numbers are put together from its pieces. */

@@ -11,12 +11,17 @@ import { mostShown } from './told.ts';
  * Questions that are answered image by image (`1 0 2`, `true false true`): what a statement about a set has to find out
  * before its quantifier, said aloud. Each answer is several independent facts for the price of one question, and none can be
  * guessed from the words, so attribute lookup is learnt from these long before true or false about a whole set teaches it.
+ * @param placesShare chance of a question over shown scatters to be about where something is (movement.ts)
  */
-export function eachQuestion(rng: Rng, boxes: readonly Box[]): Question {
+export function eachQuestion(rng: Rng, boxes: readonly Box[], placesShare = 0): Question {
   const kind = boxes.every((box) => box.kind === 'tower') ? 'tower' : 'scatter';
   // Words tell no places.
-  const places = kind === 'scatter' && boxes.length <= mostShown ? 4 : 0;
-  switch (rng.weighted({ count: 5, test: 4, tally: 1, total: 2, size: 1, ends: kind === 'tower' ? 2.5 : 0, places })) {
+  if (kind === 'scatter' && boxes.length <= mostShown && rng.chance(placesShare)) {
+    const objects = boxes.flatMap((box) => box.objects);
+    const question = objects.length === 0 ? undefined : placesQuestion(rng, boxes, rng.pick(objects));
+    if (question !== undefined) return question;
+  }
+  switch (rng.weighted({ count: 5, test: 4, tally: 1, total: 2, size: 1, ends: kind === 'tower' ? 2.5 : 0 })) {
     case 'count': {
       const { many, test } = counting(rng, kind, boxes);
       return listed(
@@ -43,11 +48,6 @@ export function eachQuestion(rng: Rng, boxes: readonly Box[]): Question {
             boxes.map((box) => box.objects.length),
           )
         : listed('how many colors are in each image?', boxes.map(colorCount));
-    case 'places': {
-      const objects = boxes.flatMap((box) => box.objects);
-      const question = objects.length === 0 ? undefined : placesQuestion(rng, boxes, rng.pick(objects));
-      return question ?? testEach(rng, kind, boxes);
-    }
     case 'ends': {
       const end = rng.pick(['top', 'base'] as const);
       const color = ({ objects }: Box) => (end === 'top' ? objects.at(-1) : objects[0])?.color ?? 'no';

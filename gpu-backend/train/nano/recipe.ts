@@ -3,7 +3,8 @@ import { nanoConfig } from '../../models/presets.ts';
 import type { Tokenizer } from '../../text/tokenizer.ts';
 import { type ImageRecipe, nanoRecipe } from '../../vision/recipes.ts';
 import type { LearningRateSchedule } from '../schedule.ts';
-import { nanoCurriculum, type Phase } from './samples.ts';
+import { continuedCurriculum, nanoCurriculum } from './curriculum.ts';
+import type { Phase } from './samples.ts';
 
 /** Everything that decides what a nano run computes, beside its length and its seed. */
 export interface NanoRecipe {
@@ -77,7 +78,7 @@ const BACKGROUND_GREY = 211;
 
 /** Which kinds of dialogue come when, for a run of so many dialogues. @param continued from a trained model */
 export function nanoPhases(dialogues: number, continued = false): Phase[] {
-  return nanoCurriculum(dialogues, continued);
+  return (continued ? continuedCurriculum : nanoCurriculum)(dialogues);
 }
 
 /** The recipe of a run that goes on from a trained model: Muon, a lower rate, and a tower that learns along. */

@@ -58,6 +58,10 @@ export interface Phase {
   describeChance: number;
   /** Chance that a dialogue also counts everything over its images (tallyQuestion). Default 0. */
   tallyChance?: number;
+  /** Chance of such a question over shown scatters to be about where something is. Default 0. */
+  placesShare?: number;
+  /** Numbers of images of stories. Default: those of the skills. */
+  storySets?: readonly number[];
   /** Share of the dialogues whose images are numbered from another number than 1 (numbering.ts). Default 0. */
   shiftedShare?: number;
   /** Share of the sets of three that are real training pictures where there are any. Default 0.5. */
@@ -72,89 +76,6 @@ export interface Phase {
   peopleShare?: number;
   /** Loss weight of such a list. Its many tokens would otherwise drown the one token of a true or false. Default 1. */
   describeWeight?: number;
-}
-
-/**
- * The order of things, after a vision tower that already sees (tower.ts): say what is in a picture, then answer image by
- * image, where every answer is several facts that the words do not give away, then judge statements about sets, then people's
- * own. True or false alone teaches little at first: it is one bit a question, and no gradient until attributes are looked up.
- * @param total dialogues of the whole run
- * @param continued the run starts from a trained model, so the beginning is left out
- */
-export function nanoCurriculum(total: number, continued = false): Phase[] {
-  const upTo = (share: number) => Math.round(share * total);
-  const common = { turns: [9, 14] as const, shiftedShare: 0.4, peopleShare: 0.6, movingShare: 0.7 };
-  const easySets = { statementSets: [1, 1, 2, 2, 3], skillSets: [2, 2, 3] };
-  const fullSets = { statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 6, 8], skillSets: [2, 2, 3, 3, 3, 4, 5, 6, 7, 8] };
-  // A trained model reads sets of three well; what it still has to learn is which way things move, and numbers over larger sets.
-  const largeSetsAndMovement: Partial<Phase> = {
-    mix: { perception: 0.6, statements: 3.5, skills: 3.4, temporal: 2.4, real: 0.9, blind: 0.25 },
-    towerShare: 0.4,
-    eachShare: 0.3,
-    numbersShare: 0.35,
-  };
-  const keptUp: Partial<Phase> = { ...largeSetsAndMovement, eachShare: 0.2, towerShare: 0.45 };
-  const beginning: Phase[] = [
-    {
-      until: upTo(0.04),
-      mix: { caption: 5, perception: 4 },
-      eachShare: 0.5,
-      describeChance: 0.4,
-      ...common,
-      ...easySets,
-    },
-    {
-      until: upTo(0.25),
-      mix: { caption: 0.7, perception: 3, statements: 4, skills: 1, temporal: 0.7 },
-      eachShare: 0.6,
-      describeChance: 0.1,
-      tallyChance: 0.25,
-      describeWeight: 0.5,
-      ...common,
-      ...easySets,
-    },
-  ];
-  return [
-    ...(continued ? [] : beginning),
-    {
-      until: upTo(0.6),
-      mix: { perception: 0.8, statements: 4.5, skills: 2.5, temporal: 1.5, real: 0.8, blind: 0.1 },
-      eachShare: 0.35,
-      describeChance: 0.05,
-      tallyChance: 0.25,
-      describeWeight: 0.3,
-      ...common,
-      ...fullSets,
-      ...(continued ? largeSetsAndMovement : {}),
-    },
-    {
-      until: upTo(0.68),
-      mix: { perception: 1, statements: 4.5, skills: 2.5, temporal: 1.2, real: 1.5, blind: 0.25 },
-      towerShare: 0.4,
-      eachShare: 0.25,
-      describeChance: 0.04,
-      tallyChance: 0.2,
-      describeWeight: 0.3,
-      ...common,
-      ...fullSets,
-      ...(continued ? keptUp : {}),
-    },
-    {
-      until: Infinity,
-      mix: { perception: 0.6, statements: 5, skills: 2.6, temporal: 1.6, real: 2, blind: 0.3 },
-      towerShare: 0.5,
-      eachShare: 0.15,
-      describeChance: 0.03,
-      tallyChance: 0.15,
-      describeWeight: 0.3,
-      ...common,
-      ...fullSets,
-      statementSets: [1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5, 6],
-      realPictureShare: 0.7,
-      peopleShare: 0.7,
-      ...(continued ? keptUp : {}),
-    },
-  ];
 }
 
 export interface NanoStreamOptions {
@@ -214,7 +135,7 @@ export class NanoStream {
   /** Question turns of a dialogue: its own kind's, or image by image. */
   #questions(rng: Rng, phase: Phase, count: number, boxes: readonly Box[], own: (i: number) => Question): Question[] {
     return Array.from({ length: count }, (_, i) =>
-      rng.chance(phase.eachShare ?? 0) ? eachQuestion(rng, boxes) : own(i),
+      rng.chance(phase.eachShare ?? 0) ? eachQuestion(rng, boxes, phase.placesShare) : own(i),
     );
   }
 
@@ -320,7 +241,7 @@ export class NanoStream {
   }
 
   #temporal(rng: Rng, phase: Phase): NanoDialogue {
-    const sequence = this.#sequence(rng, phase, rng.pick(phase.skillSets), this.#kind(rng, phase));
+    const sequence = this.#sequence(rng, phase, rng.pick(phase.storySets ?? phase.skillSets), this.#kind(rng, phase));
     if (rng.chance(turnByTurnShare))
       return this.#turnByTurn(rng, phase, sequence.frames, (shown) =>
         shown.length < sequence.frames.length ? coreference(rng, shown, this.#claims) : this.#asTold(rng, sequence),

@@ -10,10 +10,11 @@ import { bindTemplate, templateByName } from '../../../gpu-backend/text/template
 import { parseTokenizer } from '../../../gpu-backend/text/tokenizer.ts';
 import { MuonState } from '../../../gpu-backend/train/muon.ts';
 import { vocabularyTexts } from '../../../gpu-backend/train/nano/corpus.ts';
+import { nanoCurriculum } from '../../../gpu-backend/train/nano/curriculum.ts';
 import { Curve } from '../../../gpu-backend/train/nano/curve.ts';
 import { StepPlan } from '../../../gpu-backend/train/nano/plan.ts';
 import { NANO_RECIPE } from '../../../gpu-backend/train/nano/recipe.ts';
-import { NanoStream, nanoCurriculum } from '../../../gpu-backend/train/nano/samples.ts';
+import { NanoStream } from '../../../gpu-backend/train/nano/samples.ts';
 import { type NanoTrainOptions, trainNano } from '../../../gpu-backend/train/nano/train.ts';
 import { trainTokenizer } from '../../../gpu-backend/train/nano/vocabulary.ts';
 import { ParameterState } from '../../../gpu-backend/train/state.ts';

@@ -1,9 +1,10 @@
 /** What is asked about a movement, held against where the thing is drawn. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { continuedCurriculum } from '../../../gpu-backend/train/nano/curriculum.ts';
 import { furthestQuestion, placesQuestion } from '../../../gpu-backend/train/nano/movement.ts';
 import { Rng } from '../../../gpu-backend/train/nano/random.ts';
-import { NanoStream, nanoCurriculum } from '../../../gpu-backend/train/nano/samples.ts';
+import { NanoStream } from '../../../gpu-backend/train/nano/samples.ts';
 import type { Box, SceneObject } from '../../../gpu-backend/train/nano/scene.ts';
 import { randomSequence } from '../../../gpu-backend/train/nano/sequence.ts';
 
@@ -63,7 +64,7 @@ describe('questions about movements', () => {
   });
 
   it('come often enough to be learnt, and never about images that are told', () => {
-    const stream = new NanoStream({ seed: 4, phases: nanoCurriculum(1000, true) });
+    const stream = new NanoStream({ seed: 4, phases: continuedCurriculum(1000) });
     let places = 0;
     let turns = 0;
     for (let i = 0; i < 300; i++) {

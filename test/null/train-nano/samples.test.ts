@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { nanoCurriculum } from '../../../gpu-backend/train/nano/curriculum.ts';
 import { towerOf } from '../../../gpu-backend/train/nano/generate.ts';
 import { heldOutItems } from '../../../gpu-backend/train/nano/heldout.ts';
 import { PeoplesClaims } from '../../../gpu-backend/train/nano/people.ts';
 import { weighLabels } from '../../../gpu-backend/train/nano/real.ts';
-import { NanoStream, nanoCurriculum } from '../../../gpu-backend/train/nano/samples.ts';
+import { NanoStream } from '../../../gpu-backend/train/nano/samples.ts';
 import type { Box } from '../../../gpu-backend/train/nano/scene.ts';
 import { skills } from '../../../gpu-backend/train/nano/skills.ts';
 import { canBeTold, mostImages, mostShown, told } from '../../../gpu-backend/train/nano/told.ts';
