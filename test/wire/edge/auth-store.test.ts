@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Miniflare } from 'miniflare';
 import { unstable_getMiniflareWorkerOptions, unstable_splitSqlQuery } from 'wrangler';
+import { databaseWorker, type Row, type Statement } from '../../../deploy/database.ts';
 import { type RunningEdge, startEdge } from '../../../deploy/edge.ts';
 import type { AuditEntry, AuditVerdict } from '../../../shared/contract/audit.ts';
 import type { FileObject, List } from '../../../shared/contract/files.ts';
@@ -29,19 +30,18 @@ describe('the stores', () => {
     await rm(dataDir, { recursive: true, force: true });
   });
 
-  /** Opens the database while no door is open. */
-  async function inDatabase<T>(work: (db: Awaited<ReturnType<Miniflare['getD1Database']>>) => Promise<T>): Promise<T> {
+  /** Runs statements in the database while no door is open. @returns the rows of each */
+  async function inDatabase(statements: readonly Statement[]): Promise<Row[][]> {
     await mkdir(join(dataDir, 'edge'), { recursive: true });
     const { workerOptions } = unstable_getMiniflareWorkerOptions(join(root, 'deploy', 'wrangler.jsonc'));
+    const database = databaseWorker(workerOptions.d1Databases);
     const miniflare = new Miniflare({
-      modules: true,
-      script: 'export default { fetch: () => new Response() };',
+      ...database.worker,
       cf: false,
       defaultPersistRoot: join(dataDir, 'edge'),
-      d1Databases: workerOptions.d1Databases,
     });
     try {
-      return await work(await miniflare.getD1Database('DB'));
+      return await database.open(miniflare).batch(statements);
     } finally {
       await miniflare.dispose();
     }
@@ -71,25 +71,24 @@ describe('the stores', () => {
   }
 
   it('from before there were tenants keep their key, and what they hold is the default tenant’s', async () => {
-    await inDatabase(async (db) => {
-      const sql = await readFile(join(root, 'edge', 'store', 'migrations', '0001_init.sql'), 'utf8');
-      await db.batch(unstable_splitSqlQuery(sql).map((statement) => db.prepare(statement)));
-      await db.batch([
-        db.prepare(
-          'CREATE TABLE d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)',
-        ),
-        db.prepare(`INSERT INTO d1_migrations (name) VALUES ('0001_init.sql')`),
-        db
-          .prepare(`INSERT INTO api_keys (hash, id, name, created_at) VALUES (?, 'key_0123456789ab', 'bootstrap', 1)`)
-          .bind(createHash('sha256').update(OLD_KEY).digest('hex')),
-        db.prepare(
-          `INSERT INTO files (id, purpose, filename, mime, bytes, sha256, created_at, seq) VALUES ('file-old', 'user_data', 'a.txt', 'text/plain', 1, 'x', 1, 1)`,
-        ),
-        db.prepare(
-          `INSERT INTO webhook_endpoints (id, url, events, secret, created_at, seq) VALUES ('whe_old', 'https://example.com/', '[]', 'whsec_x', 1, 1)`,
-        ),
-      ]);
-    });
+    const sql = await readFile(join(root, 'edge', 'store', 'migrations', '0001_init.sql'), 'utf8');
+    await inDatabase([
+      ...unstable_splitSqlQuery(sql).map((statement) => ({ sql: statement })),
+      {
+        sql: 'CREATE TABLE d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)',
+      },
+      { sql: `INSERT INTO d1_migrations (name) VALUES ('0001_init.sql')` },
+      {
+        sql: `INSERT INTO api_keys (hash, id, name, created_at) VALUES (?, 'key_0123456789ab', 'bootstrap', 1)`,
+        values: [createHash('sha256').update(OLD_KEY).digest('hex')],
+      },
+      {
+        sql: `INSERT INTO files (id, purpose, filename, mime, bytes, sha256, created_at, seq) VALUES ('file-old', 'user_data', 'a.txt', 'text/plain', 1, 'x', 1, 1)`,
+      },
+      {
+        sql: `INSERT INTO webhook_endpoints (id, url, events, secret, created_at, seq) VALUES ('whe_old', 'https://example.com/', '[]', 'whsec_x', 1, 1)`,
+      },
+    ]);
     await open();
     const files = await call<List<FileObject>>('GET', '/v1/files');
     assert.deepEqual(
@@ -146,17 +145,15 @@ describe('the stores', () => {
       ['rows cut off', `DELETE FROM audit_log WHERE seq > ${newest - 3}`, newest - 2],
     ];
     await close();
-    const whole = await inDatabase(async (db) => (await db.prepare('SELECT * FROM audit_log').all()).results);
+    const [whole = []] = await inDatabase([{ sql: 'SELECT * FROM audit_log' }]);
+    const columns = Object.keys(whole[0] ?? {});
+    const insert = `INSERT INTO audit_log (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})`;
     for (const [name, sql, seq] of tampered) {
-      await inDatabase(async (db) => {
-        const columns = Object.keys(whole[0] ?? {});
-        const insert = `INSERT INTO audit_log (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})`;
-        await db.batch([
-          db.prepare('DELETE FROM audit_log'),
-          ...whole.map((row) => db.prepare(insert).bind(...columns.map((column) => row[column]))),
-          db.prepare(sql),
-        ]);
-      });
+      await inDatabase([
+        { sql: 'DELETE FROM audit_log' },
+        ...whole.map((row) => ({ sql: insert, values: columns.map((column) => row[column] ?? null) })),
+        { sql },
+      ]);
       await open();
       const verdict = await call<AuditVerdict>('POST', '/v1/admin/audit/verify');
       assert.deepEqual([verdict.ok, verdict.problem?.seq], [false, seq], `${name}: ${JSON.stringify(verdict)}`);
