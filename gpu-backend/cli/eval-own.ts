@@ -9,12 +9,14 @@ import { sha256Hex } from '../io/digest.ts';
 import { importData } from '../train/data/import.ts';
 import type { ExampleStore } from '../train/data/store.ts';
 import { planOf } from './dataset-source.ts';
+import { fetchPictures } from './fetch-pictures.ts';
+import { ProgressBar } from './progress.ts';
 
 const SHOWN_PROBLEMS = 3;
 
 /**
- * Reads every form of record that fine-tuning takes, or a mixture (.yaml); pictures by path lie beside the file or in `imageFolder`. A store on disk holds them until
- * the records are closed.
+ * Reads every form of record that fine-tuning takes, or a mixture (.yaml); pictures by path lie beside the file or in `imageFolder`, those at addresses are fetched. A
+ * store on disk holds them until the records are closed.
  * @throws Error where any line is wrong: a number over what happened to be readable would be of other questions than were named
  */
 export async function openOwn(
@@ -62,15 +64,17 @@ interface Indexing {
 async function indexed(store: ExampleStore, { paths, choices, limit, close }: Indexing): Promise<EvalRecords> {
   const length = Math.min(store.length, limit ?? store.length);
   const ids: string[] = [];
+  const brought = await fetched(store, length);
   /** A mixture may take a line several times. */
   const times = new Map<string, number>();
   const read = async (index: number, id: string): Promise<EvalRecord> => {
     const example = await store.get(index);
-    const images = example.images.map((reference) => ({
+    const references = example.images.map((reference) => brought.get(reference) ?? reference);
+    const images = references.map((reference) => ({
       sha256: digestOf(reference),
       bytes: () => store.readImage(reference),
     }));
-    return ownRecord(example, id, images, choices);
+    return ownRecord({ ...example, images: references }, id, images, choices);
   };
   const digests: string[] = [];
   for (let index = 0; index < length; index++) {
@@ -95,6 +99,19 @@ async function indexed(store: ExampleStore, { paths, choices, limit, close }: In
   };
 }
 
+/** Brings the pictures at addresses that the first records show. @returns reference in the store by address */
+async function fetched(store: ExampleStore, length: number): Promise<Map<string, string>> {
+  const addresses = new Set<string>();
+  for (let index = 0; index < length; index++)
+    for (const reference of (await store.get(index)).images) if (/^https?:/i.test(reference)) addresses.add(reference);
+  const bar = new ProgressBar('pictures');
+  try {
+    return await fetchPictures(addresses, store.images, (count) => bar.update(count, addresses.size));
+  } finally {
+    bar.end();
+  }
+}
+
 const nameOf = (paths: readonly string[], file: number): string => basename(paths[file] ?? '');
 
 /** @throws Error for a picture that lies elsewhere */
@@ -102,7 +119,7 @@ function digestOf(reference: string): string {
   const own = /^sha256:([0-9a-f]{64})$/.exec(reference)?.[1];
   if (own === undefined)
     throw new Error(
-      `expected pictures in the file or beside it, received ${reference.slice(0, 80)}; fetch it, and name it by its path`,
+      `expected pictures in the file, beside it or at an address, received ${reference.slice(0, 80)}; name it by its path`,
     );
   return own;
 }

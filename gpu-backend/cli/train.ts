@@ -1,7 +1,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
+import { placeModel } from '../train/nano/place-stage.ts';
 import type { PlanEntry } from '../train/nano/plan.ts';
-import { type NanoTrainOptions, trainNano } from '../train/nano/train.ts';
+import { loadRealData } from '../train/nano/real.ts';
+import { decodePng, type NanoTrainOptions, trainNano } from '../train/nano/train.ts';
 import { CliError } from './error.ts';
 import { wholeNumber } from './parse.ts';
 import { ProgressBar } from './progress.ts';
@@ -17,7 +19,7 @@ interface NanoFlags {
   readonly threads: number;
 }
 
-/** `mantis train`: models from random weights. */
+/** `mantis train`: models from random weights, and what comes between two runs. */
 export function trainCommand(): Command {
   const nano = new Command('nano')
     .description(
@@ -35,7 +37,21 @@ export function trainCommand(): Command {
     .option('--seed <n>', 'another start and other data', wholeNumber, 1)
     .option('--threads <n>', 'threads that compute gradients', wholeNumber, 2)
     .action(runNano);
-  return new Command('train').description('train a model from random weights').addCommand(nano);
+  const places = new Command('places')
+    .description(
+      'the vision tower of a trained nano learns to tell where in a picture its features are, and the rest stays as it is',
+    )
+    .requiredOption('--from <folder>', 'model folder')
+    .requiredOption('--out <folder>', 'model folder to be made')
+    .option('--nlvr <folder>', 'NLVR data (train-images); without it only generated pictures')
+    .option('--steps <n>', 'optimizer steps', wholeNumber, 600)
+    .option('--seed <n>', 'other codes and other pictures', wholeNumber, 1)
+    .option('--threads <n>', 'threads of the kernels', wholeNumber, 2)
+    .action(runPlaces);
+  return new Command('train')
+    .description('train a model from random weights, or its parts')
+    .addCommand(nano)
+    .addCommand(places);
 }
 
 /** The next time the clock shows HH:MM, Unix ms. */
@@ -56,6 +72,34 @@ function readPlan(path: string): readonly PlanEntry[] {
     throw new CliError(`${path}: ${cause instanceof Error ? cause.message : String(cause)}`, 2);
   }
   throw new CliError(`${path}: expected a run.json with a plan`, 2);
+}
+
+interface PlacesFlags extends Pick<NanoFlags, 'out' | 'nlvr' | 'steps' | 'seed' | 'threads'> {
+  readonly from: string;
+}
+
+async function runPlaces({ from, out, nlvr, steps, seed, threads }: PlacesFlags): Promise<void> {
+  for (const [option, folder] of Object.entries({ from, nlvr }))
+    if (folder !== undefined && !existsSync(folder)) throw new CliError(`--${option}: there is no folder ${folder}`, 2);
+  if (existsSync(out)) throw new CliError(`--out: ${out} exists; name a folder to be made`, 2);
+  const bar = new ProgressBar('train places');
+  const stop = new AbortController();
+  process.once('SIGINT', () => stop.abort()).once('SIGTERM', () => stop.abort());
+  let missed = Number.NaN;
+  await placeModel(from, out, {
+    seed,
+    steps,
+    threads,
+    signal: stop.signal,
+    ...(nlvr === undefined ? {} : { real: await loadRealData(nlvr, decodePng) }),
+    onStep: (step, error) => {
+      missed = error;
+      bar.update(step, steps, `misses ${(100 * error).toFixed(2)} % of the variance`);
+    },
+  });
+  bar.end();
+  if (stop.signal.aborted) throw new CliError('stopped; nothing was written');
+  process.stdout.write(`${out}: features miss ${(100 * missed).toFixed(2)} % of their variance\n`);
 }
 
 async function runNano(flags: NanoFlags): Promise<void> {

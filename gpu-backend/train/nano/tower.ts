@@ -207,6 +207,23 @@ export interface TowerOptions {
   readonly onStep?: (step: number, loss: number, scores: TowerScores | undefined) => void;
 }
 
+/** A box to look at: half of them from the NLVR training pictures where they are given. */
+export function drawBox(rng: Rng, real: RealData | undefined): Box {
+  const pool = real?.sets ?? [];
+  if (pool.length > 0 && rng.chance(0.5)) {
+    const box = rng.pick(rng.pick(pool));
+    if (box !== undefined && box.objects.length > 0) return box;
+  }
+  return rng.chance(0.3) ? randomTower(rng) : randomScatter(rng);
+}
+
+/** [boxes, 3, side, side] as the model takes them. */
+export function pixelsOf(boxes: readonly Box[], side: number): Tensor {
+  const pixels = new Float32Array(boxes.length * 3 * side * side);
+  boxes.forEach((box, i) => pixels.set(boxPixels(renderBox(box), side), i * 3 * side * side));
+  return f32(pixels, [boxes.length, 3, side, side]);
+}
+
 /** Trains the tower from random weights; its weights by canonical name. Depends on seed and steps alone. */
 export async function pretrainTower(options: TowerOptions): Promise<Map<string, Float32Array>> {
   const { config, seed, steps, boxes: count = 64, peak = 2e-3, real } = options;
@@ -221,24 +238,14 @@ export async function pretrainTower(options: TowerOptions): Promise<Map<string, 
     else if (p.name === 'probe.weight') p.value.forEach((_, i) => (p.value[i] = 0.04 * (noise.unit() - 0.5)));
   }
   const patchPx = config.vision.patchSize;
-  const pool = real?.sets ?? [];
-  const draw = (rng: Rng): Box => {
-    if (pool.length > 0 && rng.chance(0.5)) {
-      const box = rng.pick(rng.pick(pool));
-      if (box !== undefined && box.objects.length > 0) return box;
-    }
-    return rng.chance(0.3) ? randomTower(rng) : randomScatter(rng);
-  };
   for (let step = 1; step <= steps && options.signal?.aborted !== true; step++) {
     const rng = new Rng(seed + 7_919, step);
-    const boxes = Array.from({ length: count }, () => draw(rng));
-    const side = config.vision.imageSize;
-    const pixels = new Float32Array(count * 3 * side * side);
-    boxes.forEach((box, i) => pixels.set(boxPixels(renderBox(box), side), i * 3 * side * side));
+    const boxes = Array.from({ length: count }, () => drawBox(rng, real));
+    const pixels = pixelsOf(boxes, config.vision.imageSize);
     const targets = towerTargets(boxes, patchPx);
     const objects = targets.cells.length;
     const feeds: Record<string, Tensor> = {
-      pixel_values: f32(pixels, [count, 3, side, side]),
+      pixel_values: pixels,
       looks: ints(targets.looks, [targets.looks.length]),
       look_weights: f32(
         Float32Array.from(targets.looks, (l) => (l === 0 ? 0.2 : 1) / objects),

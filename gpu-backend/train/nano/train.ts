@@ -72,7 +72,7 @@ interface RunFile {
 /** Estimates of the length use the mean time of about this many steps, and are made this often: load on the machine swings. */
 const ESTIMATE_STEPS = 250;
 
-const decodePng: DecodePng = async (png) => {
+export const decodePng: DecodePng = async (png) => {
   const { width, height, pixels_HWC } = await decodeImage(png);
   return { width, height, rgb: pixels_HWC };
 };

@@ -1,6 +1,8 @@
 /** A user's own conversations as an evaluation: read as fine-tuning reads them, asked turn by turn, of the bundled model. */
 import assert from 'node:assert/strict';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -125,6 +127,48 @@ describe('own conversations', () => {
     await assert.rejects(first.images[0]!.bytes(), /picture/);
   });
 
+  it('have their pictures fetched, each once, and are the same questions then', async () => {
+    const asked: string[] = [];
+    const server = createServer((request, response) => {
+      const name = (request.url ?? '').slice(1);
+      asked.push(name);
+      const bytes = questions
+        .flatMap((one) => one.files.map((file, i) => (file === name ? [one.bytes[i]!] : [])))
+        .flat();
+      response.writeHead(bytes.length > 0 ? 200 : 404);
+      response.end(bytes[0]);
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const root = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const at404 = { files: ['gone.png'], text: 'x', answer: 'true' };
+    const record = ({ files, text, answer }: Omit<Question, 'bytes'>) => ({
+      messages: [
+        {
+          role: 'user',
+          content: [
+            ...files.map((file) => ({ type: 'image_url', image_url: { url: `${root}/${file}` } })),
+            { type: 'text', text },
+          ],
+        },
+        { role: 'assistant', content: answer },
+      ],
+    });
+    try {
+      await writeFile(at('addresses.jsonl'), lines([...questions, ...questions.slice(0, 2)].map(record)));
+      const fetched = await open('addresses.jsonl', CHOICES, questions.length);
+      const inFile = await open('openai.jsonl');
+      assert.equal(fetched.digest, inFile.digest);
+      assert.deepEqual(await (await fetched.get(1)).images[0]!.bytes(), Buffer.from(questions[1]!.bytes[0]!));
+      const distinct = new Set(questions.flatMap(({ files }) => files));
+      assert.deepEqual(asked.toSorted(), [...distinct].toSorted());
+      for (const one of [fetched, inFile]) await one.close();
+      await writeFile(at('gone.jsonl'), lines([record(at404)]));
+      await assert.rejects(open('gone.jsonl'), /gone\.png: expected a picture, received status 404/);
+    } finally {
+      server.close();
+    }
+  });
+
   it('are asked as the conversations that they are', async () => {
     const records = await open('turns.jsonl');
     const record = await records.get(0);
@@ -218,11 +262,21 @@ describe('own conversations', () => {
       'has a picture elsewhere',
       {
         messages: [
-          { role: 'user', content: [{ type: 'image_url', image_url: { url: 'https://example.com/a.png' } }] },
+          { role: 'user', content: [{ type: 'image_url', image_url: { url: 'file-abc123abc123' } }] },
           { role: 'assistant', content: 'true' },
         ],
       },
-      /expected pictures in the file or beside it, received https:/,
+      /expected pictures in the file, beside it or at an address, received file-abc123abc123/,
+    ],
+    [
+      'has a picture at an address where none is',
+      {
+        messages: [
+          { role: 'user', content: [{ type: 'image_url', image_url: { url: 'http://127.0.0.1:9/none.png' } }] },
+          { role: 'assistant', content: 'true' },
+        ],
+      },
+      /127\.0\.0\.1:9\/none\.png: it cannot be reached/,
     ],
     [
       'names a picture that is not there',
