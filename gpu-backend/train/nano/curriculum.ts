@@ -103,6 +103,14 @@ export function continuedCurriculum(total: number): Phase[] {
       movingShare: 0.9,
       storySets: [2, 2, 3, 3, 3, 3, 5, 7],
     },
-    { until: Infinity, ...mixture, realPictureShare: 0.7, peopleShare: 0.7 },
+    {
+      until: Infinity,
+      ...mixture,
+      statementSets: [1, 2, 3, 3, 3, 3, 3, 4, 5, 6, 6, 7, 8],
+      skillSets: [2, 2, 3, 3, 3, 4, 5, 6, 6, 7, 8],
+      storySets: [2, 2, 3, 3, 3, 3, 4, 6, 7],
+      realPictureShare: 0.7,
+      peopleShare: 0.7,
+    },
   ];
 }

@@ -14,6 +14,9 @@ export const mostShown = 3;
 /** Most images that one dialogue has, shown and told. */
 export const mostImages = 8;
 
+/** How many pictures a larger set shows: the more, the nearer to a set that is shown as a whole. */
+const shownOfMany = [1, 2, 2, 3, 3, 3];
+
 const walls = ['left', 'right', 'top', 'bottom'] as const;
 
 /** What a box is told as: all that questions are asked about, with the walls that objects touch; nothing of touching each other. */
@@ -41,7 +44,7 @@ export function tellable(rng: Rng, box: Box): Box {
  */
 export function chooseTold(rng: Rng, boxes: readonly Box[]): ReadonlySet<number> {
   if (boxes.length <= mostShown) return new Set();
-  const shown = rng.int(1, mostShown);
+  const shown = rng.pick(shownOfMany);
   return new Set(
     rng.sample(
       boxes.map((_, i) => i),
