@@ -82,7 +82,7 @@ export function nanoCurriculum(total: number): Phase[] {
  */
 export function continuedCurriculum(total: number): Phase[] {
   const mixture: Omit<Phase, 'until'> = {
-    mix: { perception: 0.6, statements: 3.5, skills: 3.4, temporal: 2.4, real: 0.9, blind: 0.25 },
+    mix: { perception: 0.6, statements: 3.5, skills: 3.4, temporal: 3, real: 0.9, blind: 0.25 },
     towerShare: 0.45,
     eachShare: 0.25,
     numbersShare: 0.35,
@@ -109,6 +109,7 @@ export function continuedCurriculum(total: number): Phase[] {
       statementSets: [1, 2, 3, 3, 3, 3, 3, 4, 5, 6, 6, 7, 8],
       skillSets: [2, 2, 3, 3, 3, 4, 5, 6, 6, 7, 8],
       storySets: [2, 2, 3, 3, 3, 3, 4, 6, 7],
+      movingShare: 0.9,
       realPictureShare: 0.7,
       peopleShare: 0.7,
     },

@@ -266,8 +266,8 @@ export class NanoStream {
   /** A question about the story; of a movement also about the places that it follows from. */
   #asTold(rng: Rng, sequence: Sequence): Question {
     const { story, frames } = sequence;
-    if (story.event !== 'moves' || rng.chance(0.5)) return temporal(rng, sequence);
-    const about = rng.chance(0.6) ? placesQuestion : furthestQuestion;
+    if (story.event !== 'moves' || rng.chance(0.6)) return temporal(rng, sequence);
+    const about = rng.chance(0.4) ? placesQuestion : furthestQuestion;
     return about(rng, frames, story.object) ?? temporal(rng, sequence);
   }
 
