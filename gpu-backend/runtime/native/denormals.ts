@@ -15,10 +15,9 @@ interface FloatEnvironment {
 }
 
 /** Memory that native code fills: made by size, it lies outside of V8's heap and never moves. */
-const words = (): Uint32Array => new Uint32Array(new ArrayBuffer(128), 0, FENV_WORDS);
-const state = words();
+const state = new Uint32Array(new ArrayBuffer(128), 0, FENV_WORDS);
 
-/** null where it is laid out otherwise. Processors by ARM compute with such numbers at full speed. */
+/** null where it is laid out otherwise, or cannot be reached: kernels then compute as they do by themselves. */
 function openEnvironment(): FloatEnvironment | null {
   if (process.platform !== 'linux' || process.arch !== 'x64') return null;
   try {
@@ -35,12 +34,11 @@ function openEnvironment(): FloatEnvironment | null {
 let environment: FloatEnvironment | null | undefined;
 
 /**
- * Numbers below 1.2e-38 are zero for this thread while `call` runs, and only then: JavaScript keeps its own arithmetic. The exponential of a
- * masked score is such a number (ONNX Runtime clamps it to e^-88), and Intel's processors take a hundred times as long for each: three times as
- * long for a softmax under a causal mask.
+ * Numbers below 1.2e-38 are zero for this thread while `call` runs, and only then: JavaScript keeps its own arithmetic. Exponentials of masked
+ * scores pass through such numbers, for which Intel's processors take far longer: a softmax under a causal mask took three times as long.
  */
 export function withoutDenormals<T>(call: () => T): T {
-  environment ??= openEnvironment();
+  if (environment === undefined) environment = openEnvironment();
   if (environment === null) return call();
   const { read, write } = environment;
   const setMxcsr = (value: number): void => {

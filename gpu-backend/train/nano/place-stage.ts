@@ -168,7 +168,7 @@ export function placeCodes(
   return { codes_PD, variance };
 }
 
-/** Orthonormal directions in which rows hardly differ, by orthogonal iteration with I − C / trace C over the covariance C. */
+/** Orthonormal directions in which rows hardly differ, by orthogonal iteration with I − C / λ of the covariance C, λ its largest eigenvalue. */
 function quietDirections(centred: Float64Array, hidden: number, count: number, seed: number): Float64Array[] {
   const rows = centred.length / hidden;
   const covariance = new Float64Array(hidden * hidden);
