@@ -104,7 +104,8 @@ export async function placeModel(
   if (config.family !== 'llava') throw new Error(`${from}: expected a LLaVA-type model, found ${config.family}`);
   const made = await placedTower({ ...options, config, weights });
   if (options.signal?.aborted === true) return;
-  await cp(from, out, { recursive: true });
+  // What a card and a record say is of the weights they lie beside.
+  await cp(from, out, { recursive: true, filter: (path) => !/[\\/](README\.md|run\.json)$/.test(path) });
   await writeSafetensors(
     join(out, 'model.safetensors'),
     [...weights].map(([name, { shape, data }]) => [

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -24,6 +25,8 @@ test('a tower learns to tell places beside what it told, and nothing else of the
     const isSame = (data as Float32Array).every((value, i) => value === after.weights.get(name)?.data[i]);
     assert.equal(isSame, name.startsWith('language_model.'), name);
   }
+
+  assert.ok(!existsSync(join(out, 'README.md')), 'the card is of other weights');
 
   const stop = new AbortController();
   const nothing = join(dir, 'nothing');
