@@ -19,6 +19,10 @@ interface DevicesOptions {
   readonly json?: boolean;
 }
 
+/** Where reports of what a device gets right are kept between commands. */
+export const deviceReports = (): string =>
+  join(process.env.MANTIS_DATA_DIR ?? join(tmpdir(), 'mantis'), 'backend', 'devices');
+
 /** `mantis devices`: what this machine computes on, why not on the others, and what of a device is wrong. */
 export function devicesCommand(): Command {
   return new Command('devices')
@@ -35,10 +39,9 @@ export function devicesCommand(): Command {
     .option('--model <folder>', 'also run a step of this checkpoint and name the nodes that do not run on the device')
     .option('--json', 'print one line of JSON')
     .action(async ({ device, fresh, model, json }: DevicesOptions) => {
-      const reports = join(process.env.MANTIS_DATA_DIR ?? join(tmpdir(), 'mantis'), 'backend', 'devices');
       let opened: OpenedDevice;
       try {
-        opened = await openDevice(device, fresh === true ? null : reports);
+        opened = await openDevice(device, fresh === true ? null : deviceReports());
       } catch (error) {
         throw new CliError(error instanceof Error ? error.message : String(error), 1);
       }

@@ -1,9 +1,14 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { DEVICE_CHOICES, type DeviceChoice, type Placement } from '../runtime/device.ts';
+import { describeDevice, openDevice } from '../runtime/device-open.ts';
+import { decodePng } from '../train/nano/decode-png.ts';
 import { placeModel } from '../train/nano/place-stage.ts';
 import type { PlanEntry } from '../train/nano/plan.ts';
 import { loadRealData } from '../train/nano/real.ts';
-import { decodePng, type NanoTrainOptions, trainNano } from '../train/nano/train.ts';
+import { NANO_CONTINUED, NANO_RECIPE } from '../train/nano/recipe.ts';
+import { type NanoTrainOptions, trainNano } from '../train/nano/train.ts';
+import { deviceReports } from './devices.ts';
 import { CliError } from './error.ts';
 import { wholeNumber } from './parse.ts';
 import { ProgressBar } from './progress.ts';
@@ -17,6 +22,8 @@ interface NanoFlags {
   readonly finishBy?: number;
   readonly seed: number;
   readonly threads: number;
+  readonly device: DeviceChoice;
+  readonly dialogues?: number;
 }
 
 /** `mantis train`: models from random weights, and what comes between two runs. */
@@ -33,9 +40,13 @@ export function trainCommand(): Command {
       '--plan <file>',
       'run.json of an earlier run whose length and recipe changes are to be repeated step by step',
     )
-    .option('--finish-by <HH:MM>', 'plan the steps so that the run ends at this time of day', timeOfDay)
+    .option('--finish-by <HH:MM[:SS]>', 'plan the steps so that the run ends at this time of day', timeOfDay)
     .option('--seed <n>', 'another start and other data', wholeNumber, 1)
     .option('--threads <n>', 'threads that compute gradients', wholeNumber, 2)
+    .addOption(
+      new Option('--device <name>', 'what computes gradients (mantis devices)').choices(DEVICE_CHOICES).default('cpu'),
+    )
+    .option('--dialogues <n>', "dialogues of a step, in place of the recipe's 32", wholeNumber)
     .action(runNano);
   const places = new Command('places')
     .description(
@@ -54,12 +65,12 @@ export function trainCommand(): Command {
     .addCommand(places);
 }
 
-/** The next time the clock shows HH:MM, Unix ms. */
+/** The next time the clock shows HH:MM or HH:MM:SS, Unix ms. */
 function timeOfDay(value: string): number {
-  const match = /^([01]?\d|2[0-3]):([0-5]\d)$/.exec(value);
-  if (match === null) throw new InvalidArgumentError('Expected a time of day such as 17:30.');
+  const match = /^([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?$/.exec(value);
+  if (match === null) throw new InvalidArgumentError('Expected a time of day such as 17:30 or 17:30:15.');
   const date = new Date();
-  date.setHours(Number(match[1]), Number(match[2]), 0, 0);
+  date.setHours(Number(match[1]), Number(match[2]), Number(match[3] ?? 0), 0);
   if (date.getTime() <= Date.now()) date.setDate(date.getDate() + 1);
   return date.getTime();
 }
@@ -102,6 +113,19 @@ async function runPlaces({ from, out, nlvr, steps, seed, threads }: PlacesFlags)
   process.stdout.write(`${out}: features miss ${(100 * missed).toFixed(2)} % of their variance\n`);
 }
 
+/** The device asked for, chosen and proven as a backend does; undefined for the processor. */
+async function placementFor(choice: DeviceChoice, say: (line: string) => void): Promise<Placement | undefined> {
+  if (choice === 'cpu') return undefined;
+  try {
+    const opened = await openDevice(choice, deviceReports());
+    for (const line of describeDevice(opened)) say(line);
+    return opened.placement;
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    throw new CliError(message.replace(/^MANTIS_DEVICE=/, '--device '));
+  }
+}
+
 async function runNano(flags: NanoFlags): Promise<void> {
   if (flags.nlvr !== undefined && !existsSync(flags.nlvr))
     throw new CliError(`--nlvr: there is no folder ${flags.nlvr}`, 2);
@@ -112,8 +136,12 @@ async function runNano(flags: NanoFlags): Promise<void> {
   // The first signal saves and stops; a second one ends the process at once.
   const onSignal = (): void => stop.abort();
   process.once('SIGINT', onSignal).once('SIGTERM', onSignal);
+  const placement = await placementFor(flags.device, (line) => bar.log(line));
+  const recipe = flags.from === undefined ? NANO_RECIPE : NANO_CONTINUED;
   const options: NanoTrainOptions = {
     out: flags.out,
+    ...(placement === undefined ? {} : { placement }),
+    ...(flags.dialogues === undefined ? {} : { recipe: { ...recipe, dialogues: flags.dialogues } }),
     steps: flags.plan === undefined ? flags.steps : readPlan(flags.plan),
     seed: flags.seed,
     threads: flags.threads,

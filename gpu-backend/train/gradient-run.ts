@@ -9,6 +9,18 @@ export const GRADIENT_PREFIX = 'grad.';
 /** Garbage of this size is not left to V8's own timing; less costs less than a collection. */
 const COLLECT_BYTES = 64 * 1024 ** 2;
 
+/** The one output that all gradients are joined in (joined-gradients.ts): [elements], one gradient after the other. */
+export const JOINED_GRADIENTS = 'gradients';
+
+function addJoined(state: ParameterState, names: readonly string[], gradients: Float32Array): void {
+  let at = 0;
+  for (const name of names) {
+    const { length } = state.get(name).grad;
+    state.addGradient(name, gradients.subarray(at, at + length));
+    at += length;
+  }
+}
+
 /** What a micro-batch gave besides gradients. */
 export interface GradientResult {
   /** Σ weights · cross-entropy. */
@@ -32,11 +44,16 @@ export class GradientRun {
   /**
    * @param trained parameters this graph has gradients of, where it has not all (a text-only graph has none of the projector)
    * @param wantsLogits the graph has the output `logits` and it is read
+   * @param joined parameters whose gradients are one output, in its order (joined-gradients.ts), where they are
    */
   constructor(
     private readonly session: Session,
     private readonly frozen: Readonly<Record<string, Tensor>>,
-    private readonly options: { readonly trained?: readonly string[] | undefined; readonly wantsLogits: boolean },
+    private readonly options: {
+      readonly trained?: readonly string[] | undefined;
+      readonly wantsLogits: boolean;
+      readonly joined?: readonly string[] | undefined;
+    },
   ) {}
 
   /**
@@ -46,17 +63,19 @@ export class GradientRun {
    * @throws Error when the graph has no gradient of a parameter, or a shape does not fit; the step's gradients are void then
    */
   async add(state: ParameterState, feeds: Readonly<Record<string, Tensor>>, rows: number): Promise<GradientResult> {
-    const { trained, wantsLogits } = this.options;
+    const { trained, wantsLogits, joined } = this.options;
     const own = trained === undefined ? state.parameters : trained.map((name) => state.get(name));
     const run = this.run ?? this.open();
     for (const p of own) {
       run.input(p.name, f32(p.value, p.shape));
-      run.output(GRADIENT_PREFIX + p.name, f32(state.placeForGradient(p.name), p.shape));
+      if (joined === undefined) run.output(GRADIENT_PREFIX + p.name, f32(state.placeForGradient(p.name), p.shape));
     }
+    if (joined !== undefined) run.output(JOINED_GRADIENTS);
     for (const [name, tensor] of Object.entries(feeds)) run.input(name, tensor);
     if (wantsLogits) run.output('logits', this.placeForLogits(rows));
     await run.run();
-    for (const p of own) state.takeGradient(p.name);
+    if (joined === undefined) for (const p of own) state.takeGradient(p.name);
+    else addJoined(state, joined, run.read(JOINED_GRADIENTS).data as Float32Array);
     const logits = wantsLogits ? run.read('logits') : undefined;
     this.logitsWidth ??= logits?.shape[1];
     // onnxruntime-node's binding copies what it has written in place into fresh memory all the same. V8, which sees a small

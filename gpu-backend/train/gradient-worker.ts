@@ -23,10 +23,10 @@ async function main(): Promise<void> {
   const port = parentPort;
   if (port === null) throw new Error('gradient-worker.ts runs as a worker thread only');
   const { spec, parameters, frozen, values, gradients } = workerData as GradientWorkerData;
-  const { session, feeds } = await createTrainSession(spec);
+  const { session, feeds, joined } = await createTrainSession(spec);
   // ONNX Runtime does not take shared memory, so every step copies values in and gradients out (a few ms for 5 M).
   const state = new ParameterState(parameters);
-  const computer = sessionComputer(session, frozen, feeds);
+  const computer = sessionComputer(session, frozen, feeds, undefined, joined);
   const [shared, out] = [new Float32Array(values), new Float32Array(gradients)];
   port.on('message', ({ batches }: GradientRequest) => {
     let offset = 0;

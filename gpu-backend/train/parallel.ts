@@ -1,10 +1,11 @@
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import type { Tensor } from '../runtime/session.ts';
 import type { CollatedBatch } from './batch.ts';
 import type { GradientAnswer, GradientRequest, GradientWorkerData } from './gradient-worker.ts';
 import type { ParameterState } from './state.ts';
 import type { TrainSessionSpec } from './train-session.ts';
 import { addTotals, type GradientComputer, type StepTotals } from './trainer.ts';
+import { ask, startWorker } from './worker.ts';
 
 /**
  * Splits micro-batches over threads so that each gets about the same number of tokens. The split depends on the batches
@@ -43,7 +44,10 @@ export class ParallelComputer implements GradientComputer {
         values: this.values,
         gradients,
       };
-      return { worker: startWorker(data), gradients: new Float32Array(gradients) };
+      return {
+        worker: startWorker(new URL('./gradient-worker.ts', import.meta.url), data),
+        gradients: new Float32Array(gradients),
+      };
     });
   }
 
@@ -56,7 +60,7 @@ export class ParallelComputer implements GradientComputer {
     }
     const shares = shareOut(batches, this.workers.length);
     const answers = await Promise.all(
-      this.workers.map(({ worker }, i) => request(worker, { batches: shares[i] ?? [] })),
+      this.workers.map(({ worker }, i) => gradientsBy(worker, { batches: shares[i] ?? [] })),
     );
     for (const { gradients } of this.workers) {
       let at = 0;
@@ -73,39 +77,8 @@ export class ParallelComputer implements GradientComputer {
   }
 }
 
-function request(worker: Worker, message: GradientRequest): Promise<StepTotals> {
-  return new Promise((resolve, reject) => {
-    const done = (): void => {
-      worker.off('message', onMessage);
-      worker.off('error', onError);
-      worker.off('exit', onExit);
-    };
-    const onMessage = (answer: GradientAnswer): void => {
-      done();
-      if ('error' in answer) reject(new Error(answer.error));
-      else resolve(answer.totals);
-    };
-    const onError = (error: unknown): void => {
-      done();
-      reject(error instanceof Error ? error : new Error(String(error)));
-    };
-    const onExit = (code: number): void => {
-      done();
-      reject(new Error(`a gradient thread ended with code ${code}`));
-    };
-    worker.on('message', onMessage);
-    worker.on('error', onError);
-    worker.on('exit', onExit);
-    worker.postMessage(message);
-  });
-}
-
-/** Starts `gradient-worker.ts` with the TypeScript loader that this process itself runs under. */
-function startWorker(workerData: GradientWorkerData): Worker {
-  const script = new URL('./gradient-worker.ts', import.meta.url);
-  // A worker does not inherit loaders registered by `--import tsx` on every Node 20, so it registers its own first. The
-  // loader's address is absolute: code given as text would look for it from the working directory.
-  const loader = JSON.stringify(import.meta.resolve('tsx/esm/api'));
-  const start = `import(${loader}).then(({ register }) => { register(); return import(${JSON.stringify(script.href)}); });`;
-  return new Worker(start, { eval: true, workerData, execArgv: [] });
+async function gradientsBy(worker: Worker, request: GradientRequest): Promise<StepTotals> {
+  const answer = await ask<GradientAnswer>(worker, request);
+  if ('error' in answer) throw new Error(answer.error);
+  return answer.totals;
 }

@@ -2,27 +2,37 @@ import type { VlmConfig } from '../models/config.ts';
 import { familyOf } from '../models/family.ts';
 import { type TrainGraph, type TrainOptions as TrainGraphOptions, trainGraph } from '../models/train-graph.ts';
 import { causalBias } from '../models/vlm.ts';
+import type { Placement } from '../runtime/device.ts';
 import { f32, ints, Session, type Tensor } from '../runtime/session.ts';
 import type { CollatedBatch, ImageSource, SampleImage } from './batch.ts';
+import { joinGradients } from './joined-gradients.ts';
 
 /** A plain description of a training graph; it can be sent to another thread, which builds the graph itself. */
 export interface TrainSessionSpec {
   readonly config: VlmConfig;
   readonly options: TrainGraphOptions;
   readonly threads: number;
+  /** Default: the processor. */
+  readonly placement?: Placement;
+  /** All gradients as one output, for devices from which each output costs a round trip. */
+  readonly joinGradients?: boolean;
 }
 
 /** A training session, with the logits of the supervised rows as an extra output `logits`. */
 export interface TrainSession {
   readonly graph: TrainGraph;
   readonly session: Session;
+  /** Order of the gradients, where they are joined into one output. */
+  readonly joined: readonly string[] | undefined;
   feeds(batch: CollatedBatch): Record<string, Tensor>;
 }
 
-export async function createTrainSession({ config, options, threads }: TrainSessionSpec): Promise<TrainSession> {
+export async function createTrainSession(spec: TrainSessionSpec): Promise<TrainSession> {
+  const { config, options, threads, placement } = spec;
   const built = trainGraph(config, { ...options, logits: true });
-  const session = await Session.create(built.graph, { threads });
-  return { graph: built, session, feeds: (batch) => batchFeeds(batch, config, options) };
+  const joined = spec.joinGradients === true ? joinGradients(built.graph) : undefined;
+  const session = await Session.create(built.graph, { threads, ...(placement === undefined ? {} : { placement }) });
+  return { graph: built, session, joined, feeds: (batch) => batchFeeds(batch, config, options) };
 }
 
 /** Data inputs of a training graph for one micro-batch. */

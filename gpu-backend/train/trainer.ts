@@ -58,14 +58,16 @@ export interface GradientComputer {
  * One session in this process, see GradientRun.
  * @param feedsOf data inputs of the graph for a micro-batch
  * @param trained parameters this graph has gradients of, where it has not all
+ * @param joined their order, where they are one output
  */
 export function sessionComputer(
   session: Session,
   frozen: Readonly<Record<string, Tensor>>,
   feedsOf: (batch: CollatedBatch) => Readonly<Record<string, Tensor>>,
   trained?: readonly string[],
+  joined?: readonly string[],
 ): GradientComputer {
-  const run = new GradientRun(session, frozen, { trained, wantsLogits: true });
+  const run = new GradientRun(session, frozen, { trained, wantsLogits: true, joined });
   return {
     async accumulate(state, batches) {
       let totals: StepTotals = { loss: 0, correct: 0, supervised: 0, tokens: 0 };

@@ -8,6 +8,8 @@ import { f32, Session, scalarTensor, type Tensor } from '../../gpu-backend/runti
 import { ADAMW_DEFAULTS } from '../../gpu-backend/train/adamw.ts';
 import { appendAdamW } from '../../gpu-backend/train/adamw-graph.ts';
 import { type CollatedBatch, collate, supervisedWeight, type TrainingSample } from '../../gpu-backend/train/batch.ts';
+import { ParallelComputer } from '../../gpu-backend/train/parallel.ts';
+import { ParameterState } from '../../gpu-backend/train/state.ts';
 import { batchFeeds } from '../../gpu-backend/train/train-session.ts';
 import { difference, TOLERANCE, testDevices } from './device.ts';
 
@@ -138,4 +140,30 @@ for (const { device, placement, skip } of await testDevices()) {
       );
     });
   }
+  test(`${device}: a training thread, whose gradients come as one output, gives those of the processor`, {
+    skip,
+  }, async (t) => {
+    const options: TrainOptions = { train: 'all', images: 'pixels' };
+    const { trainable, weights } = trainGraph(config, options);
+    const initial = initWeights(config, 3, { headStd: 0.3 });
+    const state = new ParameterState(trainable.map((name) => ({ name, shape: weights.get(name) ?? [] })));
+    for (const { name, value } of state.parameters) value.set(initial.get(name)?.data as Float32Array);
+    const gradients = async (on: { placement?: Placement; joinGradients?: boolean }) => {
+      const computer = new ParallelComputer({ config, options, threads: 1, ...on }, state, 1);
+      t.after(() => computer.close());
+      state.zeroGradients();
+      const { loss } = await computer.accumulate(state, [batch(1), batch(1)]);
+      return {
+        loss,
+        tensors: new Map(state.parameters.map(({ name, shape, grad }) => [name, f32(grad.slice(), shape)])),
+      };
+    };
+    const want = await gradients({});
+    const got = await gradients({ placement, joinGradients: true });
+    assert.ok(Math.abs(want.loss - got.loss) < TOLERANCE[device] * want.loss, `losses ${want.loss} and ${got.loss}`);
+    for (const name of trainable.filter((n) => !/k_proj\.bias/.test(n))) {
+      const error = difference(want.tensors.get(name), got.tensors.get(name));
+      assert.ok(error < 10 * TOLERANCE[device], `gradient of ${name}: ${error}`);
+    }
+  });
 }

@@ -12,13 +12,28 @@ export interface RealStatement {
   weight: number;
 }
 
-/** What the NLVR training split gives to the stream: statements with labels, and sets of boxes without. */
-export interface RealData {
+/** What the NLVR training split gives, as plain data that can be sent to another thread. */
+export interface RealParts {
   statements: readonly RealStatement[];
   sets: readonly (readonly Box[])[];
+  /** All training sentences, with the kind of boxes they were written about. */
+  sentences: readonly { readonly statement: string; readonly kind: Box['kind'] }[];
+}
+
+/** What the NLVR training split gives to the stream: statements with labels, and sets of boxes without. */
+export interface RealData extends RealParts {
   /** All training sentences that can be read. */
   people: PeoplesClaims;
 }
+
+export const partsOf = ({ statements, sets, sentences }: RealData): RealParts => ({ statements, sets, sentences });
+
+export const realDataOf = ({ statements, sets, sentences }: RealParts): RealData => ({
+  statements,
+  sets,
+  sentences,
+  people: new PeoplesClaims(sentences),
+});
 
 export interface LabelPolicy {
   /** Weight of a position-prior label whose statement cannot be read. */
@@ -81,15 +96,12 @@ export async function loadRealData(
   ]);
   const trainScenes = await readScenes(folder, 'train', decodePng);
   const imageScenes = await readScenes(folder, 'train-images', decodePng);
-  const people = new PeoplesClaims(
-    examples.map(({ statement, boxes: [order = []] }) => ({
+  return realDataOf({
+    sentences: examples.map(({ statement, boxes: [order = []] }) => ({
       statement,
       kind: kindOf(order.map((number) => trainScenes[number] as Box)),
     })),
-  );
-  return {
-    people,
     statements: weighLabels(examples, trainScenes, policy),
     sets: imageSets.map(({ boxes }) => boxes.map((number) => imageScenes[number] as Box)),
-  };
+  });
 }

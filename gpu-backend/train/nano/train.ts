@@ -1,30 +1,29 @@
 import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sha256File } from '../../io/digest.ts';
-import { type DecodePng, readNlvrExamples } from '../../io/nlvr.ts';
+import { readNlvrExamples } from '../../io/nlvr.ts';
 import { loadCheckpoint, type WeightMap } from '../../models/load.ts';
 import { initWeights } from '../../models/presets.ts';
 import { trainGraph } from '../../models/train-graph.ts';
+import type { Placement } from '../../runtime/device.ts';
 import type { Tensor } from '../../runtime/session.ts';
-import type { LayoutOptions } from '../../text/layout.ts';
-import { bindTemplate, templateByName } from '../../text/templates.ts';
 import { parseTokenizer } from '../../text/tokenizer.ts';
-import { decodeImage } from '../../vision/decode.ts';
 import { loadNewestCheckpoint, saveCheckpoint } from '../checkpoint.ts';
 import { MuonState, preparing } from '../muon.ts';
 import { ParallelComputer } from '../parallel.ts';
 import { learningRateAt, progressOf } from '../schedule.ts';
 import { type ParameterSpec, ParameterState } from '../state.ts';
 import type { TrainSessionSpec } from '../train-session.ts';
-import { type DataSource, type StepMetrics, type TrainResult, train } from '../trainer.ts';
+import { type StepMetrics, type TrainResult, train } from '../trainer.ts';
 import { nanoTokenizer } from './corpus.ts';
 import { Curve } from './curve.ts';
-import { encodeDialogue } from './encode.ts';
+import { NanoData, nanoData, nanoLayout } from './data.ts';
+import { DataThreads } from './data-threads.ts';
+import { decodePng } from './decode-png.ts';
 import { exportNano } from './export.ts';
 import { type PlanEntry, StepPlan } from './plan.ts';
-import { loadRealData, type RealData } from './real.ts';
-import { NANO_CONTINUED, NANO_RECIPE, type NanoRecipe, nanoModelConfig, nanoPhases } from './recipe.ts';
-import { NanoStream } from './samples.ts';
+import { loadRealData, partsOf } from './real.ts';
+import { NANO_CONTINUED, NANO_RECIPE, type NanoRecipe, nanoModelConfig } from './recipe.ts';
 import { trainedTower } from './tower-stage.ts';
 
 export interface NanoTrainOptions {
@@ -41,6 +40,8 @@ export interface NanoTrainOptions {
   readonly seed?: number;
   /** Threads that compute gradients, each on its own micro-batches. Default 2. */
   readonly threads?: number;
+  /** Where gradients are computed. Default: the processor. */
+  readonly placement?: Placement;
   readonly recipe?: NanoRecipe;
   /** Default 5. */
   readonly checkpointMinutes?: number;
@@ -69,13 +70,14 @@ interface RunFile {
   readonly from?: string;
 }
 
+/**
+ * Largest micro-batch on an accelerator, tokens with padding: a step is one run where it fits. What a run costs there is starting its
+ * kernels, not the tokens.
+ */
+const ACCELERATOR_BATCH_TOKENS = 32_768;
+
 /** Estimates of the length use the mean time of about this many steps, and are made this often: load on the machine swings. */
 const ESTIMATE_STEPS = 250;
-
-export const decodePng: DecodePng = async (png) => {
-  const { width, height, pixels_HWC } = await decodeImage(png);
-  return { width, height, rgb: pixels_HWC };
-};
 
 /**
  * Trains the nano model from random weights, or goes on where the run in `out` stopped. Data are made on the fly and depend on
@@ -91,14 +93,16 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
   const tokenizerJson = await openTokenizer(options, recipe);
   const tokenizer = parseTokenizer(tokenizerJson);
   const config = nanoModelConfig(recipe, tokenizer);
-  const layout: LayoutOptions = {
-    tokenizer,
-    template: bindTemplate(templateByName(recipe.template), tokenizer),
-    tokensPerImage: config.tokensPerImage,
-    imageTokenId: config.imageToken,
-  };
+  const layout = nanoLayout(recipe, tokenizer);
 
-  const spec: TrainSessionSpec = { config, options: { train: 'all', images: 'pixels' }, threads: 1 };
+  const { placement } = options;
+  const isAccelerated = placement !== undefined && placement.device !== 'cpu';
+  const spec: TrainSessionSpec = {
+    config,
+    options: { train: 'all', images: 'pixels' },
+    threads: 1,
+    ...(isAccelerated ? { placement, joinGradients: true } : {}),
+  };
   const { trainable, weights } = trainGraph(config, spec.options);
   const specs = trainable.map((name) => ({ name, shape: weights.get(name) ?? [] }));
   const threads = options.threads ?? 2;
@@ -139,8 +143,16 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
     nlvrItems: options.curveItems?.nlvr ?? 240,
     threads: 2,
   });
-  const data = nanoData(run, plan, real, layout);
-  const computer = new ParallelComputer(spec, state, threads);
+  const dataSpec = { recipe, seed, isContinued: run.from !== undefined };
+  const totalAt = (cursor: number): number => plan.totalAt(cursor / recipe.dialogues + 1) * recipe.dialogues;
+  const dataThreads = isAccelerated
+    ? new DataThreads({ spec: dataSpec, real: real && partsOf(real), tokenizerJson }, threads)
+    : undefined;
+  const data =
+    dataThreads?.source(recipe.dialogues, totalAt) ??
+    nanoData(new NanoData(dataSpec, real, layout), recipe.dialogues, totalAt);
+  // One session fills a card; its thread leaves this one free to make the next step's data.
+  const computer = new ParallelComputer(spec, state, isAccelerated ? 1 : threads);
   const log = join(options.out, 'log.jsonl');
   const clock = {
     start: performance.now(),
@@ -172,8 +184,8 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
       rateFactor: (name) => (isTowerTrained && name.startsWith('vision_tower.') ? recipe.towerRate : 1),
       adamw: { weightDecay: recipe.weightDecay, beta2: recipe.beta2 },
       maxNorm: recipe.maxNorm,
-      microBatchTokens: recipe.microBatchTokens,
-      threads,
+      microBatchTokens: isAccelerated ? ACCELERATOR_BATCH_TOKENS : recipe.microBatchTokens,
+      threads: isAccelerated ? 1 : threads,
       padId: config.text.padToken ?? 0,
       ...(resumed === undefined ? {} : { resume: resumed.progress }),
       ...(options.signal === undefined ? {} : { signal: options.signal }),
@@ -183,8 +195,9 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
         const { step } = metrics;
         if (options.finishBy !== undefined && clock.steps % ESTIMATE_STEPS === 60) {
           const remaining = Math.floor((options.finishBy - Date.now()) / clock.stepMs);
-          // The next step's data are already made, so a new estimate holds from the one after.
-          plan.revise(step + 2, step + Math.max(2, remaining));
+          // The next steps' data are already made, so a new estimate holds from the one after.
+          const made = dataThreads === undefined ? 1 : threads;
+          plan.revise(step + made + 1, step + Math.max(made + 1, remaining));
           await writeRun(options.out, { ...run, plan: plan.entries });
         }
         if (step % 10 === 0 || step === 1)
@@ -215,36 +228,8 @@ export async function trainNano(options: NanoTrainOptions): Promise<TrainResult>
     await exportModel();
     return result;
   } finally {
-    await computer.close();
+    await Promise.all([computer.close(), dataThreads?.close()]);
   }
-}
-
-function nanoData(
-  { recipe, seed, from }: RunFile,
-  plan: StepPlan,
-  real: RealData | undefined,
-  layout: LayoutOptions,
-): DataSource {
-  let stream: { readonly total: number; readonly source: NanoStream } | undefined;
-  return {
-    next: async (cursor) => {
-      const total = plan.totalAt(cursor / recipe.dialogues + 1) * recipe.dialogues;
-      if (stream?.total !== total)
-        stream = {
-          total,
-          source: new NanoStream({
-            seed,
-            phases: nanoPhases(total, from !== undefined),
-            ...(real === undefined ? {} : { real }),
-          }),
-        };
-      const { source } = stream;
-      const samples = Array.from({ length: recipe.dialogues }, (_, i) =>
-        encodeDialogue(source.dialogue(cursor + i), layout, recipe.imageSize),
-      );
-      return { samples, cursor: cursor + recipe.dialogues };
-    },
-  };
 }
 
 /** Reads the run in a folder, or writes a new one. @throws when the folder holds a run of another recipe or seed */

@@ -54,13 +54,13 @@ function samples(count: number): TrainingSample[] {
   });
 }
 
-async function setUp(overrides: Partial<TrainOptions> = {}) {
-  const spec = { config, options: { ...options, ...overrides }, threads: 1 };
-  const { graph, session, feeds } = await createTrainSession(spec);
+async function setUp(overrides: Partial<TrainOptions> = {}, joinGradients = false) {
+  const spec = { config, options: { ...options, ...overrides }, threads: 1, joinGradients };
+  const { graph, session, joined, feeds } = await createTrainSession(spec);
   const state = new ParameterState(graph.trainable.map((name) => ({ name, shape: graph.weights.get(name) ?? [] })));
   const initial = initWeights(config, 3);
   for (const p of state.parameters) p.value.set(initial.get(p.name)?.data as Float32Array);
-  return { spec, state, computer: sessionComputer(session, {}, feeds) };
+  return { spec, state, computer: sessionComputer(session, {}, feeds, undefined, joined) };
 }
 
 const gradientsOf = (state: ParameterState): Map<string, Float32Array> =>
@@ -90,6 +90,17 @@ function distance(a: ReadonlyMap<string, Float32Array>, b: ReadonlyMap<string, F
   }
   return Math.sqrt(apart / length);
 }
+
+test('gradients that are joined into one output are those of single outputs', async () => {
+  const single = await setUp();
+  const { state, computer } = await setUp({}, true);
+  const batches = microBatches(samples(9), { padId: 39, lengthMultiple: 1, microBatchTokens: 60 });
+  assert.ok(batches.length > 3);
+  const want = await single.computer.accumulate(single.state, batches);
+  const got = await computer.accumulate(state, batches);
+  assert.deepEqual(got, want);
+  assert.deepEqual(gradientsOf(state), gradientsOf(single.state));
+});
 
 test('micro-batches add up to the full batch', async () => {
   const { state, computer } = await setUp();

@@ -114,7 +114,7 @@ test('without pictures a statement is answered at the rate of the labels, whatev
   const stream = new NanoStream({
     seed: 1,
     phases: [{ ...phase, statementSets: [1], skillSets: [2] }],
-    real: { statements, sets: [], people: new PeoplesClaims([]) },
+    real: { statements, sets: [], sentences: [], people: new PeoplesClaims([]) },
   });
   const byStatement = new Map<string, number[]>();
   for (let index = 0; index < 400; index++) {

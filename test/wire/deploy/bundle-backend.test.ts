@@ -40,7 +40,7 @@ describe('the built backend', () => {
       'server/job-child',
       'runtime/device-child',
     ];
-    for (const script of [...scripts, 'train/gradient-worker', 'main', 'cli/main'])
+    for (const script of [...scripts, 'train/gradient-worker', 'train/nano/data-worker', 'main', 'cli/main'])
       assert.ok(files.includes(`gpu-backend/${script}.js`), script);
     for (const file of files) {
       const text = await readFile(join(built, file), 'utf8');
