@@ -118,7 +118,7 @@ function explain(device: Device, message: string, lastWords: string): string {
 }
 
 /**
- * Each output that comes back is a round trip (1.1 ms on an H100), and a step of decoding brings two a layer: 24.6 ms for nano's step,
+ * Each output that comes back is a round trip (1.1 ms on a Hopper card), and a step of decoding brings two a layer: 24.6 ms for nano's step on an H100,
  * which the processor makes in less than one.
  */
 const SLOWER_BY_WEBGPU =

@@ -8,7 +8,7 @@ const FAN_IN = 7;
 
 /**
  * Joins the gradients of a training graph into one output, `gradients`. Each output that comes back from an accelerator is a round
- * trip of its own: over WebGPU on an H200 1.1 ms, so that the 91 gradients of nano took as long as all kernels of a run.
+ * trip of its own: over WebGPU on a Hopper card 1.1 ms, so that the 91 gradients of nano took as long as all kernels of a run.
  * @returns names of the parameters in the order of their gradients
  * @throws Error when a gradient has a shape that is not known before the run
  */

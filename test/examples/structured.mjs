@@ -28,16 +28,16 @@ console.log(
   textsOf(await ask('how many squares are in image 2?', { structured_outputs: { choice: ['1', '2', '3'] } })),
 );
 
-// Several answers to one prompt. The pictures are read once; the same seed gives the same answers.
+// Several answers to one prompt, here one that neither picture answers. They are read once; the same seed gives the same answers.
 const several = { n: 3, seed: 1, temperature: 2 };
-const first = await ask('describe image 1', several);
-const again = await ask('describe image 1', several);
+const first = await ask('which image has a tower?', several);
+const again = await ask('which image has a tower?', several);
 console.log(new Set(textsOf(first)).size > 1, String(textsOf(first)) === String(textsOf(again)));
 console.log(`${again.usage.prompt_tokens_details.cached_tokens} of ${again.usage.prompt_tokens} tokens were known`);
 
 // How likely given answers are, without generating any.
 const { scores, best } = await client.post('/score', {
-  body: { model, messages: about('image 1 shows a yellow circle'), options: ['true', 'false'] },
+  body: { model, messages: about('image 1 has a medium circle'), options: ['true', 'false'] },
 });
 console.log(
   scores[best].option,

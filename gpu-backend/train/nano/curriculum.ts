@@ -76,42 +76,30 @@ export function nanoCurriculum(total: number): Phase[] {
 }
 
 /**
- * For a trained model, which reads sets of three well. What it still has to learn is which way things move, and numbers over larger sets. Places come first, as a
- * while of little else: of a few such questions among others 600 steps taught little, of these 500 half.
+ * For a trained model, which reads sets of three well and knows places (place-stage.ts). What it still has to learn is numbers, above
+ * all over larger sets: how many images, how many in all, which image.
  * @param total dialogues of the whole run
  */
 export function continuedCurriculum(total: number): Phase[] {
   const mixture: Omit<Phase, 'until'> = {
-    mix: { perception: 0.6, statements: 3.5, skills: 3.4, temporal: 3, real: 0.9, blind: 0.25 },
+    mix: { perception: 0.5, statements: 3.6, skills: 4.6, temporal: 2, real: 0.9, blind: 0.25 },
     towerShare: 0.45,
-    eachShare: 0.25,
-    numbersShare: 0.35,
-    describeChance: 0.04,
+    eachShare: 0.22,
+    numbersShare: 0.5,
+    describeChance: 0.03,
     tallyChance: 0.15,
     describeWeight: 0.3,
     ...common,
-    ...fullSets,
+    placesShare: 0.15,
+    movingShare: 0.9,
+    statementSets: [1, 2, 3, 3, 3, 3, 3, 4, 5, 6, 6, 7, 8],
+    skillSets: [2, 2, 3, 3, 3, 3, 4, 5, 6, 6, 7, 8],
+    storySets: [2, 2, 3, 3, 3, 3, 4, 6, 7],
+    realPictureShare: 0.7,
+    peopleShare: 0.7,
   };
   return [
-    {
-      until: partOf(total)(0.3),
-      ...mixture,
-      mix: { perception: 1.5, statements: 2.2, skills: 2, temporal: 4.5, real: 0.6, blind: 0.2 },
-      towerShare: 0.3,
-      eachShare: 0.3,
-      placesShare: 0.55,
-      movingShare: 0.9,
-      storySets: [2, 2, 3, 3, 3, 3, 5, 7],
-    },
-    {
-      until: Infinity,
-      ...mixture,
-      statementSets: [1, 2, 3, 3, 3, 3, 3, 4, 5, 6, 6, 7, 8],
-      skillSets: [2, 2, 3, 3, 3, 4, 5, 6, 6, 7, 8],
-      storySets: [2, 2, 3, 3, 3, 3, 4, 6, 7],
-      movingShare: 0.9,
-      realPictureShare: 0.7,
-      peopleShare: 0.7,
-    },
+    { until: partOf(total)(0.7), ...mixture },
+    { until: Infinity, ...mixture, numbersShare: 0.35 },
   ];
 }

@@ -233,7 +233,7 @@ export class NanoStream {
 
   /** Which image has the most, how many have something, how many there are in all: of true or false the other questions have enough. */
   #numberOver(rng: Rng, shown: readonly Box[]): Question {
-    const skill = rng.pick([comparison, reasoning]);
+    const skill = rng.pick([comparison, reasoning, reasoning]);
     let question = skill(rng, shown, this.#claims);
     for (let tries = 0; tries < 12 && question.choices !== digitChoices; tries++)
       question = skill(rng, shown, this.#claims);
