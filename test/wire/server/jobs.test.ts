@@ -319,7 +319,8 @@ describe('a backend whose machine fails', () => {
     const backend = await TestBackend.start({
       MANTIS_EDGE_URL: edge.url,
       MANTIS_LOG_LEVEL: 'silent',
-      MANTIS_JOB_STALL_MS: '1500',
+      // Well above the second that a full disk is waited for, also where neighbours take the processor.
+      MANTIS_JOB_STALL_MS: '4000',
       // In every life of the trainer. Four examples a step are one micro-batch, then two, in the second life four.
       MANTIS_FAULT_POINTS: 'micro-batch=oom:2,micro-batch=hang:20,checkpoint.manifest=ENOSPC:1',
     });
