@@ -10,7 +10,7 @@ import { NANO_CONTINUED, NANO_RECIPE } from '../train/nano/recipe.ts';
 import { type NanoTrainOptions, trainNano } from '../train/nano/train.ts';
 import { deviceReports } from './devices.ts';
 import { CliError } from './error.ts';
-import { wholeNumber } from './parse.ts';
+import { wholeNumber, wholeWithin } from './parse.ts';
 import { ProgressBar } from './progress.ts';
 
 interface NanoFlags {
@@ -42,11 +42,11 @@ export function trainCommand(): Command {
     )
     .option('--finish-by <HH:MM[:SS]>', 'plan the steps so that the run ends at this time of day', timeOfDay)
     .option('--seed <n>', 'another start and other data', wholeNumber, 1)
-    .option('--threads <n>', 'threads that compute gradients', wholeNumber, 2)
+    .option('--threads <n>', 'threads that compute gradients, or make data for a device', wholeWithin(1, 256), 2)
     .addOption(
       new Option('--device <name>', 'what computes gradients (mantis devices)').choices(DEVICE_CHOICES).default('cpu'),
     )
-    .option('--dialogues <n>', "dialogues of a step, in place of the recipe's 32", wholeNumber)
+    .option('--dialogues <n>', "dialogues of a step, in place of the recipe's 32", wholeWithin(1, 4096))
     .action(runNano);
   const places = new Command('places')
     .description(

@@ -118,11 +118,10 @@ function explain(device: Device, message: string, lastWords: string): string {
 }
 
 /**
- * Each output that comes back is a round trip (1.1 ms on a Hopper card), and a step of decoding brings two a layer: 24.6 ms for nano's step on an H100,
- * which the processor makes in less than one.
+ * Each output that comes back is a round trip (1.1 ms on a Hopper card), and a step of decoding brings two a layer: 24.6 ms for nano's
+ * step on an H100, which the processor makes in less than one.
  */
-const SLOWER_BY_WEBGPU =
-  'works, but answers more slowly than the processor does (MANTIS_DEVICE=webgpu takes it anyway)';
+const SLOWER_BY_WEBGPU = 'answers more slowly than the processor does (MANTIS_DEVICE=webgpu takes it anyway)';
 
 /**
  * Which of the tried devices is used. `auto` takes cuda where it is usable, else the processor: over WebGPU both a card and a software
@@ -173,9 +172,12 @@ export interface OpenedDevice {
  */
 export async function openDevice(choice: DeviceChoice, cacheDir: string | null): Promise<OpenedDevice> {
   const tried: DeviceProbe[] = [];
-  // A named device needs no others; the processor needs no trial.
+  // A named device needs no others; the processor needs no trial, nor does what `auto` would not take.
   for (const device of DEVICES)
-    if (device !== 'cpu' && (choice === 'auto' || choice === device)) tried.push(await probeDevice(device));
+    if (device === choice ? device !== 'cpu' : choice === 'auto' && device === 'cuda')
+      tried.push(await probeDevice(device));
+  if (choice === 'auto')
+    tried.push({ device: 'webgpu', adapter: null, runtimeVersion: null, openMs: null, problem: vulkanMissing('/') });
   for (;;) {
     const verdicts = chooseDevice(choice, tried);
     const chosen = verdicts.find(({ used }) => used)?.probe;

@@ -16,6 +16,7 @@ export interface NanoDataSpec {
   readonly isContinued: boolean;
 }
 
+/** How conversations of a recipe become tokens. */
 export function nanoLayout(recipe: NanoRecipe, tokenizer: Tokenizer): LayoutOptions {
   const config = nanoModelConfig(recipe, tokenizer);
   return {

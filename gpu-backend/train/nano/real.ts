@@ -26,6 +26,7 @@ export interface RealData extends RealParts {
   people: PeoplesClaims;
 }
 
+/** What can be sent to another thread, which makes `realDataOf` of it. */
 export const partsOf = ({ statements, sets, sentences }: RealData): RealParts => ({ statements, sets, sentences });
 
 export const realDataOf = ({ statements, sets, sentences }: RealParts): RealData => ({

@@ -38,7 +38,7 @@ export interface NanoTrainOptions {
   /** Unix time in ms by which the run shall be complete: the number of steps is then estimated and revised. */
   readonly finishBy?: number;
   readonly seed?: number;
-  /** Threads that compute gradients, each on its own micro-batches. Default 2. */
+  /** Threads that compute gradients, each on its own micro-batches; with an accelerator, that make the data. Default 2. */
   readonly threads?: number;
   /** Where gradients are computed. Default: the processor. */
   readonly placement?: Placement;
