@@ -1,4 +1,5 @@
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
+import { startWorker } from '../io/worker.ts';
 import type { Picture } from '../models/family.ts';
 import type { ChoiceCompute } from './choice-compute.ts';
 import type { ChoiceBatch } from './choice-packing.ts';
@@ -34,7 +35,10 @@ export class ChoiceThreads implements ChoiceCompute {
   /** @throws Error when the model cannot be loaded */
   static async create(data: ChoiceWorkerData, lanes: number): Promise<ChoiceThreads> {
     const threads = new ChoiceThreads(
-      Array.from({ length: lanes }, () => ({ worker: startWorker(data), current: null })),
+      Array.from({ length: lanes }, () => ({
+        worker: startWorker(new URL('./choice-worker.ts', import.meta.url), data),
+        current: null,
+      })),
     );
     // The first answer of each says that it has loaded.
     try {
@@ -103,12 +107,4 @@ export class ChoiceThreads implements ChoiceCompute {
     for (const { current } of this.#lanes) current?.reject(error);
     for (const { reject } of this.#tasks.splice(0)) reject(error);
   }
-}
-
-/** As engine/thread.ts starts its own: with a TypeScript loader, both named by full address. */
-function startWorker(workerData: ChoiceWorkerData): Worker {
-  const loader = JSON.stringify(import.meta.resolve('tsx/esm/api'));
-  const script = JSON.stringify(new URL('./choice-worker.ts', import.meta.url).href);
-  const start = `import(${loader}).then(({ register }) => { register(); return import(${script}); });`;
-  return new Worker(start, { eval: true, workerData, execArgv: [] });
 }

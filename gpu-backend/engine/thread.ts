@@ -1,4 +1,5 @@
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
+import { startWorker } from '../io/worker.ts';
 import type { EngineEvent } from './engine.ts';
 import type { EngineRequest } from './live-request.ts';
 import type { CallName, Calls, FromWorker, ToWorker } from './protocol.ts';
@@ -51,7 +52,9 @@ export class EngineThread {
    * @param options.onDeath called when the thread ends without `close`
    */
   constructor(options: { readonly featureCacheBytes: number; readonly onDeath: (error: Error) => void }) {
-    this.#worker = startWorker({ featureCacheBytes: options.featureCacheBytes });
+    this.#worker = startWorker(new URL('./worker.ts', import.meta.url), {
+      featureCacheBytes: options.featureCacheBytes,
+    });
     this.#worker.on('message', (message: FromWorker) => this.#receive(message));
     const died = (error: Error) => {
       if (this.#dead !== null) return;
@@ -158,15 +161,4 @@ export class EngineThread {
         message satisfies never;
     }
   }
-}
-
-/**
- * Starts `worker.ts` with a TypeScript loader of its own: a worker does not inherit the loader of `--import tsx` on every Node
- * 20. Both are named by full address, because code given as text resolves names from the current directory.
- */
-function startWorker(workerData: { readonly featureCacheBytes: number }): Worker {
-  const loader = JSON.stringify(import.meta.resolve('tsx/esm/api'));
-  const script = JSON.stringify(new URL('./worker.ts', import.meta.url).href);
-  const start = `import(${loader}).then(({ register }) => { register(); return import(${script}); });`;
-  return new Worker(start, { eval: true, workerData, execArgv: [] });
 }

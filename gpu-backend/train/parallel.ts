@@ -1,11 +1,11 @@
 import type { Worker } from 'node:worker_threads';
+import { ask, startWorker } from '../io/worker.ts';
 import type { Tensor } from '../runtime/session.ts';
 import type { CollatedBatch } from './batch.ts';
 import type { GradientAnswer, GradientRequest, GradientWorkerData } from './gradient-worker.ts';
 import type { ParameterState } from './state.ts';
 import type { TrainSessionSpec } from './train-session.ts';
 import { addTotals, type GradientComputer, type StepTotals } from './trainer.ts';
-import { ask, startWorker } from './worker.ts';
 
 /**
  * Splits micro-batches over threads so that each gets about the same number of tokens. The split depends on the batches

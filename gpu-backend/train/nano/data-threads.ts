@@ -1,6 +1,6 @@
 import type { Worker } from 'node:worker_threads';
+import { ask, startWorker } from '../../io/worker.ts';
 import type { DataSource } from '../trainer.ts';
-import { ask, startWorker } from '../worker.ts';
 import type { DataAnswer, DataRequest, DataWorkerData } from './data-worker.ts';
 
 /**

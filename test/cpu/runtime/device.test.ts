@@ -46,6 +46,7 @@ const usedOf = (choice: Parameters<typeof chooseDevice>[0], probes: readonly Dev
 test('auto takes cuda, else the processor, and says why', () => {
   const noCuda = probe('cuda', { problem: 'no NVIDIA card' });
   assert.equal(usedOf('auto', [probe('cuda'), probe('webgpu')]), 'cuda');
+  assert.equal(usedOf('auto', [noCuda, probe('webgpu')]), 'cpu');
   const verdicts = chooseDevice('auto', [noCuda, probe('webgpu', { adapter: software })]);
   assert.deepEqual(
     verdicts.map(({ device, used }) => [device, used]),

@@ -18,7 +18,7 @@ export function ask<Answer>(worker: Worker, message: unknown): Promise<Answer> {
     };
     const onExit = (code: number): void => {
       done();
-      reject(new Error(`a training thread ended with code ${code}`));
+      reject(new Error(`a thread ended with code ${code}`));
     };
     worker.on('message', onMessage);
     worker.on('error', onError);
