@@ -50,6 +50,8 @@ export const FAULT_CARD: ModelCard = {
 
 export class FaultBackend {
   behaviour: Behaviour = 'answer';
+  /** Between the first word and what comes then, ms. A reader of a stream then has the word before the connection breaks. */
+  pauseMs = 50;
   /** What it holds of pictures; replace it to have them dropped. */
   pictures = new BlobCache(64 << 20);
   /** Bytes of the bodies of generations. */
@@ -168,7 +170,7 @@ export class FaultBackend {
       await sleep(10);
     }
     send({ type: 'delta', index: 0, text: 'Hel' });
-    await sleep(50);
+    await sleep(this.pauseMs);
     if (behaviour === 'die_in_stream') return void response.destroy();
     if (behaviour === 'error_later') return void response.end(encodeSseJson(error));
     send({ type: 'delta', index: 0, text: 'lo' });

@@ -45,6 +45,24 @@ async function refused(promise: Promise<unknown>): Promise<InstanceType<typeof O
   return error;
 }
 
+/**
+ * How a whole answer is refused by a backend that breaks at once. One that has worked for 75 ms by then has begun its answer (edge/chat/whole.ts), which
+ * a loaded machine may make of "at once" too: then it is asked again.
+ */
+async function refusedWhole(body: ReturnType<typeof ask>): Promise<InstanceType<typeof OpenAI.APIError>> {
+  backend.pauseMs = 0;
+  try {
+    for (let again = 0; ; again++) {
+      const answer: unknown = await door.openai.chat.completions.create(body).catch((error: unknown) => error);
+      if (again < 5 && typeof answer === 'object' && answer !== null && 'error' in answer && !('status' in answer))
+        continue;
+      return await refused(answer instanceof Error ? Promise.reject(answer) : Promise.resolve(answer));
+    }
+  } finally {
+    backend.pauseMs = 50;
+  }
+}
+
 describe('without a backend', () => {
   it('a request is told to come back', async () => {
     const error = await refused(door.openai.chat.completions.create(ask()));
@@ -80,10 +98,21 @@ describe('a failing backend', () => {
       assert.ok(text.startsWith('Hel'), text);
       assert.ok(error instanceof OpenAI.APIError, String(error));
       assert.equal(error.code, 'backend_failed');
-      const whole = await refused(door.openai.chat.completions.create(ask()));
+      const whole = await refusedWhole(ask());
       assert.deepEqual([whole.status, whole.code], [502, 'backend_failed']);
     });
   }
+
+  it('a whole answer that has begun when it breaks for good has the error in its place', async () => {
+    backend.behaviour = 'die_in_stream';
+    backend.pauseMs = 500;
+    try {
+      const { status, body } = await door.call('POST', '/v1/chat/completions', ask());
+      assert.deepEqual([status, (body as { error: { code: string } }).error.code], [200, 'backend_failed']);
+    } finally {
+      backend.pauseMs = 50;
+    }
+  });
 
   it('is seen by our own client too', async () => {
     backend.behaviour = 'die_in_stream';
@@ -104,7 +133,9 @@ describe('a failing backend', () => {
     ] as const) {
       backend.behaviour = behaviour;
       const content = [{ type: 'text', text: 'a' }, picture()];
-      const error = await refused(door.openai.chat.completions.create({ ...ask(content), stream }));
+      const error = await (stream
+        ? refused(door.openai.chat.completions.create({ ...ask(content), stream }))
+        : refusedWhole(ask(content)));
       assert.deepEqual(
         [error.status, error.code, error.param],
         [400, code, 'messages[0].content[1].image_url'],
