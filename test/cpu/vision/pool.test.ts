@@ -136,7 +136,7 @@ test('warm processes are there before the first picture, and again soon after th
   while (pool.stats().started < 4) await new Promise((resolve) => setTimeout(resolve, 5));
   assert.equal((await pool.preprocess(goldenFile('rgb.png'), recipe)).width, 24);
   // One second on an idle machine; tests run beside others.
-  assert.ok(performance.now() - killed < 5_000);
+  assert.ok(performance.now() - killed < 30_000);
 });
 
 async function allReady(pool: DecodePool): Promise<void> {

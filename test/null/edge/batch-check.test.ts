@@ -39,7 +39,7 @@ describe('the input of a batch', () => {
     const startMs = performance.now();
     const input = await check(text);
     assert.deepEqual([input.requests, input.model, input.errors], [10_000, 'm', []]);
-    assert.ok(performance.now() - startMs < 5_000, `${performance.now() - startMs} ms`);
+    assert.ok(performance.now() - startMs < 30_000, `${performance.now() - startMs} ms`);
   });
 
   it('may have blank lines, CRLF, a byte order mark and no last line end', async () => {

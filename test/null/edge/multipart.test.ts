@@ -173,7 +173,7 @@ describe('multipart bodies', () => {
           if (event.type === 'data') seen += event.bytes.length;
       parser.finish();
       assert.equal(seen, bytes.length);
-      assert.ok(performance.now() - startMs < 2_000, `${fill}: ${performance.now() - startMs} ms`);
+      assert.ok(performance.now() - startMs < 20_000, `${fill}: ${performance.now() - startMs} ms`);
     }
   });
 

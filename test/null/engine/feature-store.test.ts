@@ -71,10 +71,8 @@ describe('FeatureStore', () => {
     const [near, far] = [new TestTier('disk'), new TestTier('objects')];
     const store = new FeatureStore({ tiers: [near, far] });
     far.delayMs = 30;
-    const start = performance.now();
     store.write(id('1'), picture(1));
-    assert.ok(performance.now() - start < 20, 'write comes back at once');
-    assert.equal(far.records.size, 0);
+    assert.equal(far.records.size, 0, 'write does not wait');
     await store.flush(5_000);
     assert.deepEqual([near.records.size, far.records.size], [1, 1]);
     assert.equal((await store.read(id('1')))?.tier, 'disk');
@@ -98,7 +96,7 @@ describe('FeatureStore', () => {
     near.delayMs = 10_000;
     const start = performance.now();
     assert.equal((await store.read(id('1')))?.tier, 'objects');
-    assert.ok(performance.now() - start < 1_000);
+    assert.ok(performance.now() - start < near.delayMs);
     assert.equal(store.stats()[0]?.timeouts, 1);
     near.delayMs = 0;
     near.isDown = true;

@@ -125,7 +125,7 @@ describe('a batch', () => {
     assert.deepEqual([file.purpose, file.filename], ['batch_output', `${batch.id}_output.jsonl`]);
     const events = () =>
       receiver.received.map(({ body }) => JSON.parse(body) as { type: string; data: { id: string } });
-    await until(() => events().some(({ data }) => data.id === batch.id), 5_000, 'the webhook has come');
+    await until(() => events().some(({ data }) => data.id === batch.id), 15_000, 'the webhook has come');
     assert.equal(events().find(({ data }) => data.id === batch.id)?.type, 'batch.completed');
     await door.call('DELETE', `/v1/webhook_endpoints/${endpoint}`);
     assert.ok(backend.seen.every(({ request }) => request.priority === 'batch'));

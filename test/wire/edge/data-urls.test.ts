@@ -85,7 +85,7 @@ describe('a data URL', () => {
         `${status} ${error?.param}`,
       );
       assert.ok((error?.message.length ?? 0) < 400, 'does not repeat what came');
-      assert.ok(tookMs < 2_000, `${tookMs} ms`);
+      assert.ok(tookMs < 10_000, `${tookMs} ms`);
     });
   }
 });

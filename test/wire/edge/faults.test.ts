@@ -183,7 +183,7 @@ describe('a failing backend', () => {
       await response.body?.getReader().read();
       abort.abort();
       const startMs = Date.now();
-      await until(() => backend.aborted === 1, 5_000, 'the backend sees the hang-up');
+      await until(() => backend.aborted === 1, 15_000, 'the backend sees the hang-up');
       console.log(`hang-up seen after ${Date.now() - startMs} ms`);
     });
   }

@@ -96,12 +96,12 @@ describe('a file', () => {
     const bytes = randomBytes(3 * MIB);
     const ids = await Promise.all(Array.from({ length: 4 }, () => upload(bytes).then(({ id }) => id)));
     assert.equal(new Set(ids).size, 4);
-    await until(async () => (await storedBytes()) < before + 4 * MIB, 5_000, 'one of four is kept');
+    await until(async () => (await storedBytes()) < before + 4 * MIB, 15_000, 'one of four is kept');
     for (const id of ids.slice(1)) await openai.files.delete(id);
     assert.ok((await content(ids[0]!)).equals(bytes));
     await openai.files.delete(ids[0]!);
     assert.deepEqual(await refused(openai.files.retrieve(ids[0]!)), [404, 'file_not_found', 'id']);
-    await until(async () => (await storedBytes()) < before + MIB, 5_000, 'its bytes are gone');
+    await until(async () => (await storedBytes()) < before + MIB, 15_000, 'its bytes are gone');
     const again = await upload(bytes);
     assert.ok((await content(again.id)).equals(bytes));
   });
@@ -201,7 +201,7 @@ describe('a file', () => {
     const chunk = randomBytes(MIB);
     for (let i = 0; i < 40; i++)
       if (!socket.write(chunk)) await new Promise((resolve) => socket.once('drain', resolve));
-    await until(async () => (await storedBytes()) > before + 16 * MIB, 5_000, 'parts have been stored');
+    await until(async () => (await storedBytes()) > before + 16 * MIB, 15_000, 'parts have been stored');
     socket.destroy();
     await until(async () => (await storedBytes()) <= before + MIB, 10_000, 'they are gone');
   });

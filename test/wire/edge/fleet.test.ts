@@ -40,7 +40,7 @@ const leave = async (backend: FaultBackend) => {
 
 describe('fleet', () => {
   before(async () => {
-    door = await startInstallation({ vars: { HEDGE_MS: '150' } });
+    door = await startInstallation({ vars: { HEDGE_MS: '1000' } });
   });
   after(async () => {
     for (const backend of joined) await backend.close();
@@ -58,8 +58,8 @@ describe('fleet', () => {
     for (const backend of [a, b]) backend.behaviour = 'answer';
     const completion = await asked;
     assert.equal(completion.choices[0]?.message.content, 'Hello');
-    assert.ok(Date.now() - startMs >= 150);
-    await until(() => a.aborted + b.aborted === 1, 2_000, 'the silent one is let go');
+    assert.ok(Date.now() - startMs >= 1_000);
+    await until(() => a.aborted + b.aborted === 1, 15_000, 'the silent one is let go');
     assert.equal(a.seen.length + b.seen.length, 2);
     await leave(a);
     await leave(b);
@@ -104,9 +104,9 @@ describe('fleet', () => {
 
   it('gives a backend the time that the client has, less what was spent here', async () => {
     const backend = await join('j');
-    await door.openai.chat.completions.create(ask('in a hurry'), { timeout: 7_000 });
+    await door.openai.chat.completions.create(ask('in a hurry'), { timeout: 60_000 });
     const deadlineMs = backend.seen[0]?.request.deadlineMs ?? 0;
-    assert.ok(deadlineMs > 5_000 && deadlineMs <= 7_000, `${deadlineMs}`);
+    assert.ok(deadlineMs > 30_000 && deadlineMs <= 60_000, `${deadlineMs}`);
     assert.equal(backend.seen[0]?.request.priority, 'interactive');
     await leave(backend);
   });

