@@ -12,7 +12,7 @@ const looksLike =
     other.shape === object.shape && other.color === object.color && other.size === object.size;
 
 /** Tenths of the box's side from its left or upper edge to the middle of the object: 0 … 9, one digit. */
-const tenth = (from: number, { size }: SceneObject): string => String(Math.floor((from + size / 2) / 10));
+export const tenth = (from: number, { size }: SceneObject): string => String(Math.floor((from + size / 2) / 10));
 
 /**
  * How far right, or down, one thing is in each image (`2 no 7`): a fact an image.

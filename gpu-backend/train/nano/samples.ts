@@ -68,6 +68,8 @@ export interface Phase {
   realPictureShare?: number;
   /** Chance of a story over at most `mostShown` scatters to be a movement; the other ones are as the skill draws them. Default 0. */
   movingShare?: number;
+  /** The same over more scatters, where the words of those that are told say places. Absent: there are no movements over more. */
+  toldMovingShare?: number;
   /** Chance of a question of the skills to be one of comparison or reasoning that is answered by a number. Default 0. */
   numbersShare?: number;
   /** Share of towers among the sets of images. Default: about that of NLVR. */
@@ -190,9 +192,10 @@ export class NanoStream {
     phase: Phase,
     boxes: readonly Box[],
     ask: (shown: readonly Box[], isNew: boolean) => Question,
+    hasPlaces = false,
   ): NanoDialogue {
     const firstNumber = firstImageNumber(rng, boxes.length, phase.shiftedShare ?? 0);
-    const { parts, ...shown } = introduce(boxes, chooseTold(rng, boxes), firstNumber);
+    const { parts, ...shown } = introduce(boxes, chooseTold(rng, boxes), firstNumber, hasPlaces);
     const turns = boxes.flatMap((_, image) =>
       Array.from({ length: Math.ceil(rng.int(...phase.turns) / boxes.length) }, (_, i): NanoTurn => {
         const { user, answer } = numberedFrom(firstNumber, ask(boxes.slice(0, image + 1), i === 0));
@@ -242,24 +245,31 @@ export class NanoStream {
 
   #temporal(rng: Rng, phase: Phase): NanoDialogue {
     const sequence = this.#sequence(rng, phase, rng.pick(phase.storySets ?? phase.skillSets), this.#kind(rng, phase));
-    if (rng.chance(turnByTurnShare))
-      return this.#turnByTurn(rng, phase, sequence.frames, (shown) =>
-        shown.length < sequence.frames.length ? coreference(rng, shown, this.#claims) : this.#asTold(rng, sequence),
-      );
+    const hasPlaces = sequence.story.event === 'moves';
+    if (rng.chance(turnByTurnShare)) {
+      const ask = (shown: readonly Box[]) =>
+        shown.length < sequence.frames.length ? coreference(rng, shown, this.#claims) : this.#asTold(rng, sequence);
+      return this.#turnByTurn(rng, phase, sequence.frames, ask, hasPlaces);
+    }
     const length = Math.max(3, rng.int(...phase.turns) - 3);
     const questions = this.#questions(rng, phase, length, sequence.frames, (i) =>
       i < 4 ? this.#asTold(rng, sequence) : rng.pick([coreference, comparison])(rng, sequence.frames, this.#claims),
     );
-    return assemble(rng, phase, sequence.frames, this.#withDescriptions(rng, phase, sequence.frames, questions));
+    const turns = this.#withDescriptions(rng, phase, sequence.frames, questions);
+    return assemble(rng, phase, sequence.frames, turns, hasPlaces);
   }
 
-  /** Words do not tell where an object is, so one that moves is shown in every frame. */
+  /** Where words tell no places (`toldMovingShare`), an object that moves is shown in every frame. */
   #sequence(rng: Rng, phase: Phase, count: number, kind: Box['kind']): Sequence {
-    const mustMove = kind === 'scatter' && count <= mostShown && rng.chance(phase.movingShare ?? 0);
+    const isShown = count <= mostShown;
+    const share = isShown ? phase.movingShare : phase.toldMovingShare;
+    const mustMove = kind === 'scatter' && rng.chance(share ?? 0);
     for (;;) {
       const sequence = randomSequence(rng, count, kind);
       const moves = sequence.story.event === 'moves';
-      if (count <= mostShown ? moves || !mustMove : !moves && sequence.frames.every(canBeTold)) return sequence;
+      if (isShown) {
+        if (moves || !mustMove) return sequence;
+      } else if (moves === mustMove && sequence.frames.every(canBeTold)) return sequence;
     }
   }
 
@@ -321,11 +331,17 @@ export class NanoStream {
 
 type Turn = Question & { weight?: number };
 
-/** Images first, then the questions. */
-function assemble(rng: Rng, phase: Phase, boxes: readonly Box[], questions: readonly Turn[]): NanoDialogue {
+/** Images first, then the questions. @param hasPlaces of the images that are told */
+function assemble(
+  rng: Rng,
+  phase: Phase,
+  boxes: readonly Box[],
+  questions: readonly Turn[],
+  hasPlaces = false,
+): NanoDialogue {
   const separator = rng.pick(['', '', '', '\n', ' ']);
   const firstNumber = firstImageNumber(rng, boxes.length, phase.shiftedShare ?? 0);
-  const { parts, ...shown } = introduce(boxes, chooseTold(rng, boxes), firstNumber);
+  const { parts, ...shown } = introduce(boxes, chooseTold(rng, boxes), firstNumber, hasPlaces);
   const turns = questions
     .map((question) => numberedFrom(firstNumber, question))
     .map(

@@ -3,11 +3,12 @@
  * ever shown teach counting and comparing over many, so that the number of pictures a model was shown is no bound of it.
  */
 import { randomScatter, randomTower } from './generate.ts';
+import { tenth } from './movement.ts';
 import { describe, fullName } from './perception.ts';
 import { touchesWall, touching } from './phrases.ts';
 import type { Rng } from './random.ts';
 import type { NanoDialogue, UserPart } from './samples.ts';
-import { type Box, renderBox } from './scene.ts';
+import { type Box, renderBox, type SceneObject } from './scene.ts';
 
 /** Most pictures that one dialogue shows: NLVR's three. */
 export const mostShown = 3;
@@ -19,11 +20,17 @@ const shownOfMany = [1, 2, 2, 3, 3, 3];
 
 const walls = ['left', 'right', 'top', 'bottom'] as const;
 
-/** What a box is told as: all that questions are asked about, with the walls that objects touch; nothing of touching each other. */
-export function told(box: Box): string {
+/**
+ * What a box is told as: all that questions are asked about, with the walls that objects touch; nothing of touching each other.
+ * @param hasPlaces also how far right and down each object is, in tenths: `small blue circle at 3 7`
+ */
+export function told(box: Box, hasPlaces = false): string {
   if (box.kind === 'tower' || box.objects.length === 0) return describe(box);
   const objects = box.objects.toSorted((a, b) => a.y - b.y || a.x - b.x);
-  return objects.map((o) => [fullName(o), ...walls.filter((wall) => touchesWall(o, wall))].join(' ')).join(', ');
+  const place = (o: SceneObject) => (hasPlaces ? ['at', tenth(o.x, o), tenth(o.y, o)] : []);
+  return objects
+    .map((o) => [fullName(o), ...place(o), ...walls.filter((wall) => touchesWall(o, wall))].join(' '))
+    .join(', ');
 }
 
 /** Whether the words tell all there is: two objects that touch are not told. */
@@ -53,16 +60,19 @@ export function chooseTold(rng: Rng, boxes: readonly Box[]): ReadonlySet<number>
   );
 }
 
-/** How a dialogue's boxes come in: one part a box, in order, and what is shown of them. */
+/** How a dialogue's boxes come in: one part a box, in order, and what is shown of them. @param hasPlaces of those that are told */
 export function introduce(
   boxes: readonly Box[],
   toldBoxes: ReadonlySet<number>,
   firstNumber: number,
+  hasPlaces = false,
 ): { readonly parts: readonly UserPart[] } & Pick<NanoDialogue, 'images' | 'imageKeys' | 'imageNumbers'> {
   const shown = boxes.map((box, i) => ({ box, number: firstNumber + i })).filter((_, i) => !toldBoxes.has(i));
   let next = 0;
   return {
-    parts: boxes.map((box, i) => (toldBoxes.has(i) ? `(image ${firstNumber + i}: ${told(box)})` : { image: next++ })),
+    parts: boxes.map((box, i) =>
+      toldBoxes.has(i) ? `(image ${firstNumber + i}: ${told(box, hasPlaces)})` : { image: next++ },
+    ),
     images: shown.map(({ box }) => renderBox(box)),
     imageKeys: shown.map(({ box }) => boxKey(box)),
     imageNumbers: shown.map(({ number }) => number),
