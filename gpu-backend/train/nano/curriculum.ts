@@ -82,7 +82,7 @@ export function nanoCurriculum(total: number): Phase[] {
  */
 export function continuedCurriculum(total: number): Phase[] {
   const mixture: Omit<Phase, 'until'> = {
-    mix: { perception: 0.5, statements: 3.6, skills: 4.6, temporal: 2.4, real: 0.9, blind: 0.25 },
+    mix: { perception: 0.5, statements: 3.6, skills: 4.6, temporal: 3.2, real: 0.9, blind: 0.25 },
     towerShare: 0.45,
     eachShare: 0.22,
     numbersShare: 0.5,
@@ -94,8 +94,8 @@ export function continuedCurriculum(total: number): Phase[] {
     movingShare: 0.9,
     statementSets: [1, 2, 3, 3, 3, 3, 3, 4, 5, 6, 6, 7, 8],
     skillSets: [2, 2, 3, 3, 3, 3, 4, 5, 6, 6, 7, 8],
-    toldMovingShare: 0.6,
-    storySets: [2, 2, 3, 3, 3, 3, 4, 5, 6, 6, 7, 8],
+    toldMovingShare: 0.65,
+    storySets: [2, 3, 3, 3, 3, 4, 5, 5, 6, 6, 7, 8],
     realPictureShare: 0.7,
     peopleShare: 0.7,
   };

@@ -62,7 +62,8 @@ test('words of a told box say what it is asked about', () => {
     ({ shape: 'square', color, size: 20, x, y }) as const;
   const box: Box = { kind: 'scatter', objects: [object('blue', 80, 80), object('black', 0, 30)] };
   assert.equal(told(box), 'medium black square left, medium blue square right bottom');
-  assert.equal(told(towerOf(['black', 'blue'])), 'tower black blue');
+  assert.equal(told(box, true), 'medium black square at 1 4 left, medium blue square at 9 9 right bottom');
+  assert.equal(told(towerOf(['black', 'blue']), true), 'tower black blue');
   assert.ok(canBeTold(box));
   assert.ok(!canBeTold({ ...box, objects: [object('blue', 10, 10), object('black', 31, 10)] }));
 });
