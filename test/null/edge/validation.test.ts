@@ -198,7 +198,7 @@ describe('work', () => {
       const ms = performance.now() - startedAt;
       assert.ok(violations.total > 0);
       assert.ok(JSON.stringify(error).length < 100_000);
-      assert.ok(ms < 1_000, `${ms} ms`);
+      assert.ok(ms < 15_000, `${ms} ms`);
     });
   }
 });

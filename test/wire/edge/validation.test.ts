@@ -19,7 +19,7 @@ import { ask, CHAT, chars, FUYU, NANO, NOT_IN_REQUESTS, ROWS, scoring, TOO_LONG 
 const R = LIMITS.request;
 const COUNT = '/v1/chat/completions/input_tokens';
 /** No request, however odd, may keep the door busy for longer. */
-const SLOW_MS = 1_000;
+const SLOW_MS = 5_000;
 
 const Refused = z.object({
   error: z.object({
