@@ -66,7 +66,7 @@ import { health, live, ready, version } from './routes/health.ts';
 import { countInputTokens } from './routes/inputTokens.ts';
 import { reportBackend } from './routes/internalBackends.ts';
 import { addCheckpoint, addEvaluation, getCheckpointFile, putCheckpointFile } from './routes/internalCheckpoints.ts';
-import { addEvalItems, evalItems, evalLines, putEvalReport } from './routes/internalEvals.ts';
+import { addEvalItems, evalItems, evalLines, evalReportPage, putEvalReport } from './routes/internalEvals.ts';
 import { getFeatures, putFeatures } from './routes/internalFeatures.ts';
 import { jobImage, taskImage } from './routes/internalImages.ts';
 import { addEvents, claimJob, finishJob, heartbeatJob, stageJobFile } from './routes/internalJobs.ts';
@@ -262,6 +262,7 @@ export function createApp(): Hono<AppEnv> {
   app.get('/internal/tasks/:id/items', evalItems);
   app.post('/internal/tasks/:id/items', addEvalItems);
   app.post('/internal/tasks/:id/report', putEvalReport);
+  app.get('/internal/tasks/:id/report', evalReportPage);
   app.get('/internal/tasks/:id/images', taskImage);
   app.get('/internal/jobs/:id/images', jobImage);
   app.get('/internal/files/:id/content', internalFileContent);

@@ -71,6 +71,16 @@ export async function putEvalReport(c: Context<AppEnv>): Promise<Response> {
   return c.body(null, 204);
 }
 
+/** `GET /internal/tasks/{id}/report`: the page of a run that has ended, for the pictures on it; 204 where there is none. */
+export async function evalReportPage(c: Context<AppEnv>): Promise<Response> {
+  const { report_html_key: key } = await runOf(c);
+  const page = key === null ? null : await c.env.BLOBS.get(key);
+  if (page === null) return c.body(null, 204);
+  return new Response(page.body, {
+    headers: { 'content-type': 'text/html; charset=utf-8', 'content-length': String(page.size) },
+  });
+}
+
 function usageRow(
   run: WholeRun,
   line: number,

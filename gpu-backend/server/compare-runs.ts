@@ -3,19 +3,24 @@ import type { EvalCompareRequest } from '../../shared/contract/evalCompare.ts';
 import type { Grader } from '../../shared/contract/evals.ts';
 import { EvalItemsPage } from '../../shared/contract/evalTask.ts';
 import { type ComparedRun, compareReports } from '../eval/report/compare.ts';
+import { picturesIn } from '../eval/report/html/page.ts';
 import type { ReportRecord } from '../eval/report/items.ts';
 import { OwnItems, ownRecord } from '../eval/report/own-items.ts';
 import { type EvalComparison, evalSpecSchema } from '../eval/report/schema.ts';
+import { picturesOf, type Thumbnails } from '../eval/report/thumbnails.ts';
 import type { EvalItem, EvalSpec } from '../eval/task.ts';
+import type { Thumbnail } from '../vision/encode.ts';
 import type { EdgeClient } from './edge-client.ts';
 import { itemOf } from './tasks/evaluate-benchmark.ts';
 
 type Written = EvalItemsPage['items'][number];
 type Side = EvalCompareRequest['first'];
-type Edge = Pick<EdgeClient, 'get'>;
+type Edge = Pick<EdgeClient, 'get' | 'getBlob'>;
 
 /** Of an answer, for a report, which shows no more. */
 const MAX_SHOWN_CHARS = 2_000;
+/** Of a run's page: thumbnails.ts bounds its pictures, the gallery its words. */
+const MAX_PAGE_BYTES = 32 << 20;
 
 /**
  * @throws NotComparable where they did different things and `force` is not asked for, or share no question
@@ -28,6 +33,28 @@ export async function compareEvalRuns(
   const [first, second] = [await runOf(edge, asked.first, signal), await runOf(edge, asked.second, signal)];
   const { title, force } = asked;
   return await compareReports({ first, second, title, force, records: recordsOf(edge, asked.second, signal) });
+}
+
+/**
+ * Pictures of the questions that a comparison shows, from the pages of both runs: one of the two was wrong there, so that its page shows it unless it has
+ * more wrong answers than it lists.
+ */
+export async function comparedPictures(
+  edge: Edge,
+  { first, second }: EvalCompareRequest,
+  comparison: EvalComparison,
+  signal: AbortSignal,
+): Promise<Thumbnails> {
+  const wanted = picturesOf(comparison);
+  const found = new Map<string, Thumbnail>();
+  for (const { run } of first.run === second.run ? [first] : [first, second]) {
+    if ([...wanted].every((sha256) => found.has(sha256))) break;
+    const page = await edge.getBlob(`/internal/tasks/${encodeURIComponent(run)}/report`, MAX_PAGE_BYTES, signal);
+    if (page === null) continue;
+    for (const [sha256, picture] of picturesIn(new TextDecoder().decode(page)))
+      if (wanted.has(sha256)) found.set(sha256, picture);
+  }
+  return found;
 }
 
 async function runOf(edge: Edge, side: Side, signal: AbortSignal): Promise<ComparedRun> {

@@ -6,7 +6,7 @@ import { NotComparable } from '../../eval/report/compare.ts';
 import { renderComparisonHtml } from '../../eval/report/html/compare.ts';
 import { Turnstile } from '../../eval/run/turnstile.ts';
 import type { AppContext } from '../app.ts';
-import { compareEvalRuns } from '../compare-runs.ts';
+import { comparedPictures, compareEvalRuns } from '../compare-runs.ts';
 import type { SignedEnv } from '../require-signature.ts';
 
 /** Comparisons that are made or wait here. */
@@ -28,7 +28,8 @@ export function compareRoutes({ edge }: Pick<AppContext, 'edge'>): Hono<SignedEn
     try {
       const comparison = await compareEvalRuns(edge, asked, c.req.raw.signal);
       if (asked.format === 'json') return c.body(reportJson(comparison), 200, { 'content-type': 'application/json' });
-      return c.html(renderComparisonHtml(comparison, new Map()));
+      const pictures = await comparedPictures(edge, asked, comparison, c.req.raw.signal);
+      return c.html(renderComparisonHtml(comparison, pictures));
     } catch (error) {
       if (!(error instanceof NotComparable)) throw error;
       const remedy = asked.force ? '' : ' `force=true` compares what they share.';

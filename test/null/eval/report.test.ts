@@ -4,6 +4,7 @@ import { anchorsOf } from '../../../gpu-backend/eval/report/anchors.ts';
 import { buildReport, type ReportInput, reportJson } from '../../../gpu-backend/eval/report/build.ts';
 import { compareReports, NotComparable } from '../../../gpu-backend/eval/report/compare.ts';
 import { renderComparisonHtml } from '../../../gpu-backend/eval/report/html/compare.ts';
+import { picturesIn } from '../../../gpu-backend/eval/report/html/page.ts';
 import { renderHtml } from '../../../gpu-backend/eval/report/html/report.ts';
 import type { ReportRecord } from '../../../gpu-backend/eval/report/items.ts';
 import { evalComparisonSchema, evalReportSchema } from '../../../gpu-backend/eval/report/schema.ts';
@@ -414,6 +415,15 @@ test('a page has its parts, its pictures once, and the same bytes twice', async 
     ],
   );
   assert.equal(page.match(/data:image\/webp;base64,AQID/g)?.length, 2);
+  // What it shows can be had back from it, and nothing that only looks like it.
+  const [shown] = [...thumbnails].filter(([sha256]) => page.includes(`data-sha256="${sha256}"`));
+  assert.deepEqual([...picturesIn(page)].slice(0, 1), [
+    [shown?.[0], { width: 200, height: 100, webp: Buffer.from(webp) }],
+  ]);
+  assert.equal(picturesIn(page).size, 2);
+  assert.equal(picturesIn(page.replace('<main>', '<main><main>')).size, 2);
+  const [, sprites = ''] = /<defs>(.*?)<\/defs>/s.exec(page) ?? [];
+  assert.equal(picturesIn(`<body><main>${sprites}</main>`).size, 0);
   assert.match(page, /<svg role="img" aria-label="picture 1 of 2" width="140" height="70"/);
   assert.match(page, /picture 1 of 2, not embedded/);
   assert.match(page, /<option>count<\/option>/);

@@ -109,6 +109,26 @@ describe('an evaluation by the official client', () => {
     assert.equal(listed.data[0]?.id, evaluation.id);
   });
 
+  it('shows the pictures of what one run knew and another one did not', async () => {
+    const items = [{ item: { images: PICTURES, question: 'describe image 1', answer: 'circle' } }];
+    const runs: OpenAI.Evals.RunCreateResponse[] = [];
+    for (const more of [{}, { sampling_params: { temperature: 0, max_completion_tokens: 1 } }])
+      runs.push(await openai.evals.runs.create(evaluation.id, asking(items, more)));
+    const [knew, cut] = runs as [OpenAI.Evals.RunCreateResponse, OpenAI.Evals.RunCreateResponse];
+    for (const { id } of runs) assert.equal((await ended(evaluation.id, id)).status, 'completed');
+    const response = await fetch(`${door.url}/v1/evals/${evaluation.id}/runs/${cut.id}/report?compare=${knew.id}`, {
+      headers: { authorization: `Bearer ${API_KEY}` },
+    });
+    const page = await response.text();
+    assert.equal(response.status, 200, page);
+    assert.match(page, /Lost: .* does better/);
+    assert.equal(page.match(/data:image\/webp;base64,/g)?.length, PICTURES.length);
+    assert.doesNotMatch(page, /not embedded/);
+    assert.match(page, /aria-label="picture 2 of 2"/);
+    const nobodys = await door.signed('GET', '/internal/tasks/evalrun_x/report');
+    assert.equal(nobodys.status, 404);
+  });
+
   it('asks about several pictures, grades, asks a judge, and reports', async () => {
     const items = [
       { images: PICTURES, question: 'describe image 1', answer: 'circle' },

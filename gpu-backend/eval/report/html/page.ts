@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { Thumbnail } from '../../../vision/encode.ts';
 import type { Thumbnails } from '../thumbnails.ts';
 import { html, Markup } from './markup.ts';
 import { SCRIPT, STYLE } from './style.ts';
@@ -64,8 +65,23 @@ export class Sprites {
       const thumbnail = this.#thumbnails.get(sha256);
       if (thumbnail === undefined) return null;
       const { width, height, webp } = thumbnail;
-      return html`<image id="p${number}" width="${width}" height="${height}" href="data:image/webp;base64,${new Markup(Buffer.from(webp).toString('base64'))}"/>`;
+      return html`<image id="p${number}" data-sha256="${sha256}" width="${width}" height="${height}" href="data:image/webp;base64,${new Markup(Buffer.from(webp).toString('base64'))}"/>`;
     });
     return html`<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>${images}</defs></svg>`;
   }
+}
+
+const SPRITE =
+  /<image id="p\d+" data-sha256="([0-9a-f]+)" width="(\d+)" height="(\d+)" href="data:image\/webp;base64,([A-Za-z0-9+/=]+)"\/>/g;
+
+/** The pictures that a page of ours has, as `Sprites` wrote them: a page about the same questions need not have the files again. */
+export function picturesIn(text: string): Thumbnails {
+  // Before what anybody else wrote.
+  const [sprites = ''] = text.split('<main>', 1);
+  return new Map(
+    [...sprites.matchAll(SPRITE)].map(([, sha256 = '', width, height, webp = '']): [string, Thumbnail] => [
+      sha256,
+      { width: Number(width), height: Number(height), webp: Buffer.from(webp, 'base64') },
+    ]),
+  );
 }
