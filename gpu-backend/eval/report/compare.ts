@@ -209,20 +209,24 @@ function verdictOf(
   smallest: number | null,
 ): EvalComparison['verdict'] {
   const [low, high] = interval;
-  const answers = counted(pairs, 'answer');
+  const answers = pairs === 1 ? 'the one answer' : `these ${counted(pairs, 'answer')}`;
   // Both have to say so: near the border an interval and a test may disagree.
   if (pValue < 1 - REPORT_CONFIDENCE && (low > 0 || high < 0)) {
     const isSecond = difference > 0;
     const lead = isSecond ? [low, high] : [-high, -low];
-    const words = `${isSecond ? second : first} is better than ${isSecond ? first : second}, by ${unsigned(difference)} points on these ${answers}; its true lead is likely to lie within ${lead.map(unsigned).join(' … ')} points.`;
+    const words = `${isSecond ? second : first} is better than ${isSecond ? first : second}, by ${unsigned(difference)} points on ${answers}; its true lead is likely to lie within ${lead.map(unsigned).join(' … ')} points.`;
     return { outcome: isSecond ? 'second' : 'first', words };
   }
   if (difference === 0 && standardError === 0)
-    return { outcome: 'equal', words: `${first} and ${second} score the same on each of these ${answers}.` };
+    return {
+      outcome: 'equal',
+      words: `${first} and ${second} score the same on ${pairs === 1 ? answers : `each of ${answers}`}.`,
+    };
   const unseen =
     smallest === null
       ? 'So few answers can hardly show any difference.'
       : `A true difference below ${unsigned(smallest)} points is likely to stay unseen by so many.`;
-  const words = `These ${answers} do not show which is better: ${second} scores ${signed(difference)} points against ${first}, within ${signed(low)} … ${signed(high)}. ${unseen}`;
+  const nothing = pairs === 1 ? 'The one answer does' : `These ${counted(pairs, 'answer')} do`;
+  const words = `${nothing} not show which is better: ${second} scores ${signed(difference)} points against ${first}, within ${signed(low)} … ${signed(high)}. ${unseen}`;
   return { outcome: 'unclear', words };
 }

@@ -122,6 +122,7 @@ describe('an evaluation by the official client', () => {
     const page = await response.text();
     assert.equal(response.status, 200, page);
     assert.match(page, /Lost: .* does better/);
+    assert.match(page, /The one answer does not show which is better/);
     assert.equal(page.match(/data:image\/webp;base64,/g)?.length, PICTURES.length);
     assert.doesNotMatch(page, /not embedded/);
     assert.match(page, /aria-label="picture 2 of 2"/);
