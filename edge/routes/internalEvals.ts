@@ -59,14 +59,14 @@ export async function addEvalItems(c: Context<AppEnv>): Promise<Response> {
   return c.body(null, 204);
 }
 
-/** `POST /internal/tasks/{id}/report`: of a run that was canceled under the newest lease, over what was judged until then. Once; repeats change nothing. */
+/** `POST /internal/tasks/{id}/report`: of a run that ended otherwise than by its last answer, under the newest lease, over what was judged until then. Once; repeats change nothing. */
 export async function putEvalReport(c: Context<AppEnv>): Promise<Response> {
   const { token, result } = await readSignedJson(c, EvalReportRequest);
   const run = await runOf(c);
   const task = await findTask(c.env.DB, run.id);
-  if (task === null || task.status !== 'cancelled' || task.lease_token !== token)
-    throw new ApiError('stale_lease', `Task ${run.id}: the lease is not the newest one of a canceled run.`);
-  const guard = `EXISTS (SELECT 1 FROM tasks JOIN eval_runs USING (id) WHERE id = '${task.id}' AND status = 'cancelled' AND lease_token = ${token})`;
+  if (task === null || (task.status !== 'cancelled' && task.status !== 'failed') || task.lease_token !== token)
+    throw new ApiError('stale_lease', `Task ${run.id}: the lease is not the newest one of a run that was cut short.`);
+  const guard = `EXISTS (SELECT 1 FROM tasks JOIN eval_runs USING (id) WHERE id = '${task.id}' AND status = '${task.status}' AND lease_token = ${token})`;
   if (run.report_json_key === null) await c.env.DB.batch(keepReports(c.env, task, result, guard));
   return c.body(null, 204);
 }

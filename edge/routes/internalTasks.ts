@@ -18,6 +18,7 @@ import { servedModels } from '../fleet/pick.ts';
 import { liveBackends } from '../fleet/registry.ts';
 import { readSignedJson } from '../middleware/signed.ts';
 import { insertEvent } from '../store/events.ts';
+import { leaseOwedReport, owedReports } from '../store/owedReports.ts';
 import {
   type AppliedTask,
   applyToTask,
@@ -35,12 +36,16 @@ import { taskEnd } from '../tasks/end.ts';
 /** Evaluations that want several bases may stand before one that this backend can take. */
 const MAX_LOOKED_AT = 64;
 
-/** Queued tasks that this backend can do now, the next one first. */
-async function takeable(c: Context<AppEnv>, backendId: string, kinds: readonly TaskRow['kind'][] | null) {
+/** Base models of a backend that takes work now. */
+async function modelsOf(c: Context<AppEnv>, backendId: string): Promise<string[]> {
   const mine = (await liveBackends(c.env, true)).filter(
     ({ report }) => report.id === backendId && report.state === 'ready',
   );
-  const models = [...servedModels(mine).keys()];
+  return [...servedModels(mine).keys()];
+}
+
+/** Queued tasks that a backend with these models can do now, the next one first. */
+async function takeable(c: Context<AppEnv>, models: readonly string[], kinds: readonly TaskRow['kind'][] | null) {
   if (models.length === 0) return [];
   const queued = await queuedTasks(c.env.DB, models, nowMs(), MAX_LOOKED_AT, kinds);
   // Whoever evaluates asks judges too.
@@ -50,23 +55,31 @@ async function takeable(c: Context<AppEnv>, backendId: string, kinds: readonly T
   );
 }
 
-/** `POST /internal/tasks/claim`: the next queued task that this backend can do, or 204. */
+/** `POST /internal/tasks/claim`: a report that is owed, else the next queued task that this backend can do, or 204. */
 export async function claimTask(c: Context<AppEnv>): Promise<Response> {
-  const { backendId, kinds } = await readSignedJson(c, ClaimRequest);
-  for (const { id } of await takeable(c, backendId, kinds ?? null)) {
+  const { backendId, kinds = null } = await readSignedJson(c, ClaimRequest);
+  const models = await modelsOf(c, backendId);
+  const owed = models.length > 0 && (kinds === null || kinds.includes('evaluate'));
+  for (const row of owed ? await owedReports(c.env.DB, models, nowMs(), MAX_LOOKED_AT) : []) {
+    const task = await leaseOwedReport(c.env.DB, row, backendId, nowMs());
+    if (task !== null) return c.json({ ...claimOf(task), reportOnly: task.status } satisfies TaskClaim);
+  }
+  for (const { id } of await takeable(c, models, kinds)) {
     const applied = await applyToTask(c.env.DB, id, { type: 'claim', backendId }, nowMs());
     if (applied?.task == null) continue;
-    const { task } = applied;
-    const answer: TaskClaim = {
-      id: task.id,
-      tenant: task.tenant,
-      spec: JSON.parse(task.spec) as TaskSpec,
-      lease: { token: task.lease_token, expiresAt: task.lease_expires_at ?? 0 },
-    };
     c.executionCtx.waitUntil(scheduler(c.env).wake());
-    return c.json(answer);
+    return c.json(claimOf(applied.task));
   }
   return c.body(null, 204);
+}
+
+function claimOf(task: TaskRow): TaskClaim {
+  return {
+    id: task.id,
+    tenant: task.tenant,
+    spec: JSON.parse(task.spec) as TaskSpec,
+    lease: { token: task.lease_token, expiresAt: task.lease_expires_at ?? 0 },
+  };
 }
 
 /** `POST /internal/tasks/{id}/heartbeat`. */
@@ -76,7 +89,9 @@ export async function heartbeatTask(c: Context<AppEnv>): Promise<Response> {
   const now = task ?? row;
   const hadItsTurn = now.kind === 'evaluate' && nowMs() - now.claimed_at >= LIMITS.evals.turnMs;
   const othersWait =
-    hadItsTurn && now.lease_backend !== null && (await takeable(c, now.lease_backend, ['evaluate'])).length > 0;
+    hadItsTurn &&
+    now.lease_backend !== null &&
+    (await takeable(c, await modelsOf(c, now.lease_backend), ['evaluate'])).length > 0;
   return c.json({ cancel: now.status === 'cancelled', othersWait, expiresAt: now.lease_expires_at ?? 0 });
 }
 

@@ -30,6 +30,8 @@ export type EvalRunRow = {
   sums: string;
   report_json_key: string | null;
   report_html_key: string | null;
+  /** Backends that were asked for a report that is owed (owedReports.ts). */
+  report_tries: number;
   revision: string;
 };
 
@@ -54,7 +56,10 @@ const SHOWN: Readonly<Record<TaskStatus, EvalRunStatus>> = {
 export function insertRun(
   db: D1Database,
   actor: Actor,
-  run: Omit<EvalRunRow, 'seq' | 'tenant' | 'key_id' | 'revision' | 'report_json_key' | 'report_html_key'>,
+  run: Omit<
+    EvalRunRow,
+    'seq' | 'tenant' | 'key_id' | 'revision' | 'report_json_key' | 'report_html_key' | 'report_tries'
+  >,
   guard: string,
 ): D1PreparedStatement[] {
   const isMade = `EXISTS (SELECT 1 FROM eval_runs WHERE id = '${run.id}')`;

@@ -36,7 +36,14 @@ export interface TaskContext {
  * has it wait for its next turn.
  */
 export type TaskHandler<Spec extends TaskSpec = TaskSpec> = (
-  task: { readonly id: string; readonly tenant: string; readonly spec: Spec; readonly leaseToken: number },
+  task: {
+    readonly id: string;
+    readonly tenant: string;
+    readonly spec: Spec;
+    readonly leaseToken: number;
+    /** It has ended so, and only its report is wanted. */
+    readonly reportOnly?: TaskClaim['reportOnly'];
+  },
   context: TaskContext,
 ) => Promise<unknown>;
 
@@ -168,7 +175,7 @@ export class TaskRunner {
     }
   }
 
-  async #work({ id, tenant, spec, lease }: TaskClaim): Promise<void> {
+  async #work({ id, tenant, spec, lease, reportOnly }: TaskClaim): Promise<void> {
     const log = this.#o.log.child({ task: id, lease: lease.token });
     log.info({ kind: spec.kind, base: spec.baseModel }, 'task claimed');
     const workDir = join(this.#o.dataDir, 'tasks', id);
@@ -179,11 +186,13 @@ export class TaskRunner {
     if (this.#draining) stop.abort(new Error('the server goes down'));
     let isLost = false;
     let isCancelled = false;
-    const heart = this.#keepLease(id, lease, log, running, (reason) => {
+    const onLost = (reason: string) => {
       isLost = true;
       isCancelled = reason === CANCELLED;
       stop.abort(new Error(reason));
-    });
+    };
+    // What has ended has nothing to keep or to end.
+    const heart = reportOnly === undefined ? this.#keepLease(id, lease, log, running, onLost) : null;
     let end: Omit<TaskFinishRequest, 'token'>;
     try {
       await rm(workDir, { recursive: true, force: true });
@@ -202,7 +211,8 @@ export class TaskRunner {
       };
       const handler = this.#o.handlers[spec.kind] as TaskHandler | undefined;
       if (handler === undefined) throw new Error(`this backend does no tasks of kind ${spec.kind}`);
-      const result = await handler({ id, tenant, spec, leaseToken: lease.token }, context);
+      const task = { id, tenant, spec, leaseToken: lease.token, ...(reportOnly === undefined ? {} : { reportOnly }) };
+      const result = await handler(task, context);
       end = { status: 'succeeded', result, error: null };
     } catch (error) {
       if (error instanceof TaskFailure) {
@@ -221,9 +231,9 @@ export class TaskRunner {
         end = { status: 'released', result: null, error: { code: 'task_broke', message, param: null } };
       }
     }
-    heart.stop();
+    heart?.stop();
     this.#running.delete(running);
-    if (!isLost) await this.#finish(id, { token: lease.token, ...end }, log);
+    if (!isLost && reportOnly === undefined) await this.#finish(id, { token: lease.token, ...end }, log);
     await rm(workDir, { recursive: true, force: true }).catch(() => {});
     this.#o.observe(this.#running.size);
   }

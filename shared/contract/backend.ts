@@ -445,7 +445,14 @@ export const TaskSpec = z.discriminatedUnion('kind', [ValidateTask, CompareTask,
 export type TaskSpec = z.infer<typeof TaskSpec>;
 
 /** `POST /internal/tasks/claim`: the oldest queued task that the backend can do, or 204. */
-export const TaskClaim = z.object({ id: z.string(), tenant: z.string(), spec: TaskSpec, lease: Lease });
+export const TaskClaim = z.object({
+  id: z.string(),
+  tenant: z.string(),
+  spec: TaskSpec,
+  lease: Lease,
+  /** Of a run of an evaluation that has ended so: no more of it but the report that it has none of. */
+  reportOnly: z.optional(z.enum(['cancelled', 'failed'])),
+});
 export type TaskClaim = z.infer<typeof TaskClaim>;
 
 /** `POST /internal/tasks/{id}/finish`. `result` is JSON that the task's kind defines (taskResults.ts). */

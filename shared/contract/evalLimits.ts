@@ -38,6 +38,10 @@ export const EVAL_LIMITS = {
   runsAtOnce: 4,
   /** Where more wait than a backend works on, a run gives its place to the next after so long, and goes on when its turn comes again. */
   turnMs: 60_000,
+  /** A run that ended without a report of the answers it has: then a backend is asked for one, so often at most. */
+  owedReportAfterMs: 20_000,
+  maxReportTries: 3,
+  owedReportLeaseMs: 10 * 60_000,
   /** Questions of each skill of the benchmark `skills`. */
   maxPerSkill: 2_000,
   /** A benchmark's files are read, and its questions laid out, within this time and memory. */

@@ -18,13 +18,17 @@ export type ObserveQuestion = (outcome: 'pass' | 'fail' | 'error', seconds: numb
  */
 export function evaluateHandler(service: ModelService, observe: ObserveQuestion = () => {}): TaskHandler<EvaluateTask> {
   const gate = new Turnstile(LIMITS.evals.itemsInFlight);
-  return async ({ id, tenant, spec, leaseToken }, context) => {
+  return async ({ id, tenant, spec, leaseToken, reportOnly }, context) => {
     const { edge, signal, turn, log } = context;
     const asker = new Asker({ service, edge, taskId: id, tenant, models: spec.models, signal });
     const results = new Results({ edge, taskId: id, leaseToken, signal });
     let run: Run | null = null;
     try {
       run = await openRun(id, spec, asker, context);
+      if (reportOnly !== undefined) {
+        await lastReport(run, { id, leaseToken, status: reportOnly }, context);
+        return null;
+      }
       results.count(run.counted);
       log.info({ questions: run.questions, model: spec.model }, 'evaluation begins');
       const isWhole = await answerAll(run, results, gate, observe, { signal, turn });
@@ -43,7 +47,8 @@ export function evaluateHandler(service: ModelService, observe: ObserveQuestion 
       return staged;
     } catch (error) {
       const isStopped = signal.aborted || (error instanceof EdgeError && error.code === 'stale_lease');
-      if (run !== null && isStopped && (await context.wasCancelled())) await lastReport(run, id, leaseToken, context);
+      if (run !== null && isStopped && (await context.wasCancelled()))
+        await lastReport(run, { id, leaseToken, status: 'cancelled' }, context);
       throw error;
     } finally {
       await results.close();
@@ -100,22 +105,21 @@ async function answerAll(
   return isWhole;
 }
 
-/** Of a run that was cancelled: what was judged until then is kept, and has a report. Where that fails there is none. */
+/** Of a run that was cut short: what was judged until then is kept, and has a report. Where that fails there is none, and the edge asks again later. */
 async function lastReport(
   run: Run,
-  id: string,
-  token: number,
+  { id, leaseToken: token, status }: { id: string; leaseToken: number; status: 'cancelled' | 'failed' },
   context: Parameters<TaskHandler<EvaluateTask>>[1],
 ): Promise<void> {
   const { edge, log } = context;
   const results = new Results({ edge, taskId: id, leaseToken: token, signal: new AbortController().signal });
   try {
-    const written = await run.report(results, ' (canceled)');
+    const written = await run.report(results, status === 'cancelled' ? ' (canceled)' : ' (failed)');
     if (written.items.length === 0) return;
     const result = await stageReports(id, context, written);
     await edge.post(`/internal/tasks/${encodeURIComponent(id)}/report`, { token, result });
   } catch (error) {
-    log.warn({ err: error }, 'the canceled run has no report');
+    log.warn({ err: error }, 'no report of a run that was cut short');
   } finally {
     await results.close();
   }

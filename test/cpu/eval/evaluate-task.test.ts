@@ -126,6 +126,7 @@ type Change = {
   readonly handler?: ReturnType<typeof evaluateHandler>;
   readonly turn?: AbortSignal;
   readonly wasCancelled?: boolean;
+  readonly reportOnly?: 'cancelled' | 'failed';
 };
 
 async function attempt(edge: Edge, killAfter: number | null, asked: string[], change: Change = {}): Promise<unknown> {
@@ -139,7 +140,13 @@ async function attempt(edge: Edge, killAfter: number | null, asked: string[], ch
   });
   const workDir = await mkdtemp(join(folder, 'work-'));
   return await (change.handler ?? evaluateHandler(service))(
-    { id: 'evalrun_1', tenant: 'a'.repeat(32), spec: change.spec ?? spec, leaseToken: 1 },
+    {
+      id: 'evalrun_1',
+      tenant: 'a'.repeat(32),
+      spec: change.spec ?? spec,
+      leaseToken: 1,
+      ...(change.reportOnly === undefined ? {} : { reportOnly: change.reportOnly }),
+    },
     {
       edge: edge as unknown as EdgeClient,
       workDir,
@@ -210,6 +217,13 @@ test('canceled, it has a report of what was judged; without a verdict at all, it
   const report = JSON.parse(edge.staged[0] ?? '') as { title: string; counts: { items: number } };
   assert.match(report.title, /^killed \(canceled\)$/);
   assert.ok(report.counts.items >= judged && report.counts.items < ITEMS);
+  // Where whoever worked on it could not: another one writes it, and asks nothing.
+  const asked: string[] = [];
+  const known = edge.items.size;
+  assert.equal(await attempt(edge, null, asked, { reportOnly: 'failed' }), null);
+  assert.deepEqual([asked.length, edge.items.size, edge.reports.length], [0, known, 2]);
+  const owed = JSON.parse(edge.staged[2] ?? '') as typeof report;
+  assert.deepEqual([owed.title, owed.counts.items], ['killed (failed)', known]);
 
   const without = new Edge(
     `${JSON.stringify({ item: { question: 'question 1', images: ['data:image/png;base64,x'] } })}\n`.repeat(2),

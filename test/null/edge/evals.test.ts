@@ -5,6 +5,7 @@ import { checkReportLink } from '../../../edge/evals/reportLink.ts';
 import { addItems, doneLines, errorSums, listItems, takeOver } from '../../../edge/store/evalItems.ts';
 import { deleteRun, type EvalSums, endedRuns, findRun, insertRun } from '../../../edge/store/evalRuns.ts';
 import { insertEval } from '../../../edge/store/evals.ts';
+import { leaseOwedReport, owedReports } from '../../../edge/store/owedReports.ts';
 import { applyToTask, findTask, insertTask, queuedTasks } from '../../../edge/store/tasks.ts';
 import type { EvalItemReport, EvaluateTask } from '../../../shared/contract/evalTask.ts';
 import { LIMITS } from '../../../shared/contract/limits.ts';
@@ -232,6 +233,41 @@ test('tenants take turns, and so do the runs of one', async () => {
     await back(one);
   }
   assert.deepEqual(order, ['b2', 'a3', 'b1', RUN, 'b2', 'a2']);
+});
+
+test('a run that ended while nobody worked on it is owed a report of the answers it has', async () => {
+  const { owedReportAfterMs: after, owedReportLeaseMs: lease, maxReportTries } = LIMITS.evals;
+  const owed = (atMs: number, models = ['nano']) => owedReports(d1(), models, atMs, 8);
+  await claim();
+  await addItems(d1(), RUN, 1, [report(0), report(1, 'fail')], 5, NOW);
+  assert.deepEqual(await owed(NOW + 60_000), [], 'it runs');
+  await applyToTask(d1(), RUN, { type: 'finish', token: 1, status: 'paused', error: null }, NOW);
+  await applyToTask(d1(), RUN, { type: 'cancel' }, NOW);
+  assert.deepEqual(await owed(NOW + after - 1), [], 'whoever worked on it may be writing it');
+  assert.deepEqual(await owed(NOW + after, ['another']), []);
+  let atMs = NOW + after;
+  for (let token = 2; token < 2 + maxReportTries; token++) {
+    const [row, ...more] = await owed(atMs);
+    assert.ok(row !== undefined && more.length === 0, `${token}`);
+    const [one, other] = await Promise.all(['b', 'c'].map((backend) => leaseOwedReport(d1(), row, backend, atMs)));
+    assert.ok((one === null) !== (other === null), 'one has it');
+    const leased = await findTask(d1(), RUN);
+    assert.deepEqual([leased!.status, leased!.lease_token, leased!.finished_at], ['cancelled', token, NOW]);
+    assert.deepEqual(await owed(atMs + lease - 1), [], 'somebody writes it');
+    atMs += lease;
+  }
+  assert.deepEqual(await owed(atMs), [], 'it was tried often enough');
+});
+
+test('nothing is owed of a run without answers, or with a report', async () => {
+  await applyToTask(d1(), RUN, { type: 'cancel' }, NOW);
+  assert.deepEqual(await owedReports(d1(), ['nano'], NOW + 3_600_000, 8), []);
+  await d1().exec(`UPDATE tasks SET status = 'running', lease_token = 1 WHERE id = '${RUN}'`);
+  await addItems(d1(), RUN, 1, [report(0)], 5, NOW);
+  await applyToTask(d1(), RUN, { type: 'cancel' }, NOW);
+  assert.equal((await owedReports(d1(), ['nano'], NOW + 3_600_000, 8)).length, 1);
+  await d1().exec(`UPDATE eval_runs SET report_json_key = 'k' WHERE id = '${RUN}'`);
+  assert.deepEqual(await owedReports(d1(), ['nano'], NOW + 3_600_000, 8), []);
 });
 
 test('evaluations have a lane of their own', async () => {

@@ -449,6 +449,19 @@ describe('an evaluation by the official client', () => {
       events.data.map(({ type }) => type),
       ['eval.run.canceled'],
     );
+    // One whose backend dies before it is canceled: the next backend writes its report.
+    const orphan = await openai.evals.runs.create(evaluation.id, asking([...items, ...items, ...items]));
+    const has = async () => (await openai.evals.runs.retrieve(orphan.id, { eval_id: evaluation.id })).result_counts;
+    await until(async () => (await has()).passed + (await has()).failed > 5, 60_000, 'some are judged');
+    process.kill(door.backend!.pid!, 'SIGKILL');
+    await openai.evals.runs.cancel(orphan.id, { eval_id: evaluation.id });
+    const authorized = { headers: { authorization: `Bearer ${API_KEY}` } };
+    await until(async () => (await fetch(orphan.report_url, authorized)).ok, 90_000, 'its report is there');
+    const written = await openai.evals.runs.retrieve(orphan.id, { eval_id: evaluation.id });
+    assert.equal(written.status, 'canceled');
+    const page = await (await fetch(orphan.report_url, authorized)).text();
+    assert.match(page, /\(canceled\)/);
+    assert.match(page, /data:image\/webp;base64,/);
     if (process.env.MANTIS_LONG_TESTS !== '1') return;
     const killed = await openai.evals.runs.create(evaluation.id, asking(items));
     const passed = async () => {
