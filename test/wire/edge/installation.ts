@@ -62,7 +62,9 @@ export async function startInstallation(
   if (options.backend === true || options.models !== undefined) {
     const models = options.models ?? { [MODEL]: await randomNano(dataDir) };
     const named = Object.entries(models).map(([id, dir]) => `${id}=${dir}`);
-    const env = { MANTIS_MODELS: named.join(','), MANTIS_LOG_LEVEL: 'warn' };
+    // Answers are held against each other: what a machine would choose by measuring, under whatever load, may round them.
+    const exact = { MANTIS_PRECISION: 'f32', MANTIS_KV: 'f32' };
+    const env = { MANTIS_MODELS: named.join(','), MANTIS_LOG_LEVEL: 'warn', ...exact };
     backend = new BackendProcess({ edgeUrl: edge.url, secret: SECRET, dataDir, env });
     const ready = until(
       async () => (await fetch(`${edge.url}/health/ready`, { headers: OWN_CONNECTION })).ok,
