@@ -49,7 +49,9 @@ export async function comparedPictures(
   const found = new Map<string, Thumbnail>();
   for (const { run } of first.run === second.run ? [first] : [first, second]) {
     if ([...wanted].every((sha256) => found.has(sha256))) break;
-    const page = await edge.getBlob(`/internal/tasks/${encodeURIComponent(run)}/report`, MAX_PAGE_BYTES, signal);
+    // A comparison without a picture says more than none.
+    const path = `/internal/tasks/${encodeURIComponent(run)}/report`;
+    const page = await edge.getBlob(path, MAX_PAGE_BYTES, signal).catch(() => null);
     if (page === null) continue;
     for (const [sha256, picture] of picturesIn(new TextDecoder().decode(page)))
       if (wanted.has(sha256)) found.set(sha256, picture);

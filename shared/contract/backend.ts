@@ -444,7 +444,7 @@ export type CompareTask = z.infer<typeof CompareTask>;
 export const TaskSpec = z.discriminatedUnion('kind', [ValidateTask, CompareTask, EvaluateTask]);
 export type TaskSpec = z.infer<typeof TaskSpec>;
 
-/** `POST /internal/tasks/claim`: the oldest queued task that the backend can do, or 204. */
+/** `POST /internal/tasks/claim`: a run of an evaluation that is owed its report, else the next queued task that the backend can do, or 204. */
 export const TaskClaim = z.object({
   id: z.string(),
   tenant: z.string(),

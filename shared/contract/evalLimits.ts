@@ -38,9 +38,11 @@ export const EVAL_LIMITS = {
   runsAtOnce: 4,
   /** Where more wait than a backend works on, a run gives its place to the next after so long, and goes on when its turn comes again. */
   turnMs: 60_000,
-  /** A run that ended without a report of the answers it has: then a backend is asked for one, so often at most. */
+  /** A run that ended without a report of the answers it has is given to a backend for its report after so long: who worked on it may be writing it. */
   owedReportAfterMs: 20_000,
+  /** To so many backends, one after the other. */
   maxReportTries: 3,
+  /** Each has so long for it. */
   owedReportLeaseMs: 10 * 60_000,
   /** Questions of each skill of the benchmark `skills`. */
   maxPerSkill: 2_000,

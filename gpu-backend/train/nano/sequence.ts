@@ -98,7 +98,7 @@ function towerSequence(rng: Rng, count: number): Sequence {
   return { frames: ordered.map((h) => towerOf(blocks.slice(0, h + lift))), story: { event } };
 }
 
-/** `count` frames (2…6) in which one thing happens. */
+/** `count` frames (2…9) in which one thing happens. */
 export function randomSequence(rng: Rng, count: number, kind: Box['kind']): Sequence {
   return kind === 'tower' ? towerSequence(rng, count) : scatterSequence(rng, count);
 }
